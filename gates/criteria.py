@@ -1,0 +1,486 @@
+"""Pure: a gate's criteria and what its run measured in, a judgement with a verdict per criterion out."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from gates.junit import FAIL, FLAKY_PASS, PASS, Results, TestCase, final_outcome
+from pipeline.refusals import Refused
+
+MAX_FLAKY = 2
+MAX_COUNT = 2**31 - 1
+MAX_FIGURE = 10**15
+MAX_REQUIRED_TESTS = 1000
+MAX_CUSTOM_RULES = 50
+TEST_TYPES = frozenset({"unit_tests", "integration_tests", "e2e_tests"})
+LEVELS = ("none", "note", "warning", "error")
+OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">=": operator.ge,
+    ">": operator.gt,
+}
+TEST_FIELDS = frozenset({"total_tests", "passed_tests", "failed_tests", "skipped_tests", "flaky_tests"})
+FIELDS = TEST_FIELDS | {"coverage_percent", "patch_coverage_percent", "duration_seconds", "exit_code"}
+
+_TOLD_CHARS = 2000
+
+
+class InvalidCriteria(Refused):
+    """A criteria document has an unknown key, or a value out of its range; `parts["field"]` names the key."""
+
+    code = "invalid_criteria"
+    status = 422
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(f"{key}: {message}", field=key)
+
+
+class ResultsInconsistent(Refused):
+    """The counts of some results contradict each other."""
+
+    code = "results_inconsistent"
+    status = 422
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How a gate run ends.
+
+    `state` is passed, failed or error; `error_kind` (infra, timeout, command, contradiction, output_limit) is set
+    exactly with error, where `decision_passed` is None. Passed means that the status of every verdict is pass.
+    `verdicts`: key -> {"status": pass/fail/not_measured/error, "value", "threshold", "evidence"}, ready for JSON.
+    """
+
+    state: str
+    error_kind: str
+    decision_passed: bool | None
+    reason: str
+    verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+# --- the document -----------------------------------------------------------------------------------------------
+
+
+def check(criteria: Mapping[str, Any]) -> dict[str, Any]:
+    """The criteria as they are stored: known keys only, without those that are None. Raises InvalidCriteria."""
+    if not isinstance(criteria, Mapping):
+        raise InvalidCriteria("criteria", "must be an object")
+    for key in criteria:
+        if key not in _CHECKS:
+            raise InvalidCriteria(str(key), f"is no criterion; there are {', '.join(_CHECKS)}")
+    return {key: _CHECKS[key](key, value) for key, value in criteria.items() if value is not None}
+
+
+def _percent(key: str, value: Any) -> Any:
+    if not _is_number(value) or not 0 <= value <= 100:
+        raise InvalidCriteria(key, "must be a number from 0 to 100")
+    return value
+
+
+def _count(key: str, value: object) -> int:
+    return _integer(key, value, least=0)
+
+
+def _seconds(key: str, value: object) -> int:
+    return _integer(key, value, least=1)
+
+
+def _integer(key: str, value: Any, *, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_COUNT:
+        raise InvalidCriteria(key, f"must be a whole number from {least} to {MAX_COUNT}")
+    return int(value)
+
+
+def _names(key: str, value: object) -> list[str]:
+    if not isinstance(value, Sequence) or isinstance(value, str) or not 1 <= len(value) <= MAX_REQUIRED_TESTS:
+        raise InvalidCriteria(key, f"must be a list of 1 to {MAX_REQUIRED_TESTS} names of tests")
+    if not all(isinstance(name, str) and name.strip() for name in value):
+        raise InvalidCriteria(key, "every name must be a text that is not blank")
+    if len(set(value)) != len(value):
+        raise InvalidCriteria(key, "a name is there twice")
+    return list(value)
+
+
+def _findings(key: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or set(value) != {"level", "count"}:
+        raise InvalidCriteria(key, "must be an object of level and count")
+    if value["level"] not in LEVELS:
+        raise InvalidCriteria(f"{key}.level", f"must be one of {', '.join(LEVELS)}")
+    return {"level": value["level"], "count": _count(f"{key}.count", value["count"])}
+
+
+def _true(key: str, value: object) -> bool:
+    if value is not True:
+        raise InvalidCriteria(key, "must be true, or be left out")
+    return True
+
+
+def _rules(key: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not 1 <= len(value) <= MAX_CUSTOM_RULES:
+        raise InvalidCriteria(key, f"must be an object of 1 to {MAX_CUSTOM_RULES} rules by name")
+    return {name: _rule(key, name, rule) for name, rule in value.items()}
+
+
+def _rule(key: str, name: object, rule: object) -> dict[str, Any]:
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
+        raise InvalidCriteria(key, "a rule's name has 1 to 64 letters, digits, points, dashes and underscores")
+    if not isinstance(rule, Mapping) or set(rule) != {"field", "op", "value"}:
+        raise InvalidCriteria(f"{key}.{name}", "must be an object of field, op and value")
+    if not isinstance(rule["field"], str) or rule["field"] not in FIELDS:
+        raise InvalidCriteria(f"{key}.{name}.field", f"must be one of {', '.join(sorted(FIELDS))}")
+    if not isinstance(rule["op"], str) or rule["op"] not in OPERATORS:
+        raise InvalidCriteria(f"{key}.{name}.op", f"must be one of {' '.join(OPERATORS)}")
+    if not _is_number(rule["value"]):
+        raise InvalidCriteria(f"{key}.{name}.value", f"must be a number of at most {MAX_FIGURE}")
+    return dict(rule)
+
+
+def _is_number(value: Any) -> bool:
+    """True for a finite number of at most 10^15; true and false are none, nor is a text that looks like one."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return False
+    return -MAX_FIGURE <= value <= MAX_FIGURE
+
+
+_CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
+    "min_coverage": _percent,
+    "min_patch_coverage": _percent,
+    "max_failures": _count,
+    "required_tests": _names,
+    "min_tests": _count,
+    "max_skipped_increase": _count,
+    "max_new_findings": _findings,
+    "goalposts": _true,
+    "timeout_seconds": _seconds,
+    "custom_rules": _rules,
+}
+
+
+# --- the judgement ----------------------------------------------------------------------------------------------
+
+
+def evaluate(
+    criteria: Mapping[str, Any],
+    results: Results | None,
+    *,
+    exit_code: int | None,
+    expected_exit_codes: Collection[int],
+    timed_out: bool,
+    output_limited: bool,
+    infra: bool,
+    duration_seconds: float | None,
+    gate_type: str,
+    evidence_declared: Collection[str],
+    shards_expected: int,
+    shards_seen: int,
+    base: Results | None = None,
+) -> Judgement:
+    """The judgement of one gate run, by domain.md §2.4.2.
+
+    `criteria` has passed `check`. `results` is None when nothing could be read. `evidence_declared` holds the kinds of
+    evidence that the gate promises ("junit", "coverage", "sarif"); `base` is what the same gate measured on the base.
+    Raises ResultsInconsistent when stated counts contradict each other.
+
+    Stricter than the letter in two places, so that unknown is never good. Failed tests without max_failures are
+    judged as if it were 0, even where other criteria are met. A test gate with a declared report in which no test
+    ran gets a failing `tests` verdict, whatever min_tests says.
+    """
+    if results is not None:
+        _need_consistent(results)
+    error = _error(
+        criteria,
+        results,
+        exit_code=exit_code,
+        expected=exit_code is not None and exit_code in expected_exit_codes,
+        timed_out=timed_out,
+        output_limited=output_limited,
+        infra=infra,
+        duration_seconds=duration_seconds,
+    )
+    if error is not None:
+        return error
+    complete = shards_seen >= shards_expected
+    measured = results if complete else None
+    figures = _Figures(
+        measured,
+        base,
+        duration_seconds,
+        exit_code,
+        unmeasured=_why_unmeasured(complete, shards_seen, shards_expected),
+        must_run=gate_type in TEST_TYPES and "junit" in evidence_declared,
+    )
+    verdicts = _verdicts(criteria, figures)
+    if not verdicts and evidence_declared and measured is None:
+        return Judgement("failed", "", False, f"Not passed: {figures.unmeasured}")
+    return _decision(verdicts)
+
+
+def failing_tests(results: Results) -> int:
+    """Tests that did not pass; the flaky ones are among them when more than MAX_FLAKY are."""
+    return results.failed + (results.flaky if results.flaky > MAX_FLAKY else 0)
+
+
+def _need_consistent(results: Results) -> None:
+    counts = (results.total, results.passed, results.failed, results.skipped, results.flaky)
+    if min(counts) < 0:
+        raise ResultsInconsistent("a count of tests is below zero")
+    if results.passed + results.failed + results.skipped != results.total:
+        raise ResultsInconsistent(
+            f"passed + failed + skipped must equal total: {results.passed} + {results.failed} + {results.skipped}"
+            f" is not {results.total}"
+        )
+    if results.flaky > results.passed:
+        raise ResultsInconsistent(f"{results.flaky} flaky tests are more than the {results.passed} passed ones")
+    if results.tests and len({test.test_key for test in results.tests}) != results.total:
+        raise ResultsInconsistent(f"the results name other than {results.total} tests")
+
+
+def _error(
+    criteria: Mapping[str, Any],
+    results: Results | None,
+    *,
+    exit_code: int | None,
+    expected: bool,
+    timed_out: bool,
+    output_limited: bool,
+    infra: bool,
+    duration_seconds: float | None,
+) -> Judgement | None:
+    """The judgement when there is nothing to judge, else None."""
+    limit = criteria.get("timeout_seconds")
+    if infra:
+        return _errored("infra", "the runner was lost")
+    if timed_out or (limit is not None and duration_seconds is not None and duration_seconds > limit):
+        return _errored("timeout", "over the time limit")
+    if output_limited:
+        return _errored("output_limit", "over the limit on output")
+    if expected:
+        return None
+    told = "without an exit code" if exit_code is None else f"with exit code {exit_code}"
+    if "max_new_findings" in criteria and _new_findings(results):
+        return None
+    if results is None or results.total == 0:
+        return _errored("command", f"ended {told} and reported no test")
+    if not failing_tests(results):
+        return _errored("contradiction", f"ended {told}, and its report shows no failure")
+    return None
+
+
+def _errored(kind: str, reason: str) -> Judgement:
+    return Judgement("error", kind, None, f"Error ({kind}): {reason}")
+
+
+def _new_findings(results: Results | None) -> int:
+    return sum(results.new_findings.values()) if results is not None and results.new_findings else 0
+
+
+def _why_unmeasured(complete: bool, shards_seen: int, shards_expected: int) -> str:
+    if not complete:
+        return f"{shards_seen} of {shards_expected} shards reported"
+    return "no evidence could be read"
+
+
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """What there is to compare; `unmeasured` says why the tests were not measured, where `results` is None."""
+
+    results: Results | None
+    base: Results | None
+    duration_seconds: float | None
+    exit_code: int | None
+    unmeasured: str
+    must_run: bool
+
+    def of(self, name: str) -> Any:
+        """The figure of a custom rule's `field`, or None when it was not measured."""
+        if name == "duration_seconds":
+            return self.duration_seconds
+        if name == "exit_code":
+            return self.exit_code
+        if self.results is None:
+            return None
+        return getattr(self.results, name.removesuffix("_tests"))
+
+
+def _verdicts(criteria: Mapping[str, Any], figures: _Figures) -> dict[str, dict[str, Any]]:
+    results = figures.results
+    verdicts: dict[str, dict[str, Any]] = {}
+    for criterion, key, value in (
+        ("min_coverage", "coverage", results and results.coverage_percent),
+        ("min_patch_coverage", "patch_coverage", results and results.patch_coverage_percent),
+    ):
+        if criterion in criteria:
+            verdicts[key] = _at_least_percent(value, criteria[criterion], figures)
+    if "max_failures" in criteria or (results is not None and failing_tests(results)):
+        verdicts["failures"] = _failures(criteria.get("max_failures", 0), figures)
+    if "required_tests" in criteria:
+        verdicts["required_tests"] = _required(criteria["required_tests"], figures)
+    if "min_tests" in criteria or figures.must_run:
+        verdicts["tests"] = _tests(criteria.get("min_tests", 1), figures)
+    if "max_skipped_increase" in criteria:
+        verdicts["skipped_increase"] = _skipped_increase(criteria["max_skipped_increase"], figures)
+    if "max_new_findings" in criteria:
+        verdicts["new_findings"] = _findings_verdict(criteria["max_new_findings"], figures)
+    if "goalposts" in criteria:
+        verdicts["goalposts"] = _goalposts(figures)
+    for name, rule in criteria.get("custom_rules", {}).items():
+        verdicts[f"custom:{name}"] = _custom(rule, figures)
+    return verdicts
+
+
+def _decision(verdicts: dict[str, dict[str, Any]]) -> Judgement:
+    missed = [key for key, verdict in verdicts.items() if verdict["status"] != "pass"]
+    if not missed:
+        reason = f"Passed: {', '.join(verdicts)}" if verdicts else "Passed: no test failed, and there are no criteria"
+        return Judgement("passed", "", True, reason, verdicts)
+    told = ", ".join(f"{key} {_status_told(verdicts[key])}" for key in missed)
+    return Judgement("failed", "", False, f"Not passed: {told}"[:_TOLD_CHARS], verdicts)
+
+
+def _status_told(verdict: Mapping[str, Any]) -> str:
+    if verdict["status"] == "fail":
+        return f"fail ({verdict['value']}, threshold {verdict['threshold']})"
+    return str(verdict["status"])
+
+
+def _verdict(status: bool | str, value: Any, threshold: Any, evidence: str) -> dict[str, Any]:
+    if isinstance(status, bool):
+        status = "pass" if status else "fail"
+    return {
+        "status": status,
+        "value": float(value) if isinstance(value, Decimal) else value,
+        "threshold": float(threshold) if isinstance(threshold, Decimal) else threshold,
+        "evidence": evidence[:_TOLD_CHARS],
+    }
+
+
+def _not_measured(threshold: Any, why: str) -> dict[str, Any]:
+    return _verdict("not_measured", None, threshold, why)
+
+
+def _at_least_percent(value: Any, threshold: Any, figures: _Figures) -> dict[str, Any]:
+    if figures.results is None:
+        return _not_measured(threshold, figures.unmeasured)
+    if value is None:
+        return _not_measured(threshold, "no coverage report was read")
+    if not _is_number(value) or not 0 <= value <= 100:
+        return _verdict("error", None, threshold, f"{value} is no percentage")
+    # Through text: 79.9999999 is below 80 in either type, and 80.1 is 80.1.
+    return _verdict(Decimal(str(value)) >= Decimal(str(threshold)), value, threshold, "coverage report")
+
+
+def _failures(threshold: int, figures: _Figures) -> dict[str, Any]:
+    results = figures.results
+    if results is None:
+        return _not_measured(threshold, figures.unmeasured)
+    value = failing_tests(results)
+    evidence = f"{results.failed} of {results.total} tests failed"
+    if results.flaky:
+        judged = f"more than {MAX_FLAKY}, so counted" if results.flaky > MAX_FLAKY else "not counted"
+        evidence += f"; {results.flaky} passed after a failure: {judged}"
+    return _verdict(value <= threshold, value, threshold, evidence)
+
+
+def _required(names: Sequence[str], figures: _Figures) -> dict[str, Any]:
+    results = figures.results
+    if results is None:
+        return _not_measured(len(names), figures.unmeasured)
+    if results.total and not results.tests:
+        return _not_measured(len(names), "the results name no tests")
+    outcomes = _outcomes_by_name(results.tests)
+    worst = {name: outcomes.get(name) or outcomes.get(_as_named_in_reports(name), "missing") for name in names}
+    met = sum(outcome == PASS for outcome in worst.values())
+    told = ", ".join(f"{name} {outcome}" for name, outcome in worst.items() if outcome != PASS)
+    return _verdict(met == len(names), met, len(names), told or "every required test passed")
+
+
+def _outcomes_by_name(tests: Sequence[TestCase]) -> dict[str, str]:
+    """Outcome by every name that a person may give a test; where several tests share a name, one that did not pass."""
+    attempts: dict[str, list[TestCase]] = {}
+    for test in tests:
+        attempts.setdefault(test.test_key, []).append(test)
+    outcomes: dict[str, str] = {}
+    for key, each in attempts.items():
+        one = each[0]
+        outcome = final_outcome(attempt.outcome for attempt in each)
+        if outcome == PASS and any(attempt.outcome in {FAIL, "error", FLAKY_PASS} for attempt in each):
+            outcome = FLAKY_PASS
+        for name in {key, one.name, f"{one.classname}.{one.name}", f"{one.classname}::{one.name}"}:
+            if outcomes.get(name, PASS) == PASS:
+                outcomes[name] = outcome
+    return outcomes
+
+
+def _as_named_in_reports(name: str) -> str:
+    """A pytest node id as its report names it: `tests/test_a.py::TestB::test_c` is `tests.test_a.TestB::test_c`."""
+    file, separator, rest = name.partition("::")
+    if not separator or not file.endswith(".py"):
+        return name
+    *classes, test = _split_node(rest)
+    return ".".join([file.removesuffix(".py").replace("/", "."), *classes]) + f"::{test}"
+
+
+def _split_node(rest: str) -> list[str]:
+    """The parts of a node id after its file; a parameter in brackets may hold the separator itself."""
+    plain, bracket, parameter = rest.partition("[")
+    parts = plain.split("::")
+    return [*parts[:-1], parts[-1] + bracket + parameter]
+
+
+def _tests(threshold: int, figures: _Figures) -> dict[str, Any]:
+    results = figures.results
+    if results is None:
+        return _not_measured(threshold, figures.unmeasured)
+    ran = results.passed + results.failed
+    if figures.must_run and not ran:
+        return _verdict(False, results.total, threshold, "no test ran")
+    return _verdict(results.total >= threshold, results.total, threshold, f"{results.total} tests, {ran} ran")
+
+
+def _skipped_increase(threshold: int, figures: _Figures) -> dict[str, Any]:
+    if figures.results is None:
+        return _not_measured(threshold, figures.unmeasured)
+    if figures.base is None:
+        return _not_measured(threshold, "there are no results on the base")
+    value = figures.results.skipped - figures.base.skipped
+    told = f"{figures.results.skipped} skipped, {figures.base.skipped} on the base"
+    return _verdict(value <= threshold, value, threshold, told)
+
+
+def _findings_verdict(threshold: Mapping[str, Any], figures: _Figures) -> dict[str, Any]:
+    shown = dict(threshold)
+    if figures.results is None:
+        return _not_measured(shown, figures.unmeasured)
+    if figures.results.new_findings is None:
+        return _not_measured(shown, "no report of findings was compared with the base")
+    counted = LEVELS[LEVELS.index(threshold["level"]) :]
+    value = sum(number for level, number in figures.results.new_findings.items() if level in counted)
+    return _verdict(value <= threshold["count"], value, shown, f"new findings of level {', '.join(counted)}")
+
+
+def _goalposts(figures: _Figures) -> dict[str, Any]:
+    if figures.results is None:
+        return _not_measured(True, figures.unmeasured)
+    clean = figures.results.goalposts_clean
+    if clean is None:
+        return _not_measured(True, "the tests of the base were not run against the patch")
+    return _verdict(clean, clean, True, "the tests of the base, and what the patch changed in tests")
+
+
+def _custom(rule: Mapping[str, Any], figures: _Figures) -> dict[str, Any]:
+    threshold = f"{rule['op']} {rule['value']}"
+    value = figures.of(rule["field"])
+    if value is None:
+        return _not_measured(threshold, f"{rule['field']} was not measured")
+    if not _is_number(value):
+        return _verdict("error", None, threshold, f"{rule['field']} is no number")
+    met = OPERATORS[rule["op"]](Decimal(str(value)), Decimal(str(rule["value"])))
+    return _verdict(met, value, threshold, rule["field"])

@@ -1,0 +1,326 @@
+"""Pure: bytes of a JUnit XML report in, recounted test results out; also the program of evidence.py's bounded child.
+
+Standard library only, and nothing of the house: the child runs this file by its path, isolated, in a few milliseconds.
+No specification of the format exists; elements and attributes are those that pytest, Surefire, jest-junit, gtest and
+go-junit-report write. An event reader (expat) is used, not a tree: a tree of one million cases costs 340 MB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import resource
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, BinaryIO
+from xml.parsers import expat
+
+MAX_BYTES = 64 * 1024 * 1024
+MAX_DEPTH = 32
+MAX_CASES = 50_000
+MAX_NAME_CHARS = 500
+MAX_MESSAGE_CHARS = 4 * 1024  # at most 16 KiB in UTF-8, as a character takes four bytes at most
+MAX_TRACE_CHARS = 16 * 1024
+MAX_TEXT_CHARS = 8 * 1024 * 1024  # all messages and traces of one report together
+MAX_SECONDS = 10_000_000.0
+
+_PIECE_BYTES = 1024 * 1024
+
+CHILD_MEMORY_BYTES = 512 * 1024 * 1024
+CHILD_CPU_SECONDS = 20
+
+PASS, FAIL, ERROR, SKIP, FLAKY_PASS, INFRA = "pass", "fail", "error", "skip", "flaky_pass", "infra"
+
+_OUTCOME_OF_CHILD = {"failure": FAIL, "error": ERROR, "skipped": SKIP, "disabled": SKIP}
+_EARLIER_ATTEMPT = {"flakyFailure": FAIL, "flakyError": ERROR}  # Surefire: it failed so, and then passed
+_LATER_ATTEMPT = {"rerunFailure": FAIL, "rerunError": ERROR}  # Surefire: it failed, was run again, and failed so
+_TEXT_KEPT = _OUTCOME_OF_CHILD.keys() | _EARLIER_ATTEMPT.keys() | _LATER_ATTEMPT.keys()
+_WORST_FIRST = (ERROR, FAIL, SKIP)
+_STATUS = {"fail": FAIL, "failed": FAIL, "failure": FAIL, "error": ERROR, "notrun": SKIP, "disabled": SKIP}
+
+
+class Unreadable(ValueError):
+    """These bytes are no JUnit report that we would judge by; the text says why, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class TestCase:
+    """One attempt at one test. `test_key` names the test, `attempt` counts from 1 within its key.
+
+    `outcome` is pass, fail, error, skip, flaky_pass (the passing attempt of a test that failed before) or infra.
+    """
+
+    __test__ = False  # pytest would collect it by its name
+
+    test_key: str
+    name: str
+    classname: str = ""
+    file: str = ""
+    attempt: int = 1
+    outcome: str = PASS
+    duration_seconds: float | None = None
+    message: str = ""
+    trace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a gate measured: passed + failed + skipped = total, by test and not by attempt; flaky ones are in passed.
+
+    `tests` holds every attempt, in the order of the report. None means "not measured", for each figure that is not
+    counted from `tests`: percentages 0 to 100, `new_findings` by level, `goalposts_clean`.
+    """
+
+    total: int = 0
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    flaky: int = 0
+    tests: tuple[TestCase, ...] = ()
+    parsed: bool = True
+    coverage_percent: float | None = None
+    patch_coverage_percent: float | None = None
+    new_findings: Mapping[str, int] | None = None
+    goalposts_clean: bool | None = None
+
+    @classmethod
+    def of(cls, tests: Iterable[TestCase]) -> Results:
+        """Results recounted from attempts, which are numbered and judged per key here; several reports may be joined.
+
+        The last attempt decides. Passed after a failure is flaky_pass; skipped after a failure stays failed.
+        """
+        attempts: dict[str, list[TestCase]] = {}
+        numbered: list[TestCase] = []
+        for test in tests:
+            earlier = attempts.setdefault(test.test_key, [])
+            failed_before = any(one.outcome in {FAIL, ERROR} for one in earlier)
+            outcome = PASS if test.outcome == FLAKY_PASS else test.outcome
+            if outcome == PASS and failed_before:
+                outcome = FLAKY_PASS
+            told = _again(test, attempt=len(earlier) + 1, outcome=outcome)
+            earlier.append(told)
+            numbered.append(told)
+        finals = [final_outcome(one.outcome for one in each) for each in attempts.values()]
+        return cls(
+            total=len(finals),
+            passed=sum(one in {PASS, FLAKY_PASS} for one in finals),
+            failed=sum(one in {FAIL, ERROR, INFRA} for one in finals),
+            skipped=finals.count(SKIP),
+            flaky=finals.count(FLAKY_PASS),
+            tests=tuple(numbered),
+        )
+
+
+def final_outcome(outcomes: Iterable[str]) -> str:
+    """The outcome of a test from those of its attempts, in order; a skip never hides a failure."""
+    final = ""
+    for outcome in outcomes:
+        if outcome != SKIP or final in {"", PASS}:
+            final = outcome
+    return final
+
+
+def _again(test: TestCase, *, attempt: int, outcome: str) -> TestCase:
+    return TestCase(
+        test.test_key,
+        test.name,
+        test.classname,
+        test.file,
+        attempt,
+        outcome,
+        test.duration_seconds,
+        test.message,
+        test.trace,
+    )
+
+
+def key_of(name: str, classname: str, file: str) -> str:
+    """The name of a test across runs: `file::classname::name` without the empty parts."""
+    return bounded_name("::".join(part for part in (file, classname, name) if part))
+
+
+def bounded_name(text: str) -> str:
+    """`text` in at most MAX_NAME_CHARS characters; a longer one ends in its hash, so two of them stay two."""
+    if len(text) <= MAX_NAME_CHARS:
+        return text
+    return f"{text[: MAX_NAME_CHARS - 17]}#{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def read(source: BinaryIO) -> Results:
+    """Results of a whole report. Raises Unreadable: not well-formed, cut off, a DOCTYPE, or over a limit above.
+
+    Totals stated by suites are not read at all: they are counted again, by test. The report is never held whole.
+    """
+    reader = _Reader()
+    room = MAX_BYTES
+    try:
+        while piece := source.read(_PIECE_BYTES):
+            room -= len(piece)
+            if room < 0:
+                raise Unreadable(f"the report has more than {MAX_BYTES // 1024 // 1024} MiB")
+            reader.parser.Parse(piece, False)
+        reader.parser.Parse(b"", True)
+    except expat.ExpatError as problem:
+        raise Unreadable(f"the report is not well-formed XML: {problem}") from problem
+    except (LookupError, UnicodeError) as problem:  # an encoding that Python does not know, or cannot use here
+        raise Unreadable(f"the report's encoding cannot be read: {problem}") from problem
+    return Results.of(reader.tests)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """A child element of a case that speaks of an outcome: its element's name and its texts."""
+
+    element: str
+    message: str
+    trace: list[str] = field(default_factory=list)
+    trace_chars: int = 0
+
+
+class _Reader:
+    """Follows expat's events from root to end, keeping the cases and nothing else."""
+
+    def __init__(self) -> None:
+        self.tests: list[TestCase] = []
+        self.parser = expat.ParserCreate()
+        self.parser.buffer_text = True
+        self.parser.SetParamEntityParsing(expat.XML_PARAM_ENTITY_PARSING_NEVER)
+        # After decoding, so it sees a DOCTYPE in any encoding, and before any entity could be expanded.
+        self.parser.StartDoctypeDeclHandler = self._doctype
+        self.parser.StartElementHandler = self._start
+        self.parser.EndElementHandler = self._end
+        self.parser.CharacterDataHandler = self._text
+        self._path: list[str] = []
+        self._suites: list[str] = []
+        self._case: dict[str, str] | None = None
+        self._case_depth = 0
+        self._cases = 0
+        self._attempts: list[_Attempt] = []
+        self._open: _Attempt | None = None
+        self._text_left = MAX_TEXT_CHARS
+
+    def _doctype(self, *_: Any) -> None:
+        raise Unreadable("the report has a DOCTYPE, which reports do not need and bombs do")
+
+    def _start(self, qualified: str, attributes: dict[str, str]) -> None:
+        element = qualified.rpartition(":")[2]
+        if not self._path and element not in {"testsuites", "testsuite"}:
+            raise Unreadable(f"the report begins with <{bounded_name(element)}>, not with testsuites or testsuite")
+        self._path.append(element)
+        if len(self._path) > MAX_DEPTH:
+            raise Unreadable(f"the report is nested more than {MAX_DEPTH} deep")
+        if self._case is not None:
+            if len(self._path) == self._case_depth + 1 and element in _TEXT_KEPT:
+                self._open = _Attempt(element, self._bounded(attributes.get("message", ""), MAX_MESSAGE_CHARS))
+        elif element == "testsuite":
+            self._suites.append(attributes.get("name", ""))
+        elif element == "testcase":
+            self._cases += 1
+            if self._cases > MAX_CASES:
+                raise Unreadable(f"the report has more than {MAX_CASES} cases")
+            self._case, self._case_depth, self._attempts = attributes, len(self._path), []
+
+    def _text(self, text: str) -> None:
+        # Surefire puts <stackTrace> inside a rerun, so text below an outcome's element counts as its trace too.
+        if self._open is not None and self._open.trace_chars < MAX_TRACE_CHARS:
+            kept = self._bounded(text, MAX_TRACE_CHARS - self._open.trace_chars)
+            self._open.trace.append(kept)
+            self._open.trace_chars += len(kept)
+
+    def _end(self, qualified: str) -> None:
+        element = self._path.pop()
+        if self._open is not None and len(self._path) == self._case_depth:
+            self._attempts.append(self._open)
+            self._open = None
+        elif self._case is not None and len(self._path) == self._case_depth - 1:
+            self._close_case(self._case)
+            self._case = None
+        elif self._case is None and element == "testsuite":
+            self._suites.pop()
+
+    def _bounded(self, text: str, limit: int) -> str:
+        text = text[: min(limit, self._text_left)]
+        self._text_left -= len(text)
+        return text
+
+    def _close_case(self, given: dict[str, str]) -> None:
+        name = given.get("name", "")
+        classname = given.get("classname", "") or "/".join(suite for suite in self._suites if suite)
+        file = given.get("file", "")
+        key = key_of(name, classname, file)
+
+        def attempt(outcome: str, told: _Attempt | None = None, seconds: float | None = None) -> TestCase:
+            return TestCase(
+                test_key=key,
+                name=bounded_name(name),
+                classname=bounded_name(classname),
+                file=bounded_name(file),
+                outcome=outcome,
+                duration_seconds=seconds,
+                message=told.message if told else "",
+                trace="".join(told.trace) if told else "",
+            )
+
+        earlier = [one for one in self._attempts if one.element in _EARLIER_ATTEMPT]
+        later = [one for one in self._attempts if one.element in _LATER_ATTEMPT]
+        own = [one for one in self._attempts if one.element in _OUTCOME_OF_CHILD]
+        outcome, told = _own_outcome(given, own)
+        if outcome == PASS and later:  # a rerun that failed, and no word of the first failure: it did not pass
+            outcome = FAIL
+        self.tests += [attempt(_EARLIER_ATTEMPT[one.element], one) for one in earlier]
+        self.tests.append(attempt(outcome, told, _seconds(given.get("time", ""))))
+        self.tests += [attempt(_LATER_ATTEMPT[one.element], one) for one in later]
+        if len(self.tests) > MAX_CASES:
+            raise Unreadable(f"the report has more than {MAX_CASES} attempts")
+
+
+def _own_outcome(given: dict[str, str], told: list[_Attempt]) -> tuple[str, _Attempt | None]:
+    """The worst of what a case's children say; without any, what its status says (gtest, CTest), else pass."""
+    for worst in _WORST_FIRST:
+        for one in told:
+            if _OUTCOME_OF_CHILD[one.element] == worst:
+                return worst, one
+    for attribute in ("status", "result"):
+        if (outcome := _STATUS.get(given.get(attribute, "").lower())) is not None:
+            return outcome, None
+    return PASS, None
+
+
+def _seconds(text: str) -> float | None:
+    """Seconds of a `time` attribute, or None for what is no such figure ("1,234.5" is one thousand and more)."""
+    try:
+        seconds = float(text.replace(",", ""))
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and 0 <= seconds <= MAX_SECONDS else None
+
+
+def to_document(results: Results) -> dict[str, Any]:
+    """Results as a JSON object; `from_document` is its inverse."""
+    return {**asdict(results), "tests": [asdict(test) for test in results.tests]}
+
+
+def from_document(document: Mapping[str, Any]) -> Results:
+    """Results from what `to_document` wrote. Raises TypeError or KeyError for anything else."""
+    return Results(**{**document, "tests": tuple(TestCase(**test) for test in document["tests"])})
+
+
+def main() -> int:
+    """Reads a report from standard input, writes {"results": …} or {"refused": "why"}; the child of evidence.py."""
+    resource.setrlimit(resource.RLIMIT_AS, (CHILD_MEMORY_BYTES, CHILD_MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (CHILD_CPU_SECONDS, CHILD_CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    answer: dict[str, Any]
+    try:
+        answer = {"results": to_document(read(sys.stdin.buffer))}
+    except Unreadable as refused:
+        answer = {"refused": str(refused)}
+    json.dump(answer, sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

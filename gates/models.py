@@ -1,0 +1,605 @@
+"""The checks that a patch must pass, each time one was run, and what every test said."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Self
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q
+from django.utils.translation import gettext_lazy as _
+
+from gates import criteria as rules
+from gates.junit import Results
+from ledger.models import Patch, QueueItem
+from pipeline import events, scope
+from pipeline.clock import ClockNow, db_now
+from pipeline.definitions import Definition, DefinitionQuerySet
+from pipeline.models import ExecutionRequest, Phase, Project, Run, Task, Workstream
+from pipeline.models.project import slug_rule
+from pipeline.refusals import InvalidField, Refused, need_reason
+from pipeline.rows import Kept, append_only, in_transaction, versioned
+from pipeline.states import NOW, InvalidMove, Stateful, held_by_postgres
+
+EVIDENCE_KINDS = ("junit", "coverage", "sarif")
+RUNNER_SILENCE_SECONDS = 45
+
+# What a gate executes or judges by: a change of one of these is a new gate_version, and voids every cached verdict.
+VERSIONED = (
+    "gate_type", "applies_to", "command", "cwd", "env_allow", "evidence", "criteria", "expected_exit_codes", "shards",
+    "depends_on", "timeout_seconds",
+)  # fmt: skip
+
+
+class GateQuerySet(DefinitionQuerySet["Gate"]):
+    """The words for asking about gates."""
+
+    def visible_to(self, principal: Any) -> Self:
+        """The gates of the projects in which `principal` may read."""
+        ids = principal.project_ids()
+        return self if ids is None else self.filter(project__in=ids)
+
+    def judging(self, patch: Patch) -> "list[Gate]":
+        """The enabled gates that judge `patch`: of its project and place, by the paths that it touches."""
+        rows = self.filter(project=patch.project_id, enabled=True, judges=Gate.Judges.PATCH).filter(
+            Q(phase=None) | Q(phase=patch.phase_id), Q(workstream=None) | Q(workstream=patch.workstream_id)
+        )
+        return [gate for gate in rows.order_by("key") if gate.concerns(patch.files_touched)]
+
+
+@versioned
+class Gate(Definition):
+    """The definition of a check. It comes from the database, never from the patch that it judges."""
+
+    NOUN = "gate"
+
+    class Type(models.TextChoices):
+        UNIT_TESTS = "unit_tests", _("unit tests")
+        INTEGRATION_TESTS = "integration_tests", _("integration tests")
+        E2E_TESTS = "e2e_tests", _("end-to-end tests")
+        SECURITY_SCAN = "security_scan", _("security scan")
+        LINT = "lint", _("lint")
+        CUSTOM = "custom", _("custom")
+
+    class Judges(models.TextChoices):
+        PATCH = "patch", _("patch")
+        TASK = "task", _("task")
+        PHASE = "phase", _("phase")
+        SCHEDULE = "schedule", _("schedule")
+
+    project = models.ForeignKey(Project, models.PROTECT, related_name="gates")
+    key = models.CharField(max_length=64, validators=[slug_rule])
+    name = models.CharField(max_length=200)
+    gate_type = models.CharField(max_length=17, choices=Type)
+    phase = models.ForeignKey(Phase, models.CASCADE, null=True, blank=True, related_name="gates")
+    workstream = models.ForeignKey(Workstream, models.CASCADE, null=True, blank=True, related_name="gates")
+    applies_to = models.JSONField(default=list, blank=True)
+    command = models.JSONField()
+    cwd = models.CharField(max_length=255, blank=True)
+    env_allow = models.JSONField(default=list, blank=True)
+    evidence = models.JSONField(default=dict, blank=True)
+    criteria = models.JSONField(default=dict, blank=True)
+    expected_exit_codes = models.JSONField(default=list, blank=True)
+    shards = models.PositiveSmallIntegerField(default=1)
+    depends_on = models.JSONField(default=list, blank=True)
+    timeout_seconds = models.PositiveIntegerField(null=True, blank=True)
+    required = models.BooleanField(default=True)
+    judges = models.CharField(max_length=8, choices=Judges, default=Judges.PATCH)
+    enabled = models.BooleanField(default=True)
+    gate_version = models.PositiveIntegerField(default=1, editable=False)
+
+    objects = GateQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["project", "key"]
+        constraints = [
+            models.UniqueConstraint(fields=["project", "key"], name="gate_key_once_per_project"),
+            models.CheckConstraint(name="gate_shards_from_one", condition=Q(shards__gte=1)),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.project.key}/{self.key}"
+
+    def correlation(self) -> dict[str, str | None]:
+        """Events about a gate belong to its project."""
+        return {"project_id": self.project_id}
+
+    @property
+    def limit_seconds(self) -> int:
+        """How long a run may take: its own limit, its criterion's, or the installation's."""
+        return int(
+            self.timeout_seconds or self.criteria.get("timeout_seconds") or settings.SIGNALBOX_GATE_TIMEOUT_SECONDS
+        )
+
+    def concerns(self, paths: Mapping[str, Any] | list[str]) -> bool:
+        """Whether it applies to a change of these paths; without globs it applies to every change."""
+        return not self.applies_to or any(scope.matches(path, self.applies_to) for path in paths)
+
+    def check_rules(self) -> None:
+        """The command is a vector, criteria and evidence are known, dependencies are gates without a cycle."""
+        if self.gate_type not in self.Type.values:
+            raise InvalidField("gate_type", f"Invalid gate_type: {self.gate_type}", code="invalid_gate_type")
+        if not isinstance(self.command, list) or not self.command or not all(isinstance(a, str) for a in self.command):
+            raise InvalidField("command", "an argument vector: a list of texts, the program first, never a shell line")
+        rules.check(self.criteria)
+        unknown = set(self.evidence) - set(EVIDENCE_KINDS)
+        if unknown:
+            raise InvalidField("evidence", f"unknown kind {', '.join(sorted(unknown))}; known are {', '.join(EVIDENCE_KINDS)}")
+        for path in self.evidence.values():
+            scope.check_path(path, "evidence")
+        if self.cwd:
+            scope.check_path(self.cwd, "cwd")
+        for glob in self.applies_to:
+            scope.check_glob(glob, "applies_to")
+        if not all(isinstance(code, int) for code in self.expected_exit_codes):
+            raise InvalidField("expected_exit_codes", "a list of whole numbers")
+        siblings = dict(Gate.objects.filter(project=self.project_id).exclude(pk=self.pk).values_list("key", "depends_on"))
+        self._check_dependencies(siblings)
+
+    def _check_dependencies(self, siblings: Mapping[str, list[str]]) -> None:
+        edges = {**siblings, self.key: self.depends_on}
+        path: list[str] = []
+
+        def visit(key: str) -> None:
+            if key not in edges:
+                raise InvalidField("depends_on", f"Unknown dependency: {key}", code="unknown_dependency")
+            if key in path:
+                circle = " → ".join([*path[path.index(key) :], key])
+                raise InvalidField("depends_on", f"Circular dependency: {circle}", code="circular_dependency")
+            path.append(key)
+            for needed in edges[key]:
+                visit(needed)
+            path.pop()
+
+        visit(self.key)
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """A change of what is executed or judged raises the gate's version."""
+        fields = kwargs.get("update_fields")
+        if not self._state.adding and (fields is None or set(fields) & set(VERSIONED)):
+            self.gate_version += 1
+            if fields is not None:
+                kwargs["update_fields"] = [*fields, "gate_version"]
+        super().save(*args, **kwargs)
+
+
+class GateRunQuerySet(models.QuerySet["GateRun"]):
+    """The words for opening and asking about gate runs."""
+
+    def visible_to(self, principal: Any) -> Self:
+        """The runs of the projects in which `principal` may read."""
+        ids = principal.project_ids()
+        return self if ids is None else self.filter(project__in=ids)
+
+    def open(self) -> Self:
+        """Not ended."""
+        return self.filter(state__in=[GateRun.State.PENDING, GateRun.State.RUNNING])
+
+    def overdue(self) -> Self:
+        """Running, and either past its deadline or silent: its runner is gone."""
+        silence = timedelta(seconds=RUNNER_SILENCE_SECONDS)
+        return self.filter(state=GateRun.State.RUNNING).filter(
+            Q(deadline_at__lt=ClockNow()) | Q(seen_at__lt=ClockNow() - silence)
+        )
+
+    def open_for(self, patch: Patch, item: QueueItem, *, by: events.Actor) -> "list[GateRun]":
+        """A pending run of each gate that judges `patch` on the item's tree, unless that verdict is known or under way."""
+        opened = []
+        with in_transaction():
+            QueueItem.objects.select_for_update(no_key=True).get(pk=item.pk)
+            for gate in Gate.objects.judging(patch):
+                if self.newest(gate, item.candidate_tree) is None:
+                    opened.append(self.ask_for(gate, item.candidate_tree, by=by, patch=patch, item=item))
+        return opened
+
+    def newest(self, gate: Gate, tree_hash: str) -> "GateRun | None":
+        """The newest run of this version of `gate` on this tree that was not skipped as superseded."""
+        return (
+            self.filter(gate=gate, gate_version=gate.gate_version, tree_hash=tree_hash)
+            .exclude(state=GateRun.State.SKIPPED, waived_at=None)
+            .order_by("-pk")
+            .first()
+        )
+
+    def ask_for(
+        self,
+        gate: Gate,
+        tree_hash: str,
+        *,
+        by: events.Actor,
+        patch: Patch | None = None,
+        item: QueueItem | None = None,
+        retry_of: "GateRun | None" = None,
+    ) -> "GateRun":
+        """A pending run of `gate` on a tree, with a snapshot of its definition."""
+        with in_transaction():
+            run = GateRun(
+                name=gate.name,
+                gate_type=gate.gate_type,
+                criteria=gate.criteria,
+                required=gate.required,
+                gate=gate,
+                gate_version=gate.gate_version,
+                project=gate.project,
+                patch=patch,
+                queue_item=item,
+                run=patch and patch.run,
+                task=patch and patch.task,
+                request=patch and patch.request,
+                tree_hash=tree_hash,
+                base_tree=patch.base_tree if patch else "",
+                command=gate.command,
+                retry_of=retry_of,
+            )
+            run.save(force_insert=True)
+            run.born(by=by)
+        return run
+
+    def verdict(self, patch: Patch, tree_hash: str) -> str:
+        """What the required gates say of this tree: passed, failed, unknown, or none when no required gate applies."""
+        verdicts = []
+        for gate in Gate.objects.judging(patch):
+            if gate.required:
+                run = self.newest(gate, tree_hash)
+                verdicts.append("unknown" if run is None else run.verdict)
+        if not verdicts:
+            return "none"
+        if "failed" in verdicts:
+            return "failed"
+        return "passed" if set(verdicts) == {"passed"} else "unknown"
+
+
+@held_by_postgres
+class GateRun(Stateful):
+    """One execution of a gate against one tree.
+
+        initial -> pending -> running -> passed | failed | error
+        pending, running -> skipped
+
+    Its results are bound to the tree, its definition is a snapshot. A waiver leaves the state as it is; a rerun is a new
+    record.
+    """
+
+    NOUN = "gate_run"
+
+    class State(models.TextChoices):
+        PENDING = "pending", _("pending")
+        RUNNING = "running", _("running")
+        PASSED = "passed", _("passed")
+        FAILED = "failed", _("failed")
+        SKIPPED = "skipped", _("skipped")
+        ERROR = "error", _("error")
+
+    class ErrorKind(models.TextChoices):
+        INFRA = "infra", _("infrastructure")
+        TIMEOUT = "timeout", _("timeout")
+        COMMAND = "command", _("command")
+        PARSE = "parse", _("unreadable evidence")
+        CONTRADICTION = "contradiction", _("contradiction")
+        OUTPUT_LIMIT = "output_limit", _("output limit")
+
+    MOVES = {
+        State.PENDING: {State.RUNNING, State.SKIPPED},
+        State.RUNNING: {State.PASSED, State.FAILED, State.ERROR, State.SKIPPED},
+        State.PASSED: set(),
+        State.FAILED: set(),
+        State.SKIPPED: set(),
+        State.ERROR: set(),
+    }
+    KINDS = {(State.PENDING, State.RUNNING): "gate_run.started"}
+    INITIAL = {State.PENDING}
+    ENDED = (State.PASSED, State.FAILED, State.SKIPPED, State.ERROR)
+    STATE_CLOCKS = ("seen_at",)
+
+    name = models.CharField(max_length=200)
+    gate_type = models.CharField(max_length=17, choices=Gate.Type)
+    criteria = models.JSONField(default=dict)
+    required = models.BooleanField(default=True)
+    gate = models.ForeignKey(Gate, models.PROTECT, null=True, related_name="gate_runs")
+    gate_version = models.PositiveIntegerField(null=True)
+    project = models.ForeignKey(Project, models.PROTECT, related_name="gate_runs")
+    patch = models.ForeignKey(Patch, models.PROTECT, null=True, related_name="gate_runs")
+    queue_item = models.ForeignKey(QueueItem, models.PROTECT, null=True, related_name="gate_runs")
+    run = models.ForeignKey(Run, models.PROTECT, null=True, related_name="gate_runs")
+    task = models.ForeignKey(Task, models.PROTECT, null=True, related_name="gate_runs")
+    request = models.ForeignKey(ExecutionRequest, models.PROTECT, null=True, related_name="gate_runs")
+    tree_hash = models.CharField(max_length=64)
+    base_tree = models.CharField(max_length=64, blank=True)
+    state = models.CharField(max_length=7, choices=State, default=State.PENDING)
+    state_reason = models.TextField(blank=True)
+    command = models.JSONField(default=list)
+    started_at = models.DateTimeField(null=True)
+    completed_at = models.DateTimeField(null=True)
+    duration_seconds = models.DecimalField(max_digits=12, decimal_places=3, null=True)
+    exit_code = models.IntegerField(null=True)
+    runner = models.CharField(max_length=200, blank=True)
+    seen_at = models.DateTimeField(null=True)
+    sandbox_level = models.PositiveSmallIntegerField(null=True)
+    deadline_at = models.DateTimeField(null=True)
+    total_tests = models.PositiveIntegerField(default=0)
+    passed_tests = models.PositiveIntegerField(default=0)
+    failed_tests = models.PositiveIntegerField(default=0)
+    skipped_tests = models.PositiveIntegerField(default=0)
+    flaky_tests = models.PositiveIntegerField(default=0)
+    coverage_percent = models.DecimalField(max_digits=6, decimal_places=3, null=True)
+    patch_coverage_percent = models.DecimalField(max_digits=6, decimal_places=3, null=True)
+    parsed = models.BooleanField(default=False)
+    decision_passed = models.BooleanField(null=True)
+    decision_reason = models.TextField(blank=True)
+    decided_by = models.CharField(max_length=200, blank=True)
+    decided_at = models.DateTimeField(null=True)
+    verdicts = models.JSONField(default=dict)
+    error_kind = models.CharField(max_length=13, choices=ErrorKind, blank=True)
+    skip_reason = models.TextField(blank=True)
+    skipped_by = models.CharField(max_length=200, blank=True)
+    waived_at = models.DateTimeField(null=True)
+    waived_by = models.CharField(max_length=200, blank=True)
+    waive_reason = models.TextField(blank=True)
+    waiver_expires_at = models.DateTimeField(null=True)
+    retry_of = models.ForeignKey("self", models.PROTECT, null=True, related_name="reruns")
+    shards_seen = models.PositiveSmallIntegerField(default=0)
+    output_tail = models.TextField(blank=True)
+    evidence = models.JSONField(default=dict)
+    metadata = models.JSONField(default=dict)
+
+    objects = GateRunQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                name="gaterun_decided_says_how",
+                condition=~Q(state__in=["passed", "failed"])
+                | Q(exit_code__isnull=False, completed_at__isnull=False, decision_passed__isnull=False),
+            ),
+            models.CheckConstraint(name="gaterun_skipped_says_why", condition=~Q(state="skipped") | ~Q(skip_reason="")),
+            models.CheckConstraint(
+                name="gaterun_error_has_kind",
+                condition=(Q(state="error") & ~Q(error_kind="")) | (~Q(state="error") & Q(error_kind="")),
+            ),
+            models.CheckConstraint(
+                name="gaterun_waiver_says_why",
+                condition=Q(waived_at=None) | (~Q(waive_reason="") & ~Q(waived_by="")),
+            ),
+            models.CheckConstraint(
+                name="gaterun_counts_add_up",
+                condition=Q(total_tests=F("passed_tests") + F("failed_tests") + F("skipped_tests")),
+            ),
+            models.CheckConstraint(
+                name="gaterun_coverage_is_percent",
+                condition=(Q(coverage_percent=None) | Q(coverage_percent__gte=0, coverage_percent__lte=100))
+                & (Q(patch_coverage_percent=None) | Q(patch_coverage_percent__gte=0, patch_coverage_percent__lte=100)),
+            ),
+            models.CheckConstraint(
+                name="gaterun_running_has_deadline",
+                condition=~Q(state="running") | Q(deadline_at__isnull=False, seen_at__isnull=False),
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["project", "-id"], name="gaterun_of_project"),
+            models.Index(fields=["tree_hash", "gate", "-id"], name="gaterun_of_tree"),
+            models.Index(fields=["state", "id"], name="gaterun_open", condition=Q(state__in=["pending", "running"])),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} on {self.tree_hash[:12]}"
+
+    def correlation(self) -> dict[str, str | None]:
+        """Events about a gate run belong to it, its patch, task and run."""
+        ids: dict[str, str | None] = self.patch.correlation() if self.patch_id else {"project_id": self.project_id}
+        return {**ids, "gate_run_id": self.pk}
+
+    @property
+    def is_waived(self) -> bool:
+        """Whether a waiver stands now."""
+        return self.waived_at is not None and (self.waiver_expires_at is None or self.waiver_expires_at > db_now())
+
+    @property
+    def verdict(self) -> str:
+        """passed (or waived), failed, or unknown: pending, running, skipped, and errors that are not the patch's."""
+        if self.state == self.State.PASSED or self.is_waived:
+            return "passed"
+        if self.state == self.State.FAILED:
+            return "failed"
+        if self.state == self.State.ERROR and self.error_kind != self.ErrorKind.INFRA:
+            return "failed"
+        return "unknown"
+
+    def start(self, *, by: events.Actor, runner: str = "", sandbox_level: int | None = None) -> bool:
+        """pending -> running, with a deadline and a runner that beats. Raises Refused `gate_blocked`."""
+        waiting = self.blocking()
+        if waiting:
+            raise Refused(f"Cannot start gate: it waits for {', '.join(waiting)}", code="gate_blocked", waiting_for=waiting)
+        limit = self.gate.limit_seconds if self.gate else settings.SIGNALBOX_GATE_TIMEOUT_SECONDS
+        return self.move(
+            self.State.RUNNING,
+            by=by,
+            verb="start gate",
+            working=True,
+            started_at=NOW,
+            seen_at=NOW,
+            deadline_at=db_now() + timedelta(seconds=limit + 60),
+            runner=runner,
+            sandbox_level=sandbox_level,
+        )
+
+    def blocking(self) -> list[str]:
+        """The keys of the gates that it depends on and that have no passed or waived run on this tree."""
+        if not self.gate or not self.gate.depends_on:
+            return []
+        needed = Gate.objects.filter(project=self.project_id, key__in=self.gate.depends_on)
+        return [
+            gate.key
+            for gate in needed.order_by("key")
+            if (run := GateRun.objects.newest(gate, self.tree_hash)) is None or run.verdict != "passed"
+        ]
+
+    def beat(self, runner: str) -> bool:
+        """Note that its runner lives. False when it is not running, or another runs it: that runner is to stop."""
+        return GateRun.objects.filter(pk=self.pk, state=self.State.RUNNING, runner=runner).update(seen_at=ClockNow()) == 1
+
+    def complete(
+        self,
+        judgement: rules.Judgement,
+        *,
+        by: events.Actor,
+        results: Results | None = None,
+        exit_code: int | None = None,
+        duration_seconds: Any = None,
+        output_tail: str = "",
+        sandbox_level: int | None = None,
+        evidence: Mapping[str, Any] | None = None,
+        runner: str | None = None,
+    ) -> bool:
+        """running -> passed, failed or error, with the results of every test. Raises InvalidMove.
+
+        `runner` fences it: a runner whose run was given to another is refused as `stale_claim`.
+        """
+        with in_transaction():
+            current = GateRun.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
+            if runner is not None and current.state == self.State.RUNNING and current.runner != runner:
+                raise Refused(f"Stale claim: gate run {self.pk} belongs to another runner", code="stale_claim")
+            columns: dict[str, Any] = {}
+            if results is not None:
+                columns = {
+                    "total_tests": results.total,
+                    "passed_tests": results.passed,
+                    "failed_tests": results.failed,
+                    "skipped_tests": results.skipped,
+                    "flaky_tests": results.flaky,
+                    "parsed": results.parsed,
+                    "coverage_percent": results.coverage_percent,
+                    "patch_coverage_percent": results.patch_coverage_percent,
+                }
+            columns |= {"shards_seen": 1 if results is not None else 0}
+            if sandbox_level is not None:
+                columns["sandbox_level"] = sandbox_level
+            moved = self.move(
+                judgement.state,
+                by=by,
+                reason=judgement.reason,
+                verb="complete gate",
+                working=True,
+                only_from=(self.State.RUNNING,),
+                state_reason=judgement.reason,
+                completed_at=NOW,
+                duration_seconds=duration_seconds,
+                exit_code=exit_code,
+                decision_passed=judgement.decision_passed,
+                decision_reason=judgement.reason,
+                decided_by=by.name,
+                decided_at=NOW,
+                verdicts=judgement.verdicts,
+                error_kind=judgement.error_kind,
+                output_tail=output_tail,
+                evidence=dict(evidence or {}),
+                **columns,
+            )
+            if results is not None:
+                TestResult.objects.keep(self, results)
+        return moved
+
+    def skip(self, reason: str, *, by: events.Actor) -> bool:
+        """pending, running -> skipped. It satisfies no requirement. Quiet. Raises ReasonRequired."""
+        reason = need_reason(reason)
+        reason = reason if reason.startswith("Skipped: ") else f"Skipped: {reason}"
+        return self.move(
+            self.State.SKIPPED,
+            by=by,
+            reason=reason,
+            verb="skip gate",
+            state_reason=reason,
+            skip_reason=reason,
+            skipped_by=by.name,
+            completed_at=NOW,
+            decision_passed=False,
+            decision_reason=reason,
+        )
+
+    def waive(self, reason: str, *, by: events.Actor, expires_at: Any = None) -> bool:
+        """A recorded permission to pass although it did not: no move. Quiet while one stands. Raises InvalidMove."""
+        reason = need_reason(reason)
+        with in_transaction():
+            current = GateRun.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
+            if current.state not in (self.State.FAILED, self.State.ERROR, self.State.SKIPPED):
+                raise InvalidMove(current, current.state, "waived", verb="waive gate", allowed=self.MOVES[current.state])
+            if current.is_waived:
+                return False
+            GateRun.objects.filter(pk=self.pk).update(
+                waived_at=ClockNow(), waived_by=by.name, waive_reason=reason, waiver_expires_at=expires_at
+            )
+            events.record(
+                "gate_run.waived", self, by=by, reason=reason, before={"waived_by": ""}, after={"waived_by": by.name}
+            )
+        self.refresh_from_db()
+        return True
+
+    def rerun(self, *, by: events.Actor) -> "GateRun":
+        """A new pending record with retry_of this one. Raises InvalidMove while this one is open."""
+        if self.state not in self.ENDED or self.gate is None:
+            raise InvalidMove(self, self.state, "pending", verb="rerun gate", allowed=self.MOVES[self.state])
+        return GateRun.objects.ask_for(
+            self.gate, self.tree_hash, by=by, patch=self.patch, item=self.queue_item, retry_of=self
+        )
+
+
+class TestResultQuerySet(models.QuerySet["TestResult"]):
+    """The words for keeping and asking about results."""
+
+    def visible_to(self, principal: Any) -> Self:
+        """The results of the projects in which `principal` may read."""
+        ids = principal.project_ids()
+        return self if ids is None else self.filter(gate_run__project__in=ids)
+
+    def keep(self, gate_run: GateRun, results: Results) -> int:
+        """Store what every test said, each attempt a row; returns how many."""
+        rows = [
+            TestResult(
+                gate_run=gate_run,
+                test_key=test.test_key,
+                name=test.name[:500],
+                classname=test.classname[:500],
+                file=test.file[:500],
+                attempt=test.attempt,
+                outcome=test.outcome,
+                duration_seconds=test.duration_seconds,
+                message=test.message.replace("\x00", "�"),
+                trace=test.trace.replace("\x00", "�"),
+            )
+            for test in results.tests
+        ]
+        return len(self.bulk_create(rows, batch_size=1000))
+
+
+@append_only
+class TestResult(Kept):
+    """What one attempt of one test said."""
+
+    __test__ = False  # not a test class, whatever its name begins with
+    NOUN = "test_result"
+
+    class Outcome(models.TextChoices):
+        PASS = "pass", _("pass")
+        FAIL = "fail", _("fail")
+        ERROR = "error", _("error")
+        SKIP = "skip", _("skip")
+        FLAKY_PASS = "flaky_pass", _("flaky pass")
+        INFRA = "infra", _("infrastructure")
+
+    gate_run = models.ForeignKey(GateRun, models.PROTECT, related_name="results")
+    test_key = models.CharField(max_length=1600)
+    name = models.CharField(max_length=500)
+    classname = models.CharField(max_length=500, blank=True)
+    file = models.CharField(max_length=500, blank=True)
+    attempt = models.PositiveSmallIntegerField(default=1)
+    outcome = models.CharField(max_length=10, choices=Outcome)
+    duration_seconds = models.DecimalField(max_digits=12, decimal_places=3, null=True)
+    message = models.TextField(blank=True)
+    trace = models.TextField(blank=True)
+
+    objects = TestResultQuerySet.as_manager()
+
+    class Meta:
+        indexes = [models.Index(fields=["gate_run", "outcome"], name="testresult_of_run")]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.outcome}"

@@ -1,0 +1,646 @@
+"""Patches: every change that a worker or a person proposes, from submission to what became of it."""
+
+import hashlib
+from datetime import timedelta
+from typing import Any, Self
+
+from django.conf import settings
+from django.contrib.postgres.indexes import GinIndex
+from django.db import models
+from django.db.models import F, Q
+from django.utils.translation import gettext_lazy as _
+
+from ledger import diff as diffs
+from ledger import git
+from pipeline import events
+from pipeline.clock import db_now
+from pipeline.ids import ULIDField, new_id
+from pipeline.models import ExecutionRequest, Phase, Project, PromptInstance, Run, StepAttempt, Task, User, Workstream
+from pipeline.questions import ask
+from pipeline.refusals import InvalidField, Refused, need_reason
+from pipeline.rows import Kept, append_only, in_transaction
+from pipeline.states import NOW, InvalidMove, Plus, Stateful, held_by_postgres
+
+UNIFIED_DIFF = "unified_diff"
+
+
+class PatchQuerySet(models.QuerySet["Patch"]):
+    """The words for submitting and asking about patches."""
+
+    def visible_to(self, principal: Any) -> Self:
+        """The patches of the projects in which `principal` may read; a worker's key sees its own workers' only."""
+        if principal.is_worker:
+            return self.filter(attempt__lease__worker__api_key=principal.id)
+        ids = principal.project_ids()
+        return self if ids is None else self.filter(project__in=ids)
+
+    def open(self) -> Self:
+        """On their way."""
+        return self.filter(state__in=Patch.OPEN)
+
+    def parked(self) -> Self:
+        """Set aside."""
+        return self.filter(state=Patch.State.QUARANTINED)
+
+    def final(self) -> Self:
+        """Nothing more becomes of them."""
+        return self.filter(state__in=Patch.FINAL)
+
+    def of(self, project: Project) -> Self:
+        """The patches of one project."""
+        return self.filter(project=project)
+
+    def touching(self, paths: list[str]) -> Self:
+        """Those that touch any of `paths`."""
+        return self.filter(files_touched__has_any_keys=paths)
+
+    def chain(self, chain_id: str) -> Self:
+        """Failure, repairs, replacement and reverse of one piece of work, oldest first."""
+        return self.filter(chain_id=chain_id).order_by("pk")
+
+    def expired_quarantine(self) -> Self:
+        """Set aside, and past the date until which somebody wanted to look at them."""
+        return self.parked().filter(quarantine_expires_at__lt=events.ClockNow())
+
+    def submit(
+        self,
+        *,
+        project: Project,
+        diff_text: str,
+        base_commit: str,
+        by: events.Actor,
+        summary: str = "",
+        attempt: StepAttempt | None = None,
+        user: User | None = None,
+        task: Task | None = None,
+        issue_ref: str = "",
+        replaces: "Patch | None" = None,
+        worker_id: str | None = None,
+    ) -> tuple["Patch", bool]:
+        """Enter a change in the ledger; answers the patch, and whether it is new.
+
+        The same content on the same base is answered with the patch that is there, and recorded as resubmitted. Raises
+        DiffRefused with its structural code, UnknownCommit `stale_base`, InvalidField. The caller has checked the lease.
+        """
+        if len(summary) > 512:
+            raise InvalidField("summary", "512 characters at most")
+        facts = diffs.parse(diff_text)
+        if project.custody == Project.Custody.MANAGED and not git.knows(project.mirror, base_commit):
+            raise git.UnknownCommit(f"Base commit {base_commit[:64] or '(none)'} is not known to the mirror of {project.key}")
+        base_tree = git.tree_of(project.mirror, base_commit) if project.custody == Project.Custody.MANAGED else ""
+        sha256 = hashlib.sha256(diff_text.encode()).hexdigest()
+        with in_transaction():
+            run = Run.objects.select_for_update(no_key=True).get(pk=attempt.run_id) if attempt else None
+            known = self.filter(project=project, base_commit=base_commit, sha256=sha256).exclude(
+                state__in=[Patch.State.DROPPED, Patch.State.ROLLED_BACK]
+            ).first()
+            if known is not None:
+                events.record("patch.resubmitted", known, by=by, data={"attempt": attempt and attempt.pk})
+                return known, False
+            task = attempt.task if attempt else task
+            replaces = replaces or (self._to_repair(task) if task else None)
+            patch = Patch(
+                project=project,
+                phase=run and run.phase,
+                workstream=run and run.workstream,
+                run=run,
+                task=task,
+                attempt=attempt,
+                request=attempt and attempt.request,
+                prompt=attempt and attempt.prompt,
+                custody=project.custody,
+                target_branch=project.default_branch,
+                base_commit=base_commit,
+                base_tree=base_tree,
+                tool=attempt.tool.key if attempt and attempt.tool else "",
+                author_user=user,
+                author_worker_id=worker_id,
+                author_name=by.name,
+                summary=summary,
+                issue_ref=issue_ref,
+                sha256=sha256,
+                files_touched={change.path: change.kind for change in facts.files},
+                line_insertions=facts.insertions,
+                line_deletions=facts.deletions,
+                hunks=facts.hunks,
+                replaces=replaces,
+                chain_id=replaces.chain_id if replaces else new_id(),
+            )
+            patch.save(force_insert=True)
+            PatchContent(patch=patch, diff_text=diff_text, sha256=sha256, byte_size=len(diff_text.encode())).save(
+                force_insert=True
+            )
+            patch.born(by=by, reason="Initial creation")
+            if run is not None:
+                Run.objects.filter(pk=run.pk).update(count_patches_created=F("count_patches_created") + 1)
+        return patch, True
+
+    def _to_repair(self, task: Task) -> "Patch | None":
+        """The newest patch of the task that failed: what a new one replaces."""
+        return self.filter(task=task, state=Patch.State.APPLY_FAILED).order_by("-pk").first()
+
+
+@held_by_postgres
+class Patch(Stateful):
+    """A change, and what became of it.
+
+        initial -> created -> validated -> queued -> applied -> verified -> committed
+        created, queued, applied -> apply_failed -> validated | queued
+        applied, verified -> rolled_back | (⚿ rebase) queued
+        anything open -> quarantined | dropped
+        quarantined -> dropped | (⚿ release) created
+        committed -> (⚿ reverse_landed) rolled_back
+
+    The ledger validates it against its base, builds the candidate commit in the mirror, the gates judge that tree, and
+    the branch moves to exactly what was tested.
+    """
+
+    NOUN = "patch"
+
+    class State(models.TextChoices):
+        CREATED = "created", _("created")
+        VALIDATED = "validated", _("validated")
+        QUEUED = "queued", _("queued")
+        APPLIED = "applied", _("applied")
+        APPLY_FAILED = "apply_failed", _("apply failed")
+        VERIFIED = "verified", _("verified")
+        COMMITTED = "committed", _("committed")
+        ROLLED_BACK = "rolled_back", _("rolled back")
+        QUARANTINED = "quarantined", _("quarantined")
+        DROPPED = "dropped", _("dropped")
+
+    MOVES = {
+        State.CREATED: {State.VALIDATED, State.APPLY_FAILED, State.QUARANTINED, State.DROPPED},
+        State.VALIDATED: {State.QUEUED, State.QUARANTINED, State.DROPPED},
+        State.QUEUED: {State.APPLIED, State.APPLY_FAILED, State.QUARANTINED, State.DROPPED},
+        State.APPLIED: {
+            State.VERIFIED,
+            State.APPLY_FAILED,
+            State.ROLLED_BACK,
+            State.QUARANTINED,
+            State.DROPPED,
+        },
+        State.APPLY_FAILED: {State.VALIDATED, State.QUEUED, State.QUARANTINED, State.DROPPED},
+        State.VERIFIED: {State.COMMITTED, State.ROLLED_BACK, State.QUARANTINED, State.DROPPED},
+        State.COMMITTED: set(),
+        State.ROLLED_BACK: set(),
+        State.QUARANTINED: {State.DROPPED},
+        State.DROPPED: set(),
+    }
+    KEYED = {
+        (State.APPLIED, State.QUEUED): "rebase",
+        (State.VERIFIED, State.QUEUED): "rebase",
+        (State.QUARANTINED, State.CREATED): "release",
+        (State.COMMITTED, State.ROLLED_BACK): "reverse_landed",
+    }
+    KINDS = {
+        (State.APPLIED, State.QUEUED): "patch.requeued",
+        (State.VERIFIED, State.QUEUED): "patch.requeued",
+        (State.QUARANTINED, State.CREATED): "patch.released",
+    }
+    INITIAL = {State.CREATED}
+    OPEN = (
+        State.CREATED,
+        State.VALIDATED,
+        State.QUEUED,
+        State.APPLIED,
+        State.APPLY_FAILED,
+        State.VERIFIED,
+    )
+    IN_QUEUE = (State.QUEUED, State.APPLIED, State.VERIFIED)
+    FINAL = (State.COMMITTED, State.ROLLED_BACK, State.DROPPED)
+
+    ledger_id = ULIDField(unique=True, default=new_id, editable=False)
+    project = models.ForeignKey(Project, models.PROTECT, related_name="patches")
+    phase = models.ForeignKey(Phase, models.PROTECT, null=True, related_name="patches")
+    workstream = models.ForeignKey(Workstream, models.PROTECT, null=True, related_name="patches")
+    run = models.ForeignKey(Run, models.PROTECT, null=True, related_name="patches")
+    task = models.ForeignKey(Task, models.PROTECT, null=True, related_name="patches")
+    attempt = models.ForeignKey(StepAttempt, models.PROTECT, null=True, related_name="patches")
+    request = models.ForeignKey(ExecutionRequest, models.PROTECT, null=True, related_name="patches")
+    prompt = models.ForeignKey(PromptInstance, models.PROTECT, null=True, related_name="patches")
+    custody = models.CharField(max_length=8)
+    target_branch = models.CharField(max_length=255)
+    base_commit = models.CharField(max_length=64, blank=True)
+    base_tree = models.CharField(max_length=64, blank=True)
+    tool = models.CharField(max_length=64, blank=True)
+    author_user = models.ForeignKey(User, models.PROTECT, null=True, related_name="patches")
+    author_worker_id = ULIDField(null=True)
+    author_name = models.CharField(max_length=200)
+    summary = models.CharField(max_length=512, blank=True)
+    issue_ref = models.CharField(max_length=200, blank=True)
+    metadata = models.JSONField(default=dict)
+    sha256 = models.CharField(max_length=64)
+    files_touched = models.JSONField(default=dict)
+    line_insertions = models.PositiveIntegerField(default=0)
+    line_deletions = models.PositiveIntegerField(default=0)
+    hunks = models.PositiveIntegerField(default=0)
+    binary_files = models.PositiveIntegerField(default=0)
+    state = models.CharField(max_length=12, choices=State, default=State.CREATED)
+    state_reason = models.TextField(blank=True)
+    committed_at = models.DateTimeField(null=True)
+    format_ok = models.BooleanField(default=False)
+    scope_ok = models.BooleanField(default=False)
+    constraints_ok = models.BooleanField(default=False)
+    tests_ran = models.BooleanField(default=False)
+    tests_passed = models.BooleanField(default=False)
+    validation_errors = models.JSONField(default=list)
+    findings = models.JSONField(default=list)
+    policy_snapshot = models.JSONField(default=dict)
+    attempts = models.PositiveIntegerField(default=0)
+    reapplies = models.PositiveIntegerField(default=0)
+    last_attempt_at = models.DateTimeField(null=True)
+    last_error_code = models.CharField(max_length=64, blank=True)
+    last_error_message = models.TextField(blank=True)
+    workspace_path = models.TextField(blank=True)
+    applied_files = models.JSONField(default=list)
+    candidate_tree = models.CharField(max_length=64, blank=True)
+    tested_tree = models.CharField(max_length=64, blank=True)
+    tested_parent = models.CharField(max_length=64, blank=True)
+    landing_commit = models.CharField(max_length=64, blank=True)
+    commit_sha = models.CharField(max_length=64, blank=True)
+    committed_tree = models.CharField(max_length=64, blank=True)
+    quarantine_reason = models.TextField(blank=True)
+    quarantine_path = models.TextField(blank=True)
+    quarantined_at = models.DateTimeField(null=True)
+    quarantine_owner = models.CharField(max_length=200, blank=True)
+    quarantine_expires_at = models.DateTimeField(null=True)
+    replaces = models.ForeignKey("self", models.PROTECT, null=True, related_name="replaced_by")
+    rollback_of = models.ForeignKey("self", models.PROTECT, null=True, related_name="reversed_by")
+    chain_id = ULIDField()
+    depends_on = models.ManyToManyField("self", symmetrical=False, related_name="needed_by")
+
+    objects = PatchQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "base_commit", "sha256"],
+                condition=~Q(sha256="") & ~Q(state__in=["dropped", "rolled_back"]),
+                name="patch_once_per_base",
+            ),
+            models.CheckConstraint(
+                name="patch_quarantined_has_reason",
+                condition=~Q(state="quarantined")
+                | (~Q(quarantine_reason="") & Q(quarantined_at__isnull=False) & ~Q(quarantine_owner="")),
+            ),
+            models.CheckConstraint(
+                name="patch_valid_before_queue",
+                condition=~Q(state__in=["validated", "queued", "applied", "verified", "committed"])
+                | Q(format_ok=True, scope_ok=True, constraints_ok=True),
+            ),
+            models.CheckConstraint(
+                name="patch_tested_before_commit",
+                condition=~Q(state__in=["verified", "committed"]) | Q(tests_ran=True, tests_passed=True),
+            ),
+            models.CheckConstraint(
+                name="patch_committed_is_what_was_tested",
+                condition=~Q(state="committed", custody="managed")
+                | (~Q(commit_sha="") & ~Q(tested_tree="") & Q(committed_tree=F("tested_tree"))),
+            ),
+            models.CheckConstraint(
+                name="patch_committed_has_time", condition=~Q(state="committed") | Q(committed_at__isnull=False)
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["project", "-id"], name="patch_of_project"),
+            models.Index(fields=["run"], name="patch_of_run"),
+            models.Index(fields=["task", "-id"], name="patch_of_task"),
+            models.Index(fields=["chain_id"], name="patch_chain"),
+            models.Index(
+                fields=["state"],
+                name="patch_open",
+                condition=Q(state__in=["created", "validated", "queued", "applied", "apply_failed", "verified"]),
+            ),
+            GinIndex(fields=["files_touched"], name="patch_paths"),
+        ]
+
+    def __str__(self) -> str:
+        return f"patch {self.pk}"
+
+    def correlation(self) -> dict[str, str | None]:
+        """Events about a patch belong to it, its attempt, task, run and project."""
+        return {
+            "project_id": self.project_id,
+            "workstream_id": self.workstream_id,
+            "run_id": self.run_id,
+            "task_id": self.task_id,
+            "step_id": self.attempt_id,
+            "worker_id": self.author_worker_id,
+            "patch_id": self.pk,
+        }
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether format, scope and constraints were all found in order."""
+        return self.format_ok and self.scope_ok and self.constraints_ok
+
+    @property
+    def max_apply_attempts(self) -> int:
+        """How often it may be tried to apply."""
+        return int(self.policy_snapshot.get("max_apply_attempts", settings.SIGNALBOX_MAX_APPLY_ATTEMPTS))
+
+    def note_validation(self, findings: dict[str, Any], *, by: events.Actor) -> bool:
+        """created, apply_failed -> validated; or created -> apply_failed, quarantined or dropped, as the policy routes.
+
+        `findings` are those of `validation.judge`: three flags, the errors, the policy's snapshot and the route of a
+        failure. From apply_failed a failing result stores the flags and stays.
+        """
+        columns = {
+            name: findings[name]
+            for name in ("format_ok", "scope_ok", "constraints_ok", "validation_errors", "findings", "policy_snapshot")
+        }
+        with in_transaction():
+            current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
+            if current.state not in (self.State.CREATED, self.State.APPLY_FAILED):
+                raise InvalidMove(current, current.state, "validated", verb="validate", allowed=self.MOVES[current.state])
+            if all(findings[name] for name in ("format_ok", "scope_ok", "constraints_ok")):
+                return self.move(
+                    self.State.VALIDATED, by=by, verb="validate", working=True, **columns, last_error_code="", last_error_message=""
+                )
+            message = "; ".join(error["message"] for error in findings["validation_errors"])[:2000]
+            code = findings["validation_errors"][0]["code"]
+            if current.state == self.State.APPLY_FAILED:
+                Patch.objects.filter(pk=self.pk).update(**columns, last_error_code=code, last_error_message=message)
+                events.record("patch.revalidation_failed", self, by=by, reason=message)
+                self.refresh_from_db()
+                return False
+            route = findings.get("route", "apply_failed")
+            if route == "quarantined":
+                Patch.objects.filter(pk=self.pk).update(**columns)
+                return self.quarantine(message, by=by)
+            if route == "dropped":
+                Patch.objects.filter(pk=self.pk).update(**columns)
+                return self.drop(message, by=by)
+            return self.move(
+                self.State.APPLY_FAILED,
+                by=by,
+                reason=message,
+                verb="validate",
+                working=True,
+                data={"stage": "validation", "code": code},
+                state_reason=message,
+                last_error_code=code,
+                last_error_message=message,
+                **columns,
+            )
+
+    def queue(self, *, by: events.Actor) -> bool:
+        """validated, apply_failed -> queued, with an item at the tail of its branch's queue.
+
+        Raises InvalidMove, Refused `validation_incomplete`, `attempts_exhausted`, `reviews_missing`.
+        """
+        from ledger.models.queue import MergeQueue
+
+        with in_transaction():
+            queue = None
+            if self.custody == Project.Custody.MANAGED:
+                queue = MergeQueue.objects.select_for_update(no_key=True).get(
+                    project=self.project_id, target_branch=self.target_branch
+                )
+            current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
+            if current.state not in (self.State.VALIDATED, self.State.APPLY_FAILED):
+                raise InvalidMove(current, current.state, "queued", verb="queue", allowed=self.MOVES[current.state])
+            if not current.is_valid:
+                raise Refused("Cannot queue: the validation is incomplete", code="validation_incomplete")
+            if current.attempts >= current.max_apply_attempts:
+                raise Refused(
+                    f"Cannot queue: {current.attempts} of {current.max_apply_attempts} attempts are used up",
+                    code="attempts_exhausted",
+                )
+            needed = int(current.policy_snapshot.get("min_reviewers", 0))
+            if needed:
+                raise Refused(f"Cannot queue: {needed} review(s) are missing", code="reviews_missing", missing=needed)
+            moved = self.move(
+                self.State.QUEUED, by=by, verb="queue", working=True, tests_ran=False, tests_passed=False, state_reason=""
+            )
+            if queue is not None:
+                queue.take_in(self, by=by)
+        return moved
+
+    def note_applied(
+        self, *, by: events.Actor, candidate_tree: str, files: list[str], again: bool = False, only_from: Any = None
+    ) -> bool:
+        """queued -> applied: its candidate stands. `again` when the queue had taken it back, which counts as a reapply."""
+        counted = {"reapplies": Plus(1)} if again else {"attempts": Plus(1)}
+        with in_transaction():
+            moved = self.move(
+                self.State.APPLIED,
+                by=by,
+                verb="apply",
+                working=True,
+                last_attempt_at=NOW,
+                last_error_code="",
+                last_error_message="",
+                candidate_tree=candidate_tree,
+                applied_files=files,
+                **counted,
+            )
+            if self.run_id:
+                Run.objects.filter(pk=self.run_id).update(count_patches_applied=F("count_patches_applied") + 1)
+        return moved
+
+    def fail(self, stage: str, code: str, message: str, *, by: events.Actor, tests_ran: bool | None = None) -> bool:
+        """queued, applied -> apply_failed at `stage` apply, verify or evicted, with what went wrong."""
+        sources = {"apply": ("queued",), "verify": ("applied",), "evicted": ("queued", "applied")}[stage]
+        columns: dict[str, Any] = {"tests_ran": tests_ran} if tests_ran is not None else {}
+        if stage == "apply":
+            columns["attempts"] = Plus(1)
+        return self.move(
+            self.State.APPLY_FAILED,
+            by=by,
+            reason=message,
+            verb="verify" if stage == "verify" else "apply",
+            working=True,
+            only_from=sources,
+            data={"stage": stage, "code": code},
+            state_reason=message,
+            last_attempt_at=NOW,
+            last_error_code=code,
+            last_error_message=message[:8000],
+            tests_passed=False,
+            **columns,
+        )
+
+    def verify(self, *, by: events.Actor, tested_tree: str, tested_parent: str) -> bool:
+        """applied -> verified: every required gate passed for exactly this tree on this parent."""
+        return self.move(
+            self.State.VERIFIED,
+            by=by,
+            verb="verify",
+            working=True,
+            tests_ran=True,
+            tests_passed=True,
+            tested_tree=tested_tree,
+            tested_parent=tested_parent,
+        )
+
+    def rebase(self, *, by: events.Actor, reason: str) -> bool:
+        """applied, verified -> queued: the commit that it was built on is no longer the one to build on."""
+        return self.move(
+            self.State.QUEUED,
+            by=by,
+            reason=reason,
+            key="rebase",
+            verb="rebase",
+            working=True,
+            only_from=(self.State.APPLIED, self.State.VERIFIED),
+            candidate_tree="",
+            tested_tree="",
+            tested_parent="",
+            landing_commit="",
+            tests_ran=False,
+            tests_passed=False,
+        )
+
+    def must_be_committable(self) -> None:
+        """The commit guard (domain.md §2.3.1). Raises Refused with the code of what is missing."""
+        if not (self.is_valid and self.tests_ran and self.tests_passed):
+            raise Refused("Cannot commit: tests have not passed", code="tests_not_passed")
+        if self.depends_on.exclude(state=self.State.COMMITTED).exists():
+            raise Refused("Cannot commit: a patch that it depends on has not landed", code="gates_not_satisfied")
+        for objection in ask("patch.commit", patch=self):
+            raise Refused(f"Cannot commit: {objection}", code="gates_not_satisfied")
+
+    def begin_landing(self, commit: str, *, by: events.Actor) -> None:
+        """Note which commit is about to land, before the branch moves: what recovery after a crash looks for."""
+        with in_transaction():
+            current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
+            if current.state != self.State.VERIFIED:
+                raise InvalidMove(current, current.state, "committed", verb="commit", allowed=self.MOVES[current.state])
+            current.must_be_committable()
+            Patch.objects.filter(pk=self.pk).update(landing_commit=commit)
+            events.record("patch.landing", self, by=by, data={"commit": commit})
+        self.landing_commit = commit
+
+    def commit(self, commit_sha: str, tree: str, *, by: events.Actor) -> bool:
+        """verified -> committed, and what it replaces is dropped as superseded. Raises Refused `tree_mismatch`."""
+        with in_transaction():
+            current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
+            if current.custody == Project.Custody.MANAGED and tree != current.tested_tree:
+                raise Refused(
+                    f"Cannot commit: tree {tree} is not the tested tree {current.tested_tree}", code="tree_mismatch"
+                )
+            moved = self.move(
+                self.State.COMMITTED,
+                by=by,
+                verb="commit",
+                working=True,
+                commit_sha=commit_sha,
+                committed_tree=tree,
+                committed_at=NOW,
+                landing_commit=commit_sha,
+            )
+            if self.replaces_id:
+                self.replaces.supersede(by=by, winner=self)
+        return moved
+
+    def supersede(self, *, by: events.Actor, winner: "Patch") -> None:
+        """Drop this patch, and what it replaced in turn, because `winner` landed in its place."""
+        if self.state not in self.FINAL:
+            self.drop(f"superseded by {winner.pk}", by=by)
+        if self.replaces_id:
+            self.replaces.supersede(by=by, winner=winner)
+
+    def quarantine(
+        self,
+        reason: str,
+        *,
+        by: events.Actor,
+        owner: str = "approvers",
+        path: str = "",
+        expires_after: timedelta | None = None,
+    ) -> bool:
+        """Set it aside with a reason, an owner and an expiry, out of its queue. Quiet."""
+        reason = need_reason(reason)
+        with in_transaction():
+            self._leave_queue(by, reason)
+            return self.move(
+                self.State.QUARANTINED,
+                by=by,
+                reason=reason,
+                verb="quarantine",
+                state_reason=reason,
+                quarantine_reason=reason,
+                quarantine_path=path,
+                quarantine_owner=owner,
+                quarantined_at=NOW,
+                quarantine_expires_at=db_now() + (expires_after or timedelta(days=settings.SIGNALBOX_QUARANTINE_DAYS)),
+            )
+
+    def release(self, *, by: events.Actor, reason: str) -> bool:
+        """quarantined -> created with its flags cleared: the full validation runs again."""
+        return self.move(
+            self.State.CREATED,
+            by=by,
+            reason=need_reason(reason),
+            key="release",
+            verb="release",
+            only_from=(self.State.QUARANTINED,),
+            state_reason="",
+            format_ok=False,
+            scope_ok=False,
+            constraints_ok=False,
+            tests_ran=False,
+            tests_passed=False,
+            candidate_tree="",
+            tested_tree="",
+            tested_parent="",
+            landing_commit="",
+            quarantine_reason="",
+            quarantine_path="",
+            quarantine_owner="",
+            quarantined_at=None,
+            quarantine_expires_at=None,
+        )
+
+    def drop(self, reason: str, *, by: events.Actor) -> bool:
+        """Close it for good, out of its queue. Quiet. Raises ReasonRequired, InvalidMove."""
+        reason = need_reason(reason)
+        with in_transaction():
+            self._leave_queue(by, reason)
+            return self.move(
+                self.State.DROPPED,
+                by=by,
+                reason=reason,
+                verb="drop",
+                state_reason=reason,
+                quarantine_reason="",
+                quarantine_path="",
+                quarantine_owner="",
+                quarantined_at=None,
+                quarantine_expires_at=None,
+            )
+
+    def _leave_queue(self, by: events.Actor, reason: str) -> None:
+        """Withdraw its live queue item; the queue's row is locked first, in the house's order."""
+        from ledger.models.queue import MergeQueue, QueueItem
+
+        if self.custody != Project.Custody.MANAGED:
+            return
+        MergeQueue.objects.select_for_update(no_key=True).filter(
+            project=self.project_id, target_branch=self.target_branch
+        ).first()
+        current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
+        if current.landing_commit and current.state == self.State.VERIFIED:
+            raise Refused(f"Patch {self.pk} is landing right now; ask again when it has", code="invalid_move", state="verified")
+        for item in QueueItem.objects.live().filter(patch=self).order_by("pk"):
+            item.withdraw(by=by, reason=reason)
+
+
+@append_only
+class PatchContent(Kept):
+    """A patch's text as it came, immutable. Apart from its patch, so that no list loads it."""
+
+    NOUN = "patch_content"
+
+    patch = models.OneToOneField(Patch, models.PROTECT, related_name="content")
+    diff_text = models.TextField()
+    format = models.CharField(max_length=16, default=UNIFIED_DIFF)
+    sha256 = models.CharField(max_length=64)
+    patch_id_git = models.CharField(max_length=64, blank=True)
+    byte_size = models.PositiveIntegerField()
+
+    def __str__(self) -> str:
+        return f"content of {self.patch_id}"
+

@@ -1,0 +1,122 @@
+"""Patch policies: what a patch may be, in layers from the installation to one task, each tightening the wider."""
+
+from typing import Any, Self
+
+from django.db import models
+from django.db.models import Q
+from django.utils.translation import gettext_lazy as _
+
+from pipeline.constraints import Layer, flatten, resolve
+from pipeline.definitions import Definition, DefinitionQuerySet
+from pipeline.models import Phase, Project, Task, Workstream
+from pipeline.refusals import InvalidField
+from pipeline.rows import versioned
+
+
+class PatchPolicyQuerySet(DefinitionQuerySet["PatchPolicy"]):
+    """The words for asking about policies."""
+
+    def visible_to(self, principal: Any) -> Self:
+        """Those of the projects in which `principal` may read, and the installation's own."""
+        ids = principal.project_ids()
+        if ids is None:
+            return self
+        return self.filter(
+            Q(level="global")
+            | Q(project__in=ids)
+            | Q(phase__project__in=ids)
+            | Q(workstream__phase__project__in=ids)
+            | Q(task__run__project__in=ids)
+        )
+
+    def covering(self, project: Project, phase: Phase | None, workstream: Workstream | None, task: Task | None) -> list["PatchPolicy"]:
+        """The enabled policies over this place, wide to narrow."""
+        rows = self.filter(enabled=True).filter(
+            Q(level="global")
+            | Q(level="project", project=project)
+            | Q(level="phase", phase=phase)
+            | Q(level="workstream", workstream=workstream)
+            | Q(level="task", task=task)
+        )
+        order = list(PatchPolicy.Level.values)
+        return sorted((row for row in rows if row.has_target), key=lambda row: (order.index(row.level), row.pk))
+
+
+@versioned
+class PatchPolicy(Definition):
+    """One layer of what a patch may be. An absent field inherits; a looser one than the wider layer's is refused."""
+
+    NOUN = "policy"
+
+    class Level(models.TextChoices):
+        GLOBAL = "global", _("installation")
+        PROJECT = "project", _("project")
+        PHASE = "phase", _("phase")
+        WORKSTREAM = "workstream", _("workstream")
+        TASK = "task", _("task")
+
+    level = models.CharField(max_length=10, choices=Level)
+    project = models.ForeignKey(Project, models.CASCADE, null=True, blank=True, related_name="policies")
+    phase = models.ForeignKey(Phase, models.CASCADE, null=True, blank=True, related_name="policies")
+    workstream = models.ForeignKey(Workstream, models.CASCADE, null=True, blank=True, related_name="policies")
+    task = models.ForeignKey(Task, models.CASCADE, null=True, blank=True, related_name="policies")
+    enabled = models.BooleanField(default=True)
+    constraints = models.JSONField(default=dict)
+
+    objects = PatchPolicyQuerySet.as_manager()
+
+    class Meta:
+        verbose_name_plural = "patch policies"
+        constraints = [
+            models.CheckConstraint(
+                name="policy_names_its_target",
+                condition=Q(level="global", project=None, phase=None, workstream=None, task=None)
+                | Q(level="project", project__isnull=False, phase=None, workstream=None, task=None)
+                | Q(level="phase", project=None, phase__isnull=False, workstream=None, task=None)
+                | Q(level="workstream", project=None, phase=None, workstream__isnull=False, task=None)
+                | Q(level="task", project=None, phase=None, workstream=None, task__isnull=False),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"policy of {self.level} {self.target or ''}".strip()
+
+    @property
+    def target(self) -> Project | Phase | Workstream | Task | None:
+        """What it is over; None for the installation."""
+        return None if self.level == self.Level.GLOBAL else getattr(self, self.level)
+
+    @property
+    def has_target(self) -> bool:
+        """Whether it is over the installation or names what it is over."""
+        return self.level == self.Level.GLOBAL or self.target is not None
+
+    def place(self) -> tuple[Project | None, Phase | None, Workstream | None, Task | None]:
+        """The project, phase, workstream and task in which its target lies."""
+        task = self.task
+        workstream = self.workstream or (task.run.workstream if task else None)
+        phase = self.phase or (workstream.phase if workstream else task.run.phase if task else None)
+        return self.project or (phase.project if phase else None), phase, workstream, task
+
+    def layer(self) -> Layer:
+        """This policy as a layer of the resolver."""
+        return Layer(f"{self.level} policy", flatten(self.constraints))
+
+    def correlation(self) -> dict[str, str | None]:
+        """Events about a policy belong to the project it is in."""
+        project, _phase, workstream, task = self.place()
+        return {
+            "project_id": project and project.pk,
+            "workstream_id": workstream and workstream.pk,
+            "task_id": task and task.pk,
+        }
+
+    def check_rules(self) -> None:
+        """Its target is named and its constraints are no looser than those of the wider layers."""
+        if not self.has_target:
+            raise InvalidField(self.level, f"a policy of level {self.level} names its {self.level}")
+        project, phase, workstream, task = self.place()
+        wider = [row for row in PatchPolicy.objects.covering(project, phase, workstream, task) if row.pk != self.pk]  # type: ignore[arg-type]
+        order = list(self.Level.values)
+        layers = [row.layer() for row in wider if order.index(row.level) < order.index(self.level)]
+        resolve([*layers, self.layer()])

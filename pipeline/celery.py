@@ -1,0 +1,61 @@
+"""The Celery app and the beat schedule: what is done again and again, how often, and why."""
+
+import os
+import warnings
+from typing import Any, NamedTuple
+
+import structlog
+from celery import Celery
+from celery.exceptions import SecurityWarning
+from celery.signals import setup_logging, task_postrun, task_prerun
+from django.db import close_old_connections
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "pipeline.settings")
+
+
+# Celery warns every worker of root. What it fears is pickle, and CELERY_ACCEPT_CONTENT takes JSON only.
+warnings.filterwarnings("ignore", category=SecurityWarning)
+
+
+class Every(NamedTuple):
+    """One line of the schedule: a task's name, its period, and the reason for both."""
+
+    seconds: float
+    task: str
+    because: str
+
+
+# One line for each periodic task, in the order in which a reader should meet them:
+#     Every(5, "workers.tasks.sweep", "a dead worker's task goes back within one sweep"),
+SCHEDULE: list[Every] = []
+
+app = Celery("signalbox")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.conf.beat_schedule = {
+    line.task: {
+        "task": line.task,
+        "schedule": line.seconds,
+        # A wake-up that nobody took in time is worth nothing: the next one says the same.
+        "options": {"expires": max(line.seconds * 2, 10.0)},
+    }
+    for line in SCHEDULE
+}
+app.autodiscover_tasks()
+
+
+@setup_logging.connect
+def keep_django_logging(**_: Any) -> None:
+    """Leaves logging as the settings configured it; without a receiver Celery would install its own handlers."""
+
+
+@task_prerun.connect
+def refresh_connections(task_id: str, task: Any, **_: Any) -> None:
+    """Drops connections that a restart of PostgreSQL killed, and names the task in every log line."""
+    close_old_connections()
+    structlog.contextvars.bind_contextvars(task_id=task_id, task=task.name)
+
+
+@task_postrun.connect
+def forget_task(**_: Any) -> None:
+    """The next task's log lines must not carry this one's name."""
+    structlog.contextvars.clear_contextvars()

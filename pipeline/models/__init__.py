@@ -1,0 +1,36 @@
+"""The nouns that every app shares: projects and plans, runs and tasks, tools, holds, keys, and the log of what happened."""
+
+from pipeline.events import Event, EventEpoch, EventStream
+from pipeline.models.attempt import ExecutionRequest, PromptInstance, StepAttempt
+from pipeline.models.hold import Hold
+from pipeline.models.key import ApiKey, StoredAnswer
+from pipeline.models.plan import Phase, Workstream
+from pipeline.models.project import ROLES, Membership, Project, User
+from pipeline.models.run import Run
+from pipeline.models.task import Task, TaskDependency
+from pipeline.models.tick import Tick
+from pipeline.models.tool import RoutingDecision, Tool
+
+__all__ = [
+    "ROLES",
+    "ApiKey",
+    "Event",
+    "EventEpoch",
+    "EventStream",
+    "ExecutionRequest",
+    "Hold",
+    "Membership",
+    "Phase",
+    "Project",
+    "PromptInstance",
+    "RoutingDecision",
+    "Run",
+    "StepAttempt",
+    "StoredAnswer",
+    "Task",
+    "TaskDependency",
+    "Tick",
+    "Tool",
+    "User",
+    "Workstream",
+]

@@ -1,0 +1,143 @@
+"""What every row has, and the database guards that any table may carry: versions, append-only, coded errors."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, TypeVar
+
+import pgtrigger
+from django.db import connection, models, transaction
+
+from pipeline.clock import ClockNow
+from pipeline.ids import ULIDField, new_id
+
+M = TypeVar("M", bound=type[models.Model])
+
+SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+class Kept(models.Model):
+    """A row that is written once: a ULID and the time of its birth by the database's clock."""
+
+    NOUN: ClassVar[str] = ""
+
+    id = ULIDField(primary_key=True, default=new_id, editable=False)
+    created_at = models.DateTimeField(db_default=ClockNow(), editable=False)
+
+    class Meta:
+        abstract = True
+
+    def correlation(self) -> dict[str, str | None]:
+        """The ids that every event about this row carries (`project_id`, `run_id` …)."""
+        return {}
+
+    @classmethod
+    def noun(cls) -> str:
+        """The word for this row in events, codes and messages."""
+        return cls.NOUN or cls._meta.model_name or ""
+
+
+class Row(Kept):
+    """A row that changes: `version` and `updated_at` are raised by PostgreSQL, so that no bulk update forgets them."""
+
+    updated_at = models.DateTimeField(db_default=ClockNow(), editable=False)
+    version = models.PositiveIntegerField(db_default=1, editable=False)
+
+    class Meta:
+        abstract = True
+
+
+class Guard(pgtrigger.Trigger):
+    """A trigger that refuses with SQLSTATE 23514, so that Django raises IntegrityError naming this guard."""
+
+    def refuse(self, message: str, *arguments: str) -> str:
+        """The statement that refuses with `message`, whose `%` are filled from the SQL `arguments`."""
+        given = "".join(f", {argument}" for argument in arguments)
+        return (
+            f"RAISE EXCEPTION '{message}'{given} "
+            f"USING ERRCODE = 'check_violation', TABLE = TG_TABLE_NAME, CONSTRAINT = '{self.name}';"
+        )
+
+
+class RaiseVersion(pgtrigger.Trigger):
+    """BEFORE UPDATE: raises `version` and `updated_at`, unless only columns in `quiet` have changed."""
+
+    when = pgtrigger.Before
+    operation = pgtrigger.Update
+    func = "NEW.version = OLD.version + 1; NEW.updated_at = clock_timestamp(); RETURN NEW;"
+
+    def __init__(self, *, quiet: Sequence[str] = (), **kwargs: Any) -> None:
+        super().__init__(name="raise_version", **kwargs)
+        self.quiet = tuple(quiet)
+
+    def get_condition(self, model: type[models.Model]) -> pgtrigger.Condition:
+        """True when any column but the quiet ones has changed."""
+        columns = [
+            field.column for field in model._meta.fields if field.name not in {*self.quiet, "version", "updated_at"}
+        ]
+        return pgtrigger.Condition(" OR ".join(f'OLD."{name}" IS DISTINCT FROM NEW."{name}"' for name in columns))
+
+
+class Immutable(Guard):
+    """BEFORE UPDATE: the columns named (or all but `except_for`) keep what they were born with."""
+
+    when = pgtrigger.Before
+    operation = pgtrigger.Update
+
+    def __init__(self, *, name: str, fields: Sequence[str] = (), except_for: Sequence[str] = ()) -> None:
+        super().__init__(name=name)
+        self.fields, self.except_for = tuple(fields), tuple(except_for)
+
+    def get_func(self, model: type[models.Model]) -> str:
+        """Refuse when one of the guarded columns differs."""
+        names = self.fields or [f.name for f in model._meta.fields if f.name not in self.except_for]
+        columns = [model._meta.get_field(name).column for name in names]
+        differs = " OR ".join(f'OLD."{column}" IS DISTINCT FROM NEW."{column}"' for column in columns)
+        refuse = self.refuse("Cannot change %: these columns are written once", "TG_TABLE_NAME")
+        return f"IF {differs} THEN {refuse} END IF; RETURN NEW;"
+
+
+class NoDelete(Guard):
+    """BEFORE DELETE: rows stay."""
+
+    when = pgtrigger.Before
+    operation = pgtrigger.Delete
+
+    def get_func(self, model: type[models.Model]) -> str:
+        """Refuse."""
+        return self.refuse("Cannot delete from %: its rows are kept", "TG_TABLE_NAME")
+
+
+class NoTruncate(Guard):
+    """BEFORE TRUNCATE, which row triggers do not see; let through where the server was started for tests."""
+
+    level = pgtrigger.Statement
+    when = pgtrigger.Before
+    operation = pgtrigger.Truncate
+
+    def get_func(self, model: type[models.Model]) -> str:
+        """Refuse, unless `signalbox.allow_truncate` is on."""
+        refuse = self.refuse("Cannot truncate %: its rows are kept", "TG_TABLE_NAME")
+        return f"IF current_setting('signalbox.allow_truncate', true) IS DISTINCT FROM 'on' THEN {refuse} END IF; RETURN NULL;"
+
+
+def versioned(model: M) -> M:
+    """Class decorator: PostgreSQL raises this model's `version` and `updated_at` with every change."""
+    return pgtrigger.register(RaiseVersion())(model)
+
+
+def append_only(model: M) -> M:
+    """Class decorator: this model's rows are never changed, deleted or truncated, whoever asks."""
+    return pgtrigger.register(
+        Immutable(name="written_once"), NoDelete(name="never_deleted"), NoTruncate(name="never_truncated")
+    )(model)
+
+
+@contextmanager
+def in_transaction() -> Iterator[None]:
+    """The caller's transaction when there is one (no savepoint: nothing here is undone alone), else a new one."""
+    if connection.in_atomic_block:
+        yield
+    else:
+        with transaction.atomic():
+            yield

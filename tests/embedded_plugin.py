@@ -1,0 +1,83 @@
+"""An early pytest plugin that gives the tests their own PostgreSQL before Django reads its settings.
+
+It must be early (`-p tests.embedded_plugin`): pytest-django reads the settings before any conftest.py, and a later
+change of the environment would send the tests to the database of the developer. The controller of pytest-xdist starts
+the server, its workers inherit the address. With DATABASE_URL set, that server is used and none is started.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import embedded
+
+OWNER = "SIGNALBOX_TEST_OWNER"
+"""Holds the process id of the controller, which alone starts the server and removes the directory."""
+
+FAST = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "autovacuum": "off",
+    # Guards against TRUNCATE let the flush of transactional tests through on this server only.
+    "signalbox.allow_truncate": "on",
+}
+
+_servers: list[embedded.Embedded] = []
+
+
+def _claim_environment() -> None:
+    if OWNER in os.environ:
+        return
+    data = Path(tempfile.mkdtemp(prefix="signalbox-tests-"))
+    # As root the server runs as another user, which has to reach this directory.
+    data.chmod(0o711 if os.geteuid() == 0 else 0o700)
+    os.environ[OWNER] = str(os.getpid())
+    os.environ["SIGNALBOX_DATA"] = str(data)
+    os.environ["SIGNALBOX_ROLE"] = "command"
+    # Messages stay in this process: a test that wants a real broker starts one with `valkey()`.
+    os.environ["CELERY_BROKER_URL"] = "memory://"
+    for name in ("ALLOWED_HOSTS", "SIGNALBOX_HTTPS", "SIGNALBOX_DEBUG", "SECRET_KEY", "SIGNALBOX_PEPPER"):
+        os.environ.pop(name, None)
+    if not os.environ.get("DATABASE_URL"):
+        _servers.append(embedded.Embedded(data, postgres=True, valkey=False, settings=FAST, die_with_parent=True))
+        # Settings ask where the sockets are, so this is decided now; the server itself starts in pytest_configure.
+        embedded.settle(data, _servers[0].identity)
+
+
+_claim_environment()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Starts the server in the controller; a failed start ends the session with its reason."""
+    if _servers and not config.option.help and not config.option.version:
+        try:
+            _servers[0].start()
+        except embedded.EmbeddedError as exc:
+            raise pytest.UsageError(str(exc)) from exc
+
+
+def pytest_unconfigure() -> None:
+    """Stops the server and removes its directory, also after Ctrl-C."""
+    if os.environ.get(OWNER) != str(os.getpid()):
+        return
+    place = embedded.place(Path(os.environ["SIGNALBOX_DATA"]))
+    if _servers:
+        _servers[0].leave()
+    for path in {place.home, place.sockets, place.data} - {None}:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def valkey(data: Path) -> Iterator[str]:
+    """A real broker in the directory `data` while the block runs; yields its Celery URL."""
+    broker = embedded.ensure(data, postgres=False, valkey=True, die_with_parent=True)
+    try:
+        yield broker.place.broker_url
+    finally:
+        broker.leave()

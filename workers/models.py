@@ -1,0 +1,580 @@
+"""Who does the work: workers with their three clocks, and leases, the time-limited right of one worker to one task."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Self
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Exists, ExpressionWrapper, F, OuterRef, Q
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Cast, Coalesce
+from django.utils.translation import gettext_lazy as _
+
+from pipeline import events
+from pipeline.clock import ClockNow
+from pipeline.models import ApiKey, StepAttempt, Task
+from pipeline.refusals import InvalidField, Refused, need_reason
+from pipeline.rows import RaiseVersion, Row, in_transaction
+from pipeline.states import NOW, InvalidMove, Plus, Stateful, held_by_postgres
+
+SECOND = timedelta(seconds=1)
+
+
+class StaleClaim(Refused):
+    """A write quoted a lease that is not live, or a generation that is not the task's; `lease` is told of it afterwards."""
+
+    code = "stale_claim"
+
+    def __init__(self, generation: int | None, lease: "Lease | None" = None, by: events.Actor = events.SYSTEM) -> None:
+        super().__init__(f"Stale claim: generation {generation} is not current", generation=generation)
+        self.lease, self.by = lease, by
+
+    def leave_trace(self) -> None:
+        """Record the refused write, in a transaction of its own: the refused one was undone."""
+        if self.lease is not None:
+            with in_transaction():
+                events.record(
+                    "lease.stale_report", self.lease, by=self.by, data={"generation": self.parts["generation"]}
+                )
+
+
+class WorkerFinished(Refused):
+    """The worker is stopped or crashed; its program is to end."""
+
+    code = "worker_finished"
+    status = 410
+
+    def __init__(self, worker: "Worker") -> None:
+        super().__init__(f"Worker {worker.pk} is {worker.state}; exit", state=worker.state, directive="exit")
+
+
+class WorkerQuerySet(models.QuerySet["Worker"]):
+    """The words for registering and asking about workers."""
+
+    def visible_to(self, principal: Any) -> Self:
+        """The workers whose key is of a project in which `principal` may read; a worker's key sees its own only."""
+        if principal.is_worker:
+            return self.filter(api_key=principal.id)
+        ids = principal.project_ids()
+        if ids is None:
+            return self
+        return self.filter(Q(api_key__project__in=ids) | Q(api_key__project=None) | Q(api_key=None))
+
+    def alive(self) -> Self:
+        """Neither stopped nor crashed."""
+        return self.exclude(state__in=Worker.FINISHED)
+
+    def idle(self) -> Self:
+        """Free to be given a task."""
+        return self.filter(state=Worker.State.IDLE, shutdown_requested_at=None)
+
+    def silent(self) -> Self:
+        """Annotates `silence`: the time since the last heartbeat, by the database's clock."""
+        seen = Coalesce(F("transport_seen_at"), F("started_at"))
+        return self.annotate(silence=ExpressionWrapper(ClockNow() - seen, models.DurationField()))
+
+    def stale(self, timeout_seconds: int | None = None) -> Self:
+        """Alive, and silent for strictly longer than the limit; paused workers without a lease excepted."""
+        limit = (timeout_seconds or settings.SIGNALBOX_LEASE_SECONDS) * SECOND
+        return self.alive().silent().filter(silence__gt=limit).exclude(state=Worker.State.PAUSED, current_task=None)
+
+    def late(self) -> Self:
+        """Alive, and silent for more than two of its own heartbeat intervals."""
+        text = KeyTextTransform("heartbeat_interval", "config")
+        interval = Coalesce(Cast(text, models.IntegerField()), settings.SIGNALBOX_HEARTBEAT_INTERVAL_SECONDS)
+        allowed = ExpressionWrapper(interval * 2 * SECOND, models.DurationField())
+        return self.alive().silent().alias(allowed=allowed).filter(silence__gt=F("allowed"))
+
+    def unleased(self) -> Self:
+        """Without a live lease."""
+        return self.exclude(Exists(Lease.objects.live().filter(worker=OuterRef("pk"))))
+
+    def register(
+        self,
+        *,
+        worker_type: str,
+        by: events.Actor,
+        name: str = "",
+        host: str = "",
+        api_key: ApiKey | None = None,
+        config: Mapping[str, Any] | None = None,
+        capabilities: list[str] | None = None,
+        tools: list[str] | None = None,
+        affinity: list[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        previous_worker: "Worker | None" = None,
+        pk: str | None = None,
+    ) -> "Worker":
+        """A new idle worker. Raises InvalidField (`invalid_worker_type`, `invalid_field`), Refused `worker_limit` when its
+        host runs as many as its config's `max_parallel_tasks` allows, `duplicate_id`.
+        """
+        if worker_type not in Worker.Type.values:
+            allowed = ", ".join(Worker.Type.values)
+            refusal = InvalidField("worker_type", "", code="invalid_worker_type", allowed=Worker.Type.values)
+            refusal.args = (f"Invalid worker_type: {worker_type}; it is one of {allowed}",)
+            raise refusal
+        config = check_config(config or {})
+        with in_transaction():
+            if pk is not None and self.filter(pk=pk).exists():
+                raise Refused(f"Worker {pk} already exists", code="duplicate_id")
+            limit = config.get("max_parallel_tasks")
+            if limit is not None and host and self.alive().filter(host=host, api_key=api_key).count() >= limit:
+                raise Refused(f"Cannot start: host already runs {limit} workers", code="worker_limit", limit=limit)
+            worker = Worker(
+                worker_type=worker_type,
+                name=name or f"{host or 'worker'}",
+                host=host,
+                api_key=api_key,
+                config=config,
+                capabilities=capabilities or [],
+                tools=tools or [],
+                affinity=affinity or [],
+                metadata=dict(metadata or {}),
+                previous_worker=previous_worker,
+                **({} if pk is None else {"pk": pk}),
+            )
+            worker.save(force_insert=True)
+            worker.born(by=by, kind="worker.started")
+        return worker
+
+
+def check_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The worker's settings as given. Raises InvalidField for an unknown name or a number below 1."""
+    names = ("heartbeat_interval", "timeout_seconds", "stall_after", "max_parallel_tasks", "extra")
+    for name, value in config.items():
+        if name not in names:
+            raise InvalidField(f"config.{name}", f"unknown; the settings are {', '.join(names)}")
+        if name != "extra" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise InvalidField(f"config.{name}", "a whole number of at least 1")
+    return dict(config)
+
+
+@held_by_postgres
+class Worker(Stateful):
+    """One agent process.
+
+        initial -> idle -> busy -> idle
+        idle, busy -> paused -> idle (⚿ busy)
+        idle, busy, paused -> crashed | stopped
+
+    It registers, beats, claims a task, and gives it back done or failed. `process_seen_at`, `transport_seen_at` and
+    `progress_at` are its three clocks: its child lives, it reaches us, its work moves.
+    """
+
+    NOUN = "worker"
+
+    class State(models.TextChoices):
+        IDLE = "idle", _("idle")
+        BUSY = "busy", _("busy")
+        PAUSED = "paused", _("paused")
+        STOPPED = "stopped", _("stopped")
+        CRASHED = "crashed", _("crashed")
+
+    class Type(models.TextChoices):
+        EXECUTOR = "executor", _("executor")
+        MONITOR = "monitor", _("monitor")
+        VALIDATOR = "validator", _("validator")
+        SCHEDULER = "scheduler", _("scheduler")
+        CUSTOM = "custom", _("custom")
+
+    class Activity(models.TextChoices):
+        WAITING_MODEL = "waiting_model", _("waiting for the model")
+        IN_TOOL = "in_tool", _("in a tool")
+        QUOTA_WAIT = "quota_wait", _("waiting for quota")
+        WAITING_HUMAN = "waiting_human", _("waiting for a person")
+        UNKNOWN = "unknown", _("unknown")
+
+    MOVES = {
+        State.IDLE: {State.BUSY, State.PAUSED, State.CRASHED, State.STOPPED},
+        State.BUSY: {State.IDLE, State.PAUSED, State.CRASHED, State.STOPPED},
+        State.PAUSED: {State.IDLE, State.CRASHED, State.STOPPED},
+        State.STOPPED: set(),
+        State.CRASHED: set(),
+    }
+    KEYED = {(State.PAUSED, State.BUSY): "resume"}
+    KINDS = {
+        (State.IDLE, State.BUSY): "worker.assigned",
+        (State.BUSY, State.IDLE): "worker.released",
+        (State.PAUSED, State.IDLE): "worker.resumed",
+        (State.PAUSED, State.BUSY): "worker.resumed",
+    }
+    INITIAL = {State.IDLE}
+    FINISHED = (State.STOPPED, State.CRASHED)
+    STATE_CLOCKS = ("process_seen_at", "transport_seen_at", "progress_at", "activity", "activity_since")
+
+    worker_type = models.CharField(max_length=9, choices=Type)
+    state = models.CharField(max_length=7, choices=State, default=State.IDLE)
+    name = models.CharField(max_length=200)
+    host = models.CharField(max_length=200, blank=True)
+    api_key = models.ForeignKey(ApiKey, models.PROTECT, null=True, related_name="workers")
+    previous_worker = models.ForeignKey("self", models.PROTECT, null=True, related_name="successors")
+    metadata = models.JSONField(default=dict)
+    current_task = models.ForeignKey(Task, models.PROTECT, null=True, related_name="+")
+    config = models.JSONField(default=dict)
+    capabilities = models.JSONField(default=list)
+    tools = models.JSONField(default=list)
+    affinity = models.JSONField(default=list)
+    started_at = models.DateTimeField(db_default=ClockNow())
+    process_seen_at = models.DateTimeField(null=True)
+    transport_seen_at = models.DateTimeField(null=True, db_default=ClockNow())
+    progress_at = models.DateTimeField(null=True)
+    activity = models.CharField(max_length=13, choices=Activity, default=Activity.UNKNOWN)
+    activity_since = models.DateTimeField(null=True)
+    shutdown_requested_at = models.DateTimeField(null=True)
+    shutdown_mode = models.CharField(max_length=5, blank=True)
+    shutdown_deadline_at = models.DateTimeField(null=True)
+    stopped_at = models.DateTimeField(null=True)
+    stop_confirmed = models.BooleanField(default=False)
+    crashed_at = models.DateTimeField(null=True)
+    crash_message = models.TextField(blank=True)
+    crash_trace = models.TextField(blank=True)
+    tasks_completed = models.PositiveIntegerField(default=0)
+    tasks_failed = models.PositiveIntegerField(default=0)
+    total_execution_seconds = models.DecimalField(max_digits=18, decimal_places=6, default=0)
+
+    objects = WorkerQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                name="worker_busy_has_task",
+                condition=Q(state="busy", current_task__isnull=False)
+                | Q(state="paused")
+                | Q(state__in=["idle", "stopped", "crashed"], current_task=None),
+            ),
+            models.CheckConstraint(
+                name="worker_crashed_has_time",
+                condition=Q(state="crashed", crashed_at__isnull=False) | (~Q(state="crashed") & Q(crashed_at=None)),
+            ),
+            models.CheckConstraint(
+                name="worker_stopped_has_time",
+                condition=Q(state="stopped", stopped_at__isnull=False) | (~Q(state="stopped") & Q(stopped_at=None)),
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["state"], name="worker_alive", condition=Q(state__in=["idle", "busy", "paused"])),
+            models.Index(fields=["host"], name="worker_of_host", condition=Q(state__in=["idle", "busy", "paused"])),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def correlation(self) -> dict[str, str | None]:
+        """Events about a worker belong to it, and to the task that it holds."""
+        ids: dict[str, str | None] = {"worker_id": self.pk}
+        if self.current_task_id:
+            ids |= self.current_task.correlation()
+        elif self.api_key_id and self.api_key.project_id:
+            ids["project_id"] = self.api_key.project_id
+        return ids
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it is stopped or crashed."""
+        return self.state in self.FINISHED
+
+    @property
+    def timeout_seconds(self) -> int:
+        """How long it may stay silent: the length of its leases."""
+        return int(self.config.get("timeout_seconds", settings.SIGNALBOX_LEASE_SECONDS))
+
+    @property
+    def heartbeat_interval(self) -> int:
+        """How often it beats, in seconds."""
+        return int(self.config.get("heartbeat_interval", settings.SIGNALBOX_HEARTBEAT_INTERVAL_SECONDS))
+
+    @property
+    def stall_after(self) -> int:
+        """After how many seconds without progress it counts as stalled."""
+        return int(self.config.get("stall_after", settings.SIGNALBOX_STALL_SECONDS))
+
+    def health(self, now: Any) -> str:
+        """unresponsive, stalled, late or healthy at `now`, the database's time; finished workers have none ("")."""
+        if self.is_finished:
+            return ""
+        silence = (now - (self.transport_seen_at or self.started_at)).total_seconds()
+        if silence > self.timeout_seconds:
+            return "unresponsive"
+        if self.state == self.State.BUSY and self._is_stalled(now):
+            return "stalled"
+        return "late" if silence > 2 * self.heartbeat_interval else "healthy"
+
+    def _is_stalled(self, now: Any) -> bool:
+        if self.activity in (self.Activity.QUOTA_WAIT, self.Activity.WAITING_HUMAN):
+            return False
+        if self.process_seen_at and (now - self.process_seen_at).total_seconds() > self.timeout_seconds:
+            return True
+        limit = (
+            settings.SIGNALBOX_STALL_IN_TOOL_CALL_SECONDS
+            if self.activity == self.Activity.IN_TOOL
+            else self.stall_after
+        )
+        return self.progress_at is not None and (now - self.progress_at).total_seconds() > limit
+
+    def live_lease(self) -> "Lease | None":
+        """The lease that it holds, if any."""
+        return Lease.objects.live().filter(worker=self).first()
+
+    def pause(self, *, by: events.Actor, reason: str = "") -> bool:
+        """Keep what it has, and claim no more. Quiet."""
+        return self.move(self.State.PAUSED, by=by, reason=reason, verb="pause")
+
+    def resume(self, *, by: events.Actor, reason: str = "") -> bool:
+        """Go on: busy if its lease is still live, else idle."""
+        with in_transaction():
+            lease = self.live_lease()
+            to = self.State.BUSY if lease else self.State.IDLE
+            return self.move(
+                to,
+                by=by,
+                reason=reason,
+                key="resume",
+                verb="resume",
+                working=True,
+                only_from=(self.State.PAUSED,),
+                transport_seen_at=NOW,
+                current_task=lease and lease.task,
+            )
+
+    def request_shutdown(self, *, by: events.Actor, mode: str = "drain", reason: str = "") -> bool:
+        """Ask it to end: `drain` lets the task finish, `now` stops it. It ends when it says so. Quiet."""
+        if mode not in ("drain", "now"):
+            raise InvalidField("mode", f"drain or now, not “{mode}”")
+        if mode == "now":
+            reason = need_reason(reason)
+        with in_transaction():
+            current = Worker.objects.select_for_update(no_key=True).get(pk=self.pk)
+            if current.is_finished:
+                raise InvalidMove(current, current.state, "stopped", verb="shutdown", allowed=())
+            if current.shutdown_mode == mode:
+                return False
+            Worker.objects.filter(pk=self.pk).update(
+                shutdown_requested_at=Coalesce(F("shutdown_requested_at"), ClockNow()), shutdown_mode=mode
+            )
+            events.record("worker.shutdown_requested", current, by=by, reason=reason, data={"mode": mode})
+        self.refresh_from_db()
+        return True
+
+    def shutdown(self, *, by: events.Actor, reason: str = "", confirmed: bool = False) -> bool:
+        """End it for good: a lease still held ends and its task is due again. Quiet.
+
+        `confirmed` when the worker itself says so; otherwise it is shown as "stopped, unconfirmed".
+        """
+        with in_transaction():
+            lease = self.live_lease()
+            if lease is not None:
+                lease.finish(
+                    "cancelled",
+                    by=by,
+                    cause="worker_shutdown",
+                    error_code="worker_shutdown",
+                    error=reason or "worker shut down",
+                    due_now=True,
+                    leaves_worker=True,
+                    confirmed=confirmed,
+                )
+            return self.move(
+                self.State.STOPPED,
+                by=by,
+                reason=reason,
+                verb="shutdown",
+                stopped_at=NOW,
+                stop_confirmed=confirmed,
+                current_task=None,
+            )
+
+    def crash(
+        self, message: str, *, by: events.Actor, trace: str = "", outcome: str = "infra_lost", cause: str = ""
+    ) -> bool:
+        """It is gone: its lease ends, its attempt fails as lost, its task is tried again or fails. Quiet.
+
+        One transaction, one set of events, however many notice it.
+        """
+        with in_transaction():
+            lease = self.live_lease()
+            if lease is not None:
+                lease.finish(
+                    outcome,
+                    by=by,
+                    cause=cause or "worker_crashed",
+                    error_code="worker_lost" if outcome == "infra_lost" else "timeout_exceeded",
+                    error=message,
+                    leaves_worker=True,
+                )
+            return self.move(
+                self.State.CRASHED,
+                by=by,
+                reason=message,
+                verb="crash",
+                crashed_at=NOW,
+                crash_message=message[:2000],
+                crash_trace=trace[:20000],
+                current_task=None,
+                tasks_failed=Plus(1 if lease else 0),
+            )
+
+
+class LeaseQuerySet(models.QuerySet["Lease"]):
+    """The words for asking about leases."""
+
+    def visible_to(self, principal: Any) -> Self:
+        """The leases on tasks of the projects in which `principal` may read; a worker's key sees its own only."""
+        if principal.is_worker:
+            return self.filter(worker__api_key=principal.id)
+        ids = principal.project_ids()
+        return self if ids is None else self.filter(task__run__project__in=ids)
+
+    def live(self) -> Self:
+        """Not ended."""
+        return self.filter(ended_at=None)
+
+    def expired(self) -> Self:
+        """Live, and past their end by the database's clock."""
+        return self.live().filter(expires_at__lt=ClockNow())
+
+
+class Lease(Row):
+    """The time-limited right of one worker to one task, fenced by the task's generation.
+
+    Live while `ended_at` is null; one live lease a task and a worker. A heartbeat renews `expires_at`, never past
+    `deadline_at`.
+    """
+
+    NOUN = "lease"
+
+    class EndCause(models.TextChoices):
+        COMPLETED = "completed", _("completed")
+        FAILED = "failed", _("failed")
+        EXPIRED = "expired", _("expired")
+        WORKER_CRASHED = "worker_crashed", _("worker crashed")
+        WORKER_SHUTDOWN = "worker_shutdown", _("worker shut down")
+        CANCELLED = "cancelled", _("cancelled")
+        BUDGET_STOP = "budget_stop", _("budget stop")
+        QUOTA_WAIT = "quota_wait", _("quota wait")
+        NEEDS_HUMAN = "needs_human", _("needs a person")
+
+    worker = models.ForeignKey(Worker, models.PROTECT, related_name="leases")
+    task = models.ForeignKey(Task, models.PROTECT, related_name="leases")
+    attempt = models.OneToOneField(StepAttempt, models.PROTECT, related_name="lease")
+    generation = models.PositiveIntegerField()
+    acquired_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    timeout_at = models.DateTimeField()
+    deadline_at = models.DateTimeField()
+    renewed_at = models.DateTimeField(null=True)
+    stop_requested_at = models.DateTimeField(null=True)
+    stop_reason = models.TextField(blank=True)
+    stop_outcome = models.CharField(max_length=12, blank=True)
+    stop_deadline_at = models.DateTimeField(null=True)
+    stop_acknowledged_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+    end_cause = models.CharField(max_length=15, choices=EndCause, blank=True)
+    stop_confirmed = models.BooleanField(default=False)
+
+    objects = LeaseQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["task"], condition=Q(ended_at=None), name="lease_one_live_per_task"),
+            models.UniqueConstraint(fields=["worker"], condition=Q(ended_at=None), name="lease_one_live_per_worker"),
+            models.UniqueConstraint(fields=["task", "generation"], name="lease_once_per_generation"),
+            models.CheckConstraint(name="lease_within_deadline", condition=Q(expires_at__lte=F("deadline_at"))),
+            models.CheckConstraint(
+                name="lease_ended_has_cause",
+                condition=Q(ended_at=None, end_cause="") | (Q(ended_at__isnull=False) & ~Q(end_cause="")),
+            ),
+            models.CheckConstraint(
+                name="lease_time_runs_forward", condition=Q(ended_at=None) | Q(ended_at__gte=F("acquired_at"))
+            ),
+        ]
+        indexes = [models.Index(fields=["expires_at"], name="lease_live", condition=Q(ended_at=None))]
+        triggers = [RaiseVersion(quiet=("expires_at", "renewed_at"))]
+
+    def __str__(self) -> str:
+        return f"lease {self.pk}"
+
+    def correlation(self) -> dict[str, str | None]:
+        """Events about a lease belong to its worker, attempt and task."""
+        return {**self.task.correlation(), "step_id": self.attempt_id, "worker_id": self.worker_id}
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it has not ended."""
+        return self.ended_at is None
+
+    @property
+    def stop_label(self) -> str:
+        """What may truthfully be said about stopping: never "stopped" before the acknowledgement or the expiry."""
+        if self.stop_requested_at is None:
+            return ""
+        if self.ended_at is not None:
+            return "stopped" if self.stop_confirmed else "stopped, unconfirmed"
+        return "stopping" if self.stop_acknowledged_at else "stop requested"
+
+    def request_stop(self, *, by: events.Actor, reason: str, outcome: str = "cancelled") -> bool:
+        """Ask the worker, by its next heartbeat, to stop; its attempt then ends with `outcome`. Quiet.
+
+        A cancellation overrides what an earlier request would have made of the attempt.
+        """
+        with in_transaction():
+            current = Lease.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
+            if not current.is_live or (current.stop_requested_at and outcome in (current.stop_outcome, "task_failed")):
+                return False
+            grace = settings.SIGNALBOX_STOP_KILL_SECONDS * SECOND
+            Lease.objects.filter(pk=self.pk).update(
+                stop_requested_at=Coalesce(F("stop_requested_at"), ClockNow()),
+                stop_deadline_at=Coalesce(F("stop_deadline_at"), ClockNow() + grace),
+                stop_reason=reason,
+                stop_outcome=outcome,
+            )
+            events.record("lease.stop_requested", current, by=by, reason=reason, data={"outcome": outcome})
+        self.refresh_from_db()
+        return True
+
+    def finish(
+        self,
+        outcome: str,
+        *,
+        by: events.Actor,
+        cause: str = "",
+        generation: int | None = None,
+        exit_code: int | None = None,
+        duration_seconds: Any = None,
+        error_code: str = "",
+        error: str = "",
+        output_tail: str = "",
+        patch_ids: list[str] | None = None,
+        usage: list[dict[str, Any]] | None = None,
+        session_ref: str = "",
+        due_now: bool = False,
+        leaves_worker: bool = False,
+        confirmed: bool = False,
+    ) -> bool:
+        """End the lease with its attempt's outcome, and move task, worker and money on, in one transaction.
+
+        Raises StaleClaim when it has ended already or `generation` is not the task's. Locks in the house's order:
+        run, task, attempt, worker, lease.
+        """
+        from workers import finishing
+
+        return finishing.finish(
+            self,
+            finishing.Report(
+                outcome=outcome,
+                cause=cause,
+                exit_code=exit_code,
+                duration_seconds=duration_seconds,
+                error_code=error_code,
+                error=error,
+                output_tail=output_tail,
+                patch_ids=list(patch_ids or []),
+                usage=list(usage or []),
+                session_ref=session_ref,
+                due_now=due_now,
+                leaves_worker=leaves_worker,
+                confirmed=confirmed,
+            ),
+            generation=generation,
+            by=by,
+        )
