@@ -106,35 +106,52 @@ def send(number: int, pids: Iterable[int]) -> None:
             os.kill(pid, number)
 
 
-def reap() -> None:
-    """Takes the ends of all children that have ended."""
+def children() -> set[int]:
+    """Ids of this process's children, by one short read; empty where the kernel has no such list."""
+    with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return {int(pid) for pid in file.read().split()}
+    return set()
+
+
+def reap() -> bool:
+    """Takes the ends of all children that have ended; whether there are others.
+
+    False is the proof that nothing lives below us, as every orphan becomes our child. A walk through /proc is none:
+    a process that forks and exits all the time has another id whenever the walk comes to it.
+    """
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
+        return True
+    return False
 
 
 def end_all() -> tuple[int, int]:
     """Ends everything below this process; returns how many were ended, and how many would not go.
 
     Stopped first, killed then: a stopped process holds its place among the limited number, and cannot fork again,
-    where a killed one makes room for the next fork.
+    where a killed one makes room for the next fork. What no walk finds is caught between two of its forks, when it
+    has lost its parent and is our child.
     """
     ended: set[int] = set()
     until = time.monotonic() + ENDING_SECONDS
-    while (alive := descendants()) and time.monotonic() < until:
+    while reap() and time.monotonic() < until:
         stopped: set[int] = set()
-        while alive - stopped and time.monotonic() < until:
-            send(signal.SIGSTOP, alive - stopped)
+        while (alive := descendants() - stopped) and time.monotonic() < until:
+            send(signal.SIGSTOP, alive)
             stopped |= alive
-            alive = descendants()
         send(signal.SIGKILL, stopped)
         ended |= stopped
-        reap()
-        if descendants():
-            time.sleep(0.005)
-    reap()
+        for _ in range(100):
+            if not reap():
+                break
+            caught = children()
+            send(signal.SIGKILL, caught)
+            ended |= caught
+    if not reap():
+        return len(ended), 0
     left = descendants()
-    return len(ended - left), len(left)
+    return len(ended - left), max(1, len(left))
 
 
 # --- the command --------------------------------------------------------------------------------------------------

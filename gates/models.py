@@ -124,7 +124,9 @@ class Gate(Definition):
         rules.check(self.criteria)
         unknown = set(self.evidence) - set(EVIDENCE_KINDS)
         if unknown:
-            raise InvalidField("evidence", f"unknown kind {', '.join(sorted(unknown))}; known are {', '.join(EVIDENCE_KINDS)}")
+            raise InvalidField(
+                "evidence", f"unknown kind {', '.join(sorted(unknown))}; known are {', '.join(EVIDENCE_KINDS)}"
+            )
         for path in self.evidence.values():
             scope.check_path(path, "evidence")
         if self.cwd:
@@ -133,7 +135,9 @@ class Gate(Definition):
             scope.check_glob(glob, "applies_to")
         if not all(isinstance(code, int) for code in self.expected_exit_codes):
             raise InvalidField("expected_exit_codes", "a list of whole numbers")
-        siblings = dict(Gate.objects.filter(project=self.project_id).exclude(pk=self.pk).values_list("key", "depends_on"))
+        siblings = dict(
+            Gate.objects.filter(project=self.project_id).exclude(pk=self.pk).values_list("key", "depends_on")
+        )
         self._check_dependencies(siblings)
 
     def _check_dependencies(self, siblings: Mapping[str, list[str]]) -> None:
@@ -408,7 +412,9 @@ class GateRun(Stateful):
         """pending -> running, with a deadline and a runner that beats. Raises Refused `gate_blocked`."""
         waiting = self.blocking()
         if waiting:
-            raise Refused(f"Cannot start gate: it waits for {', '.join(waiting)}", code="gate_blocked", waiting_for=waiting)
+            raise Refused(
+                f"Cannot start gate: it waits for {', '.join(waiting)}", code="gate_blocked", waiting_for=waiting
+            )
         limit = self.gate.limit_seconds if self.gate else settings.SIGNALBOX_GATE_TIMEOUT_SECONDS
         return self.move(
             self.State.RUNNING,
@@ -435,7 +441,9 @@ class GateRun(Stateful):
 
     def beat(self, runner: str) -> bool:
         """Note that its runner lives. False when it is not running, or another runs it: that runner is to stop."""
-        return GateRun.objects.filter(pk=self.pk, state=self.State.RUNNING, runner=runner).update(seen_at=ClockNow()) == 1
+        return (
+            GateRun.objects.filter(pk=self.pk, state=self.State.RUNNING, runner=runner).update(seen_at=ClockNow()) == 1
+        )
 
     def complete(
         self,
@@ -521,7 +529,9 @@ class GateRun(Stateful):
         with in_transaction():
             current = GateRun.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
             if current.state not in (self.State.FAILED, self.State.ERROR, self.State.SKIPPED):
-                raise InvalidMove(current, current.state, "waived", verb="waive gate", allowed=self.MOVES[current.state])
+                raise InvalidMove(
+                    current, current.state, "waived", verb="waive gate", allowed=self.MOVES[current.state]
+                )
             if current.is_waived:
                 return False
             GateRun.objects.filter(pk=self.pk).update(

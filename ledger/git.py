@@ -52,8 +52,9 @@ _BRANCH_FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock
 _SCP_LIKE = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*@)[A-Za-z0-9][A-Za-z0-9.-]*:(?!:)[^-\s][^\s]*\Z")
 _OFFSET = re.compile(rb"^Hunk #\d+ succeeded at \d+ \(offset -?\d+ lines?\)|^Context reduced to ", re.MULTILINE)
 _MIRROR_AT_FAULT = re.compile(
-    rb"^(?:error|fatal): (?:failed to read |unable to (?:read|write|create|find) |cannot read |loose object |object file "
-    rb"|packfile |.*(?:No space left on device|Input/output error|[Oo]ut of memory|malloc|insufficient permission))",
+    rb"^(?:error|fatal): (?:failed to read |unable to (?:read|write|create|find) |cannot read |loose object "
+    rb"|object file |packfile "
+    rb"|.*(?:No space left on device|Input/output error|[Oo]ut of memory|malloc|insufficient permission))",
     re.MULTILINE,
 )
 _PATCH_AT_FAULT = re.compile(

@@ -89,7 +89,7 @@ class Stateful(Row):
         return state in cls.MOVES and not cls.MOVES[state]
 
     @classmethod
-    def kind(cls, state: str, to: str) -> str:
+    def event_kind(cls, state: str, to: str) -> str:
         """The kind of event that this arrow is recorded as."""
         return cls.KINDS.get((state, to), f"{cls.noun()}.{to}")
 
@@ -138,7 +138,7 @@ class Stateful(Row):
             for name, value in changes.items():
                 setattr(self, name, value)
             events.record(
-                self.kind(state, to),
+                self.event_kind(state, to),
                 self,
                 by=by,
                 reason=reason,
@@ -177,9 +177,13 @@ class MovesGuard(Guard):
     operation = pgtrigger.Update
     condition = pgtrigger.Condition("OLD.state IS DISTINCT FROM NEW.state")
 
-    def get_func(self, model: type[Stateful]) -> str:  # type: ignore[override]
+    def __init__(self, *, arrows: Iterable[Arrow]) -> None:
+        super().__init__(name="moves")
+        self.arrows = list(arrows)
+
+    def get_func(self, model: type[models.Model]) -> str:
         """Look the pair up in the model's arrows."""
-        known = ",".join(f"{a}:{b}" for a, b in arrows(model))
+        known = ",".join(f"{a}:{b}" for a, b in self.arrows)
         refuse = self.refuse("Invalid transition: % cannot go from % to %", "TG_TABLE_NAME", "OLD.state", "NEW.state")
         return f"IF NOT (OLD.state || ':' || NEW.state = ANY('{{{known}}}'::text[])) THEN {refuse} END IF; RETURN NEW;"
 
@@ -190,9 +194,13 @@ class BirthGuard(Guard):
     when = pgtrigger.Before
     operation = pgtrigger.Insert
 
-    def get_func(self, model: type[Stateful]) -> str:  # type: ignore[override]
+    def __init__(self, *, initial: Iterable[str]) -> None:
+        super().__init__(name="birth")
+        self.initial = sorted(str(state) for state in initial)
+
+    def get_func(self, model: type[models.Model]) -> str:
         """Look the state up among the initial ones."""
-        known = ",".join(sorted(str(state) for state in model.INITIAL))
+        known = ",".join(self.initial)
         refuse = self.refuse("Invalid birth: % cannot start as %", "TG_TABLE_NAME", "NEW.state")
         return f"IF NOT (NEW.state = ANY('{{{known}}}'::text[])) THEN {refuse} END IF; RETURN NEW;"
 
@@ -204,12 +212,16 @@ class ToldGuard(Guard):
     operation = pgtrigger.Insert | pgtrigger.UpdateOf("state")
     timing = pgtrigger.Deferred
 
-    def get_func(self, model: type[Stateful]) -> str:  # type: ignore[override]
+    def __init__(self, *, noun: str) -> None:
+        super().__init__(name="told")
+        self.noun = noun
+
+    def get_func(self, model: type[models.Model]) -> str:
         """Look for that event."""
         refuse = self.refuse("Untold: % % became % without an event", "TG_TABLE_NAME", "NEW.id", "NEW.state")
         return f"""
             IF (TG_OP = 'INSERT' OR OLD.state IS DISTINCT FROM NEW.state) AND NOT EXISTS (
-                SELECT 1 FROM pipeline_event e WHERE e.subject_id = NEW.id AND e.subject_type = '{model.noun()}'
+                SELECT 1 FROM pipeline_event e WHERE e.subject_id = NEW.id AND e.subject_type = '{self.noun}'
                 AND e.xid = pg_current_xact_id() AND e.after->>'state' = NEW.state) THEN {refuse} END IF;
             RETURN NULL;
         """
@@ -218,8 +230,8 @@ class ToldGuard(Guard):
 def held_by_postgres(model: S) -> S:
     """Class decorator: the database refuses what `MOVES` and `KEYED` refuse, whoever writes, and what nobody told."""
     return pgtrigger.register(
-        MovesGuard(name="moves"),
-        BirthGuard(name="birth"),
-        ToldGuard(name="told"),
+        MovesGuard(arrows=arrows(model)),
+        BirthGuard(initial=model.INITIAL),
+        ToldGuard(noun=model.noun()),
         RaiseVersion(quiet=tuple(model.STATE_CLOCKS)),
     )(model)

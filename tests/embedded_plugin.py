@@ -37,6 +37,8 @@ def _claim_environment() -> None:
     data = Path(tempfile.mkdtemp(prefix="signalbox-tests-"))
     # As root the server runs as another user, which has to reach this directory.
     data.chmod(0o711 if os.geteuid() == 0 else 0o700)
+    # WhiteNoise warns of a missing directory, and warnings are errors here.
+    (data / "static").mkdir()
     os.environ[OWNER] = str(os.getpid())
     os.environ["SIGNALBOX_DATA"] = str(data)
     os.environ["SIGNALBOX_ROLE"] = "command"

@@ -169,6 +169,23 @@ class TestNothingIsLeft:
         assert ended.killed == 1
         assert marked(mark) == []
 
+    def test_a_process_that_changes_its_id_all_the_time_is_ended(self, folders: tuple[Path, Path]) -> None:
+        """It would end by itself after 20 s; every walk through the processes misses it."""
+        script = (
+            "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nend = time.monotonic() + 20\n"
+            "beat = os.open('beat', os.O_WRONLY | os.O_CREAT)\n"
+            "if os.fork():\n    while os.fstat(beat).st_size < 20: time.sleep(0.01)\n    os._exit(0)\n"
+            "while time.monotonic() < end:\n"
+            "    if os.fork(): os._exit(0)\n    os.setsid()\n    os.write(beat, b'.')\n"
+        )
+        ended = run(folders, python(script))
+        assert ended.exit_code == 0
+        assert ended.killed >= 1
+        beats = (folders[0] / "beat").stat().st_size
+        assert beats >= 20
+        time.sleep(0.3)
+        assert (folders[0] / "beat").stat().st_size == beats
+
     def test_a_tree_of_processes_is_ended_at_the_time_limit(self, folders: tuple[Path, Path], mark: str) -> None:
         ended = run(folders, python(TREE, mark, "3", TREE), timeout_seconds=1)
         assert ended.timed_out

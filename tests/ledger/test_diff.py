@@ -183,6 +183,7 @@ BAD = {
     ],
     "header_mismatch": [
         changed(names="a/README b/src/a.py"),
+        added(body="").replace("b/x", "b/y"),
         changed("README", new="b/src/a.py"),
         changed("README", old="a/src/a.py"),
         changed("README", old="a/src/a.py", new="b/src/a.py"),

@@ -546,6 +546,10 @@ def test_landed_patches_are_found_by_trailer_and_committer(mirror, source, base)
     git.move_branch(mirror, "main", land(mirror, tip, tree, "no trailer\n"), base)
     assert git.landed(mirror, "main", base) == git.landed(mirror, "main") == {"01A": made[0], "01B": made[1]}
     assert git.landed(mirror, "main", made[0]) == {"01B": made[1]}
+    top = git.head(mirror, "main")
+    again = land(mirror, top, tree, "again\n\nSignalbox-Patch: 01A\n")
+    git.move_branch(mirror, "main", again, top)
+    assert git.landed(mirror, "main") == {"01A": again, "01B": made[1]}
     source.commit({}, "by hand\n\nSignalbox-Patch: 01C")
     source.git("branch", "hand")
     git.fetch(mirror)

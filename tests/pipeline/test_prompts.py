@@ -62,7 +62,13 @@ def test_scope_and_constraints_are_written_from_the_effective_values() -> None:
         "code_edit",
         {**FIRST_SEVEN, "CONSTRAINTS": "Be brief."},
         scope={**SCOPE, "create": []},
-        constraints={"max_lines_changed": 10, "ascii_only": True, "write": ["never shown here"], "allowed_tools": [], "on_validation_failure": {"scope": "quarantined", "format": "dropped"}},
+        constraints={
+            "max_lines_changed": 10,
+            "ascii_only": True,
+            "write": ["never shown here"],
+            "allowed_tools": [],
+            "on_validation_failure": {"scope": "quarantined", "format": "dropped"},
+        },
     )
     assert prompt.sections["FILES_SCOPE"].splitlines() == [
         "You may read:",

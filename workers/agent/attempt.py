@@ -367,7 +367,7 @@ class Reporter:
             # Usage may be what was refused; the time the tool ran, our own figure, is never wrong in form.
             self.fail(refused, tail, used if diff and not patches else used[:1])
         except Unreachable as error:
-            logger.error("the result could not be reported before the lease ended: %s", error)
+            logger.warning("the result could not be reported before the lease ended: %s", error)
         else:
             self.heart.release(directive_in(answer.body))
 
@@ -391,7 +391,7 @@ class Reporter:
                     raise
                 answer = self._post(f"/leases/{self.held.id}/fail/", {**body, "usage": used[:1]})
         except (Refusal, Unreachable) as error:
-            logger.error("the failure could not be reported: %s", error)
+            logger.warning("the failure could not be reported: %s", error)
         else:
             self.heart.release(directive_in(answer.body))
 

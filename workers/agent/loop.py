@@ -90,7 +90,7 @@ class Agent:
             self._serve()
             self._shut_down()
         except Refusal as refusal:
-            logger.error("the server refuses this agent: %s", refusal)
+            logger.critical("the server refuses this agent: %s", refusal)
             return REFUSED
         except Exception as error:
             logger.exception("unexpected error")
@@ -242,7 +242,7 @@ class Agent:
         try:
             lease = claims.read_lease(document)
         except InvalidRequest as error:
-            logger.error("a claim that cannot even be refused: %s", error)
+            logger.warning("a claim that cannot even be refused: %s", error)
             self._idle(self.timing.refused_pause_seconds)
             return
         held = Held(lease.id, lease.generation, confirmed_at=claimed_at)

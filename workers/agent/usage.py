@@ -26,6 +26,10 @@ _TEXT_LENGTH = 200
 _WORST_SHOWN = 5
 
 
+class Unusable(Exception):
+    """A line of the usage file cannot be an item of usage; the message says why."""
+
+
 def running_time(lease: str, duration_seconds: float) -> dict[str, Any]:
     """The usage item for the time that the tool ran, once per lease."""
     duration = f"{duration_seconds:.3f}"
@@ -61,7 +65,7 @@ def read_file(path: Path, lease: str) -> tuple[list[dict[str, Any]], list[str]]:
             break
         try:
             item, ignored = _item(line)
-        except ValueError as error:
+        except Unusable as error:
             wrong.append(f"line {number}: {error}")
             continue
         wrong += [f"line {number}: {name!r} is no field of a cost record" for name in ignored]
@@ -93,25 +97,25 @@ def _bytes_of(path: Path, wrong: list[str]) -> bytes:
 
 
 def _item(line: bytes) -> tuple[dict[str, Any], list[str]]:
-    """The item on one line, and the names in it that are left out. Raises ValueError when it cannot be right."""
+    """The item on one line, and the names in it that are left out. Raises Unusable when it cannot be right."""
     try:
         written = json.loads(line)
     except (ValueError, RecursionError):
-        raise ValueError("not JSON") from None
+        raise Unusable("not JSON") from None
     if not isinstance(written, dict):
-        raise ValueError("not an object")
+        raise Unusable("not an object")
     if written.get("resource_type") not in _RESOURCE_TYPES:
-        raise ValueError("resource_type must be one of " + ", ".join(sorted(_RESOURCE_TYPES)))
+        raise Unusable("resource_type must be one of " + ", ".join(sorted(_RESOURCE_TYPES)))
     item: dict[str, Any] = {"source": "tool"}
     ignored: list[str] = []
     for name, value in written.items():
         if name in _TEXTS:
             if not isinstance(value, str) or not 0 < len(value) <= _TEXT_LENGTH or "\0" in value:
-                raise ValueError(f"{name} must be a text of at most {_TEXT_LENGTH} characters")
+                raise Unusable(f"{name} must be a text of at most {_TEXT_LENGTH} characters")
             item[name] = value
         elif name in _COUNTS:
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
-                raise ValueError(f"{name} must be a whole number, 0 or more")
+                raise Unusable(f"{name} must be a whole number, 0 or more")
             item[name] = value
         elif name in _DECIMALS:
             item[name] = _decimal(name, value)
@@ -125,13 +129,13 @@ def _item(line: bytes) -> tuple[dict[str, Any], list[str]]:
 def _decimal(name: str, value: object) -> str:
     """A plain decimal text, as money and quantities travel (api.md)."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"{name} must be a number")
+        raise Unusable(f"{name} must be a number")
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name} must be finite")
+        raise Unusable(f"{name} must be finite")
     try:
         number = Decimal(str(value))
     except InvalidOperation:
-        raise ValueError(f"{name} must be a number") from None
+        raise Unusable(f"{name} must be a number") from None
     if not number.is_finite() or number < 0 or number >= Decimal(10) ** 12:
-        raise ValueError(f"{name} must be 0 or more, and finite")
+        raise Unusable(f"{name} must be 0 or more, and finite")
     return f"{number:f}"

@@ -183,6 +183,11 @@ def test_no_tool_starts_before_its_lease_is_confirmed(server, make_claim, work_o
 
     def beat(call):
         if call.body["leases"]:
+            # Late enough that only the missing confirmation can hold the tool back.
+            end = time.monotonic() + 15
+            while not list(tmp_path.glob("work/*/tree/keep.txt")) and time.monotonic() < end:
+                time.sleep(0.01)
+            time.sleep(0.5)
             return 409, {"code": "stale_claim", "detail": "The answer to the claim was long under way"}
         return 200, {"directive": "continue", "leases": []}
 
