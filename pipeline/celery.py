@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import structlog
 from celery import Celery
 from celery.exceptions import SecurityWarning
-from celery.signals import setup_logging, task_postrun, task_prerun
+from celery.signals import setup_logging, task_postrun, task_prerun, worker_process_init
 from django.db import close_old_connections
+
+from pipeline.supervisor import dies_with
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "pipeline.settings")
 
@@ -46,6 +48,13 @@ app.autodiscover_tasks()
 @setup_logging.connect
 def keep_django_logging(**_: Any) -> None:
     """Leaves logging as the settings configured it; without a receiver Celery would install its own handlers."""
+
+
+@worker_process_init.connect
+def die_with_worker(**_: Any) -> None:
+    """A pool process must not go on with a task whose worker was killed: the task is given to somebody else."""
+    if arrange := dies_with(os.getppid()):
+        arrange()
 
 
 @task_prerun.connect

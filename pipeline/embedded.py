@@ -464,7 +464,7 @@ def missing(environ: Mapping[str, str]) -> Wanted:
 NEED_NO_SERVERS = frozenset(
     {"check", "collectstatic", "compilemessages", "help", "lint", "makemessages", "spectacular", "version"}
 )
-"""Commands that ask no database; `up` is told by `around()` too, because it holds the servers itself."""
+"""Commands that ask no database."""
 
 
 @contextlib.contextmanager
@@ -479,6 +479,12 @@ def around(arguments: Sequence[str], environ: MutableMapping[str, str]) -> Itera
         environ["SIGNALBOX_DATA"] = _option(arguments, "--data") or str(data_directory(environ))
     environ.setdefault("SIGNALBOX_ROLE", "migrate" if command in {"up", "migrate"} else "command")
     wanted = missing(environ)
+    if command == "up" and any(wanted.values()):
+        # It starts the servers itself, after its own checks; but the settings ask now where the sockets will be.
+        try:
+            decide(data_directory(environ))
+        except EmbeddedError as exc:
+            sys.exit(str(exc))
     if command == "up" or command in NEED_NO_SERVERS or command.startswith("-") or not any(wanted.values()):
         yield
         return
@@ -574,6 +580,17 @@ def settle(data: Path, identity: Identity | None) -> Place:
         draft.write_text(json.dumps({"home": str(home), "sockets": str(sockets) if sockets else None}) + "\n")
         draft.replace(data / "embedded.json")
     return settled
+
+
+def decide(data: Path) -> Place:
+    """`settle()` for a process that does not start the servers yet; makes the data directory."""
+    make_directory(data)
+    gate = _open_lock(data / "starting.lock")
+    try:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        return settle(data, system_identity())
+    finally:
+        os.close(gate)
 
 
 def ping(path: Path, seconds: float = 1.0) -> bool:

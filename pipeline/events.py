@@ -370,7 +370,7 @@ Chore = Callable[[], int]
 C = TypeVar("C", bound=Chore)
 
 _reactions: dict[str, list[Reaction]] = {}
-_chores: list[Chore] = []
+_chores: list[tuple[Chore, Callable[[], object] | None]] = []
 
 MAX_DELAY = timedelta(hours=1)
 
@@ -388,12 +388,12 @@ def on(*kinds: str) -> Callable[[R], R]:
     return register
 
 
-def chore(work: C) -> C:
+def chore(work: C, *, send: Callable[[], object] | None = None) -> C:
     """Register work that is found from the rows' states and touches the world; it returns how much it did.
 
-    The beat's sweep and `drain()` run it; a reaction may nudge the same work by its Celery task.
+    The beat's sweep does it, or, when it may take long, calls `send`, which nudges Celery; `drain()` does it here.
     """
-    _chores.append(work)
+    _chores.append((work, send))
     return work
 
 
@@ -447,12 +447,18 @@ def react_to_due(limit: int = 500) -> int:
     return sum(react(pk) for pk in list(due))
 
 
-def do_chores() -> int:
-    """Do every registered chore once; one that fails is logged and keeps no other back. Returns how much was done."""
+def do_chores(*, here: bool = False) -> int:
+    """Do every registered chore once (`here`: the long ones too); one that fails is logged and keeps no other back.
+
+    Returns how much was done here.
+    """
     done = 0
-    for work in _chores:
+    for work, send in _chores:
         try:
-            done += work()
+            if send is not None and not here:
+                send()
+            else:
+                done += work()
         except Exception:
             log.exception("chore %s.%s failed", work.__module__, work.__name__)
     return done
@@ -464,7 +470,7 @@ def drain(rounds: int = 200) -> None:
     Raises RuntimeError when `rounds` rounds do not suffice: two reactions chase each other.
     """
     for _ in range(rounds):
-        if not react_to_due() + do_chores():
+        if not react_to_due() + do_chores(here=True):
             return
     raise RuntimeError(f"not quiet after {rounds} rounds")
 

@@ -35,8 +35,6 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=dict)
     may_end: bool = False
     """Whether an end with exit code 0 is an end, and no reason to start it again."""
-    last_signal: signal.Signals = signal.SIGINT
-    """What it gets (on Linux) when the supervisor itself is killed."""
 
 
 @dataclass
@@ -150,7 +148,7 @@ class Supervisor:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                     pass_fds=self.keep_open,
-                    preexec_fn=_dies_with(os.getpid(), child.program.last_signal),
+                    preexec_fn=dies_with(os.getpid()),
                 )
                 assert child.process.stdout is not None
                 os.set_blocking(child.process.stdout.fileno(), False)
@@ -230,14 +228,18 @@ def _signal_group(leader: int, sign: signal.Signals) -> None:
         os.killpg(leader, sign)
 
 
-def _dies_with(parent: int, sign: signal.Signals) -> Callable[[], None] | None:
+def dies_with(parent: int) -> Callable[[], None] | None:
+    """What a child calls first (`preexec_fn`) so that it is killed when the thread that started it ends; Linux only.
+
+    SIGKILL and no softer signal: a program that is just starting, or whose output nobody reads any more, may miss that.
+    """
     if sys.platform != "linux":
         return None
     # Looked up here: between fork and exec a child should do as little as it can.
     prctl = ctypes.CDLL(None).prctl
 
     def arrange() -> None:
-        prctl(1, int(sign))  # PR_SET_PDEATHSIG
+        prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG
         if os.getppid() != parent:
             os._exit(1)
 

@@ -49,7 +49,7 @@ def _claim_environment() -> None:
     if not os.environ.get("DATABASE_URL"):
         _servers.append(embedded.Embedded(data, postgres=True, valkey=False, settings=FAST, die_with_parent=True))
         # Settings ask where the sockets are, so this is decided now; the server itself starts in pytest_configure.
-        embedded.settle(data, _servers[0].identity)
+        embedded.decide(data)
 
 
 _claim_environment()

@@ -2,16 +2,28 @@
 
 from datetime import datetime
 from typing import Any, Self
+from uuid import UUID
 
-from django.db import models
+from django.db import connection, models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
 from pipeline import events
+from pipeline.ids import from_uuid, is_id, to_uuid
 from pipeline.models.project import Project
 from pipeline.refusals import InvalidField, need_reason
 from pipeline.rows import in_transaction
 from pipeline.states import NOW, Stateful, held_by_postgres
+
+
+# Claims share this advisory lock and placing a hold takes it alone: a hold waits for the claims under way, and every
+# later claim sees it, so that nothing is claimed under a hold (INV-26, reliability.md D17).
+CLAIM_LOCK = 0x5B0F1E1D
+
+
+def stored(scope_id: str) -> str:
+    """A scope's id as the column holds it: the text of the uuid for a row, or a key."""
+    return str(to_uuid(scope_id)) if is_id(scope_id) else scope_id
 
 
 class HoldQuerySet(models.QuerySet["Hold"]):
@@ -26,16 +38,18 @@ class HoldQuerySet(models.QuerySet["Hold"]):
         """Those that stand."""
         return self.filter(state=Hold.State.ACTIVE)
 
-    def covering(self, task: Any) -> Self:
-        """The active holds that keep `task` (with its run loaded) from being claimed."""
-        run = task.run
+    def over_run(self, run: Any) -> Self:
+        """The active holds over `run` or over what it is in."""
         return self.active().filter(
             Q(scope_kind="installation")
-            | Q(scope_kind="project", scope_id=run.project_id)
-            | Q(scope_kind="workstream", scope_id=run.workstream_id or "")
-            | Q(scope_kind="run", scope_id=run.pk)
-            | Q(scope_kind="task", scope_id=task.pk)
+            | Q(scope_kind="project", scope_id=stored(run.project_id))
+            | Q(scope_kind="workstream", scope_id=stored(run.workstream_id or ""))
+            | Q(scope_kind="run", scope_id=stored(run.pk))
         )
+
+    def covering(self, task: Any) -> Self:
+        """The active holds that keep `task` (with its run loaded) from being claimed."""
+        return self.over_run(task.run) | self.active().filter(scope_kind="task", scope_id=stored(task.pk))
 
     def place(
         self,
@@ -63,9 +77,11 @@ class HoldQuerySet(models.QuerySet["Hold"]):
         if kind not in Hold.Kind.values:
             raise InvalidField("kind", f"one of {', '.join(Hold.Kind.values)}, not “{kind}”")
         with in_transaction():
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [CLAIM_LOCK])
             hold, created = self.get_or_create(
                 scope_kind=scope_kind,
-                scope_id=scope_id,
+                scope_id=stored(scope_id),
                 kind=kind,
                 ref=ref,
                 state=Hold.State.ACTIVE,
@@ -164,8 +180,13 @@ class Hold(Stateful):
         named = {"run": "run_id", "task": "task_id", "workstream": "workstream_id", "worker": "worker_id"}
         ids: dict[str, str | None] = {"project_id": self.project_id}
         if self.scope_kind in named:
-            ids[named[self.scope_kind]] = self.scope_id
+            ids[named[self.scope_kind]] = self.scope_ref
         return ids
+
+    @property
+    def scope_ref(self) -> str:
+        """The scope's id as it is shown: a ULID for a row, or a key."""
+        return from_uuid(UUID(self.scope_id)) if len(self.scope_id) == 36 else self.scope_id
 
     def release(self, *, by: events.Actor, reason: str = "", cause: str = "released", answer: Any = None) -> bool:
         """End the pause; False when it has ended already."""

@@ -221,16 +221,7 @@ class Run(Stateful):
 
         with in_transaction():
             self.project.must_be_live()
-            held = (
-                Hold.objects.active()
-                .filter(
-                    Q(scope_kind="installation")
-                    | Q(scope_kind="project", scope_id=self.project_id)
-                    | Q(scope_kind="workstream", scope_id=self.workstream_id or "")
-                    | Q(scope_kind="run", scope_id=self.pk)
-                )
-                .first()
-            )
+            held = Hold.objects.over_run(self).first()
             if held:
                 raise Refused(f"Cannot start run: {held} is in force", code="held", hold=held.pk)
             missing = self.open_prerequisites()
@@ -393,9 +384,9 @@ class Run(Stateful):
 
     def release(self, *, by: events.Actor, reason: str) -> bool:
         """Release every manual hold over the run; False when there is none."""
-        from pipeline.models.hold import Hold
+        from pipeline.models.hold import Hold, stored
 
-        holds = Hold.objects.active().filter(scope_kind="run", scope_id=self.pk, kind="manual").order_by("pk")
+        holds = Hold.objects.active().filter(scope_kind="run", scope_id=stored(self.pk), kind="manual").order_by("pk")
         return any([hold.release(by=by, reason=need_reason(reason)) for hold in holds])
 
     def retry(self, *, by: events.Actor, newest: bool = True) -> "Run":

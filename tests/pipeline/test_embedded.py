@@ -55,8 +55,20 @@ def _clean(data: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+_held: list[embedded.Embedded] = []
+
+
+@pytest.fixture(autouse=True)
+def _leave() -> Iterator[None]:
+    """A test that failed must not hold servers that the next one expects to be stopped."""
+    yield
+    while _held:
+        _held.pop().leave()
+
+
 def ensure(data: Path, **settings: str) -> embedded.Embedded:
-    return embedded.ensure(data, settings={**FAST, **settings}, die_with_parent=True)
+    _held.append(embedded.ensure(data, settings={**FAST, **settings}, die_with_parent=True))
+    return _held[-1]
 
 
 def connect(place: embedded.Place, **more: Any) -> psycopg.Connection[Any]:
@@ -69,7 +81,9 @@ def broker(place: embedded.Place) -> redis.Redis:
 
 
 def kill(pid_file: Path) -> None:
-    os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
+    pid = int(pid_file.read_text().split()[0])
+    assert pid != os.getpid()
+    os.kill(pid, signal.SIGKILL)
 
 
 def hold_in_another_process(data: Path) -> subprocess.Popen[str]:
@@ -178,6 +192,7 @@ def test_a_start_outlives_backends_that_do_not_notice_their_postmaster_died(data
 def test_a_pid_file_that_names_a_stranger_does_not_stop_a_start(data: Path) -> None:
     ensure(data).leave()
     place = embedded.place(data)
+    assert not (place.cluster / "postmaster.pid").exists()
     (place.cluster / "postmaster.pid").write_text(f"{os.getpid()}\n{place.cluster}\n")
     (place.valkey / "valkey.pid").write_text(f"{os.getpid()}\n")
     held = ensure(data)

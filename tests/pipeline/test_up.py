@@ -23,12 +23,18 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 pytestmark = pytest.mark.setup
 
+_started: list[subprocess.Popen[bytes]] = []
+
 
 @pytest.fixture
 def data() -> Iterator[Path]:
     """A data directory below a closed parent, as an administrator's home is."""
     parent = Path(tempfile.mkdtemp(prefix="signalbox-up-"))
     yield parent / "data"
+    for process in _started:
+        process.kill()
+        process.wait()
+    _started.clear()
     for pid in processes_of(parent / "data"):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -54,7 +60,9 @@ def free_port() -> int:
 def start(data: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "manage.py", "up", "--no-demo", "--port", str(port), "--data", str(data)]
     with log.open("wb") as out:
-        return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=out, stderr=out, start_new_session=True)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=out, stderr=out, start_new_session=True)
+    _started.append(process)
+    return process
 
 
 def status(port: int, path: str) -> int:
@@ -80,7 +88,7 @@ def processes_of(data: Path, word: str = "") -> list[int]:
     return sorted(found)
 
 
-def until(true: Callable[[], object], log: Path, seconds: float = 90.0) -> None:
+def until(true: Callable[[], object], log: Path, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, log.read_text()

@@ -146,8 +146,6 @@ class Command(BaseCommand):
                     "warning",
                 ],
                 web,
-                # The port must be free for the next start, also when this one was killed.
-                last_signal=signal.SIGKILL,
             ),
             Program(
                 "worker",

@@ -1,0 +1,80 @@
+"""Gates open when a candidate stands, answer for its tree, and are asked again when the machine failed them."""
+
+from django.conf import settings
+
+from gates import running
+from gates.models import Gate, GateRun
+from ledger.models import Patch, QueueItem
+from pipeline import events
+from pipeline.events import Event, nudge_later, on
+from pipeline.questions import answers
+
+
+@on("patch.applied")
+def open_gates(event: Event) -> None:
+    """One pending run of each gate that judges the candidate, unless its verdict is known."""
+    patch = Patch.objects.get(pk=event.subject_id)
+    item = QueueItem.objects.live().filter(patch=patch, state=QueueItem.State.TESTING).first()
+    if item is not None:
+        GateRun.objects.open_for(patch, item, by=events.SYSTEM)
+
+
+@on("gate_run.created", "gate_run.passed", "gate_run.waived")
+def start_runner(event: Event) -> None:
+    """A run waits, or one that another depends on passed: wake a runner."""
+    nudge_later("gates.tasks.run_pending", queue="gates")
+
+
+@on("gate_run.error")
+def run_again(event: Event) -> None:
+    """What the machine failed is not the patch's fault: run it again, twice; then a person is asked."""
+    gate_run = GateRun.objects.get(pk=event.subject_id)
+    if gate_run.error_kind != GateRun.ErrorKind.INFRA or gate_run.gate is None:
+        return
+    newest = GateRun.objects.newest(gate_run.gate, gate_run.tree_hash)
+    if newest is None or newest.pk != gate_run.pk:
+        return
+    tries = GateRun.objects.filter(
+        gate=gate_run.gate, gate_version=gate_run.gate_version, tree_hash=gate_run.tree_hash, error_kind="infra"
+    ).count()
+    if tries <= settings.SIGNALBOX_GATE_INFRA_RERUNS:
+        gate_run.rerun(by=events.SYSTEM)
+
+
+@on("queue_item.restarted", "queue_item.withdrawn", "queue_item.evicted")
+def skip_what_is_left(event: Event) -> None:
+    """The candidate is no more: the runs that have not started judge nothing."""
+    item = QueueItem.objects.get(pk=event.subject_id)
+    for gate_run in GateRun.objects.open().filter(queue_item=item).exclude(tree_hash=item.candidate_tree).order_by("pk"):
+        gate_run.skip("superseded", by=events.SYSTEM)
+
+
+@answers("tree.verdict")
+def verdict_of_tree(*, patch: Patch, tree: str) -> tuple[str, str]:
+    """(passed, failed, unknown or none; why) of the required gates that judge this patch, for this tree."""
+    verdict = GateRun.objects.verdict(patch, tree)
+    if verdict != "failed":
+        return verdict, ""
+    reasons = []
+    for gate in Gate.objects.judging(patch):
+        run = GateRun.objects.newest(gate, tree) if gate.required else None
+        if run is not None and run.verdict == "failed":
+            reasons.append(f"{gate.key}: {run.decision_reason or run.state_reason}")
+    return verdict, "; ".join(reasons)
+
+
+@answers("patch.commit")
+def is_verdict_fresh(*, patch: Patch) -> str | None:
+    """An objection when the tested tree's verdict is not, or no longer, passed."""
+    verdict = GateRun.objects.verdict(patch, patch.tested_tree)
+    return None if verdict == "passed" else f"the verdict of the tested tree is {verdict}"
+
+
+def _send_work() -> None:
+    """The sweep's part: wake a runner when something waits."""
+    if GateRun.objects.filter(state=GateRun.State.PENDING).exists():
+        events.nudge("gates.tasks.run_pending", queue="gates")
+
+
+events.chore(running.close_lost)
+events.chore(running.run_pending, send=_send_work)

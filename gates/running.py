@@ -1,0 +1,186 @@
+"""Running a gate: a fresh copy of the tree, the command in it, the evidence it left, the judgement."""
+
+import hashlib
+import os
+import shutil
+import socket
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import close_old_connections, connection
+
+from gates import criteria, evidence, runner
+from gates.junit import Results
+from gates.models import GateRun
+from ledger import git
+from pipeline import events
+from pipeline.crashpoints import crashpoint
+from pipeline.ids import new_id
+from pipeline.refusals import Refused
+
+BEAT_SECONDS = 15.0
+
+
+def run_pending() -> int:
+    """Run the pending gates one after another until none is left; returns how many were run here."""
+    done = 0
+    while (pk := _next()) is not None:
+        done += run(pk)
+    return done
+
+
+def _next() -> str | None:
+    """The oldest pending run that waits for no other gate."""
+    for gate_run in GateRun.objects.filter(state=GateRun.State.PENDING).select_related("gate").order_by("pk")[:50]:
+        if not gate_run.blocking():
+            return gate_run.pk
+    return None
+
+
+def run(gate_run_id: str, *, by: events.Actor = events.SYSTEM) -> bool:
+    """Run one pending gate to its judgement; False when another has it. Two runners never run the same one.
+
+    Nothing here is inside a transaction. Whatever goes wrong on our side ends as error (infra), never as passed.
+    """
+    name = f"{socket.gethostname()}:{os.getpid()}:{new_id()}"
+    gate_run = GateRun.objects.select_related("gate", "project").filter(pk=gate_run_id).first()
+    if gate_run is None:
+        return False
+    try:
+        gate_run.start(by=by, runner=name, sandbox_level=runner.available_level())
+    except Refused:
+        return False
+    crashpoint("gate.started")
+    stop = threading.Event()
+    beating = _Beat(gate_run, name, stop)
+    beating.start()
+    try:
+        judged = _judge(gate_run, stop)
+    except Exception as problem:
+        judged = {"judgement": criteria.Judgement("error", "infra", None, f"the runner failed: {problem}"[:2000])}
+    finally:
+        beating.end()
+    crashpoint("gate.judged")
+    try:
+        gate_run.complete(judged.pop("judgement"), by=by, runner=name, **judged)
+    except Refused:
+        return False  # taken away meanwhile: skipped as superseded, or given up as lost
+    crashpoint("gate.done")
+    return True
+
+
+class _Beat(threading.Thread):
+    """Says every few seconds that the runner lives; asks the command to end when the run was taken away."""
+
+    def __init__(self, gate_run: GateRun, runner_name: str, stop: threading.Event) -> None:
+        super().__init__(daemon=True, name=f"beat-{gate_run.pk}")
+        self.gate_run, self.runner_name, self.stop_command = gate_run, runner_name, stop
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        """Beat until the run is over."""
+        try:
+            while not self.over.wait(BEAT_SECONDS):
+                try:
+                    if not self.gate_run.beat(self.runner_name):
+                        self.stop_command.set()
+                        return
+                except Exception:
+                    close_old_connections()  # the database went away: the next beat tries again
+        finally:
+            connection.close()
+
+    def end(self) -> None:
+        """Stop beating, and wait until it has."""
+        self.over.set()
+        self.join(timeout=30)
+
+
+def _judge(gate_run: GateRun, stop: threading.Event) -> dict[str, Any]:
+    """Copy, execute, read and judge; the arguments of GateRun.complete."""
+    gate = gate_run.gate
+    if gate is None:
+        raise Refused("a run without a gate has nothing to execute", code="gate_not_found")
+    copies = Path(settings.DATA_DIR) / "gates"
+    copies.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix="run-", dir=copies))
+    try:
+        tree, output = place / "tree", place / "evidence"
+        git.export(gate_run.project.mirror, gate_run.tree_hash, tree)
+        output.mkdir(mode=0o700)
+        crashpoint("gate.copied")
+        executed = runner.execute(
+            gate_run.command,
+            tree / gate.cwd if gate.cwd else tree,
+            timeout_seconds=gate.limit_seconds,
+            env={name: os.environ[name] for name in gate.env_allow if name in os.environ},
+            output_dir=output,
+            stop=stop,
+            secrets=(settings.SECRET_KEY, settings.SIGNALBOX_PEPPER),
+        )
+        crashpoint("gate.executed")
+        results, told = _results(gate.evidence, output)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    if results is not None and executed.output_limited:
+        results = None
+    judgement = criteria.evaluate(
+        gate_run.criteria,
+        results,
+        exit_code=executed.exit_code,
+        expected_exit_codes=gate.expected_exit_codes or [0],
+        timed_out=executed.timed_out,
+        output_limited=executed.output_limited,
+        infra=executed.exit_code is None and not executed.timed_out and not executed.output_limited,
+        duration_seconds=executed.duration_seconds,
+        gate_type=gate_run.gate_type,
+        evidence_declared=list(gate.evidence),
+        shards_expected=gate.shards,
+        shards_seen=1 if results is not None else 0,
+    )
+    return {
+        "judgement": judgement,
+        "results": results,
+        "exit_code": executed.exit_code,
+        "duration_seconds": f"{executed.duration_seconds:.3f}",
+        "output_tail": executed.output,
+        "sandbox_level": executed.level,
+        "evidence": {**told, "notes": list(executed.notes), "killed": executed.killed},
+    }
+
+
+def _results(declared: dict[str, str], output: Path) -> tuple[Results | None, dict[str, Any]]:
+    """The test results that the command left, and what is to be said about each kind of evidence."""
+    told: dict[str, Any] = {}
+    results = None
+    for kind, found in evidence.collect(output, declared).items():
+        if isinstance(found, evidence.Missing):
+            told[kind] = {"missing": found.reason}
+        elif kind == "junit":
+            try:
+                results = evidence.parse(kind, found)
+                told[kind] = {"bytes": len(found), "sha256": _sha256(found)}
+            except evidence.EvidenceRefused as refusal:
+                told[kind] = {"refused": str(refusal)}
+        else:
+            told[kind] = {"bytes": len(found), "sha256": _sha256(found)}
+    return results, told
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def close_lost(*, by: events.Actor = events.SYSTEM) -> int:
+    """End the runs whose runner is gone as error (infra); returns how many."""
+    done = 0
+    for gate_run in GateRun.objects.overdue().order_by("pk"):
+        lost = criteria.Judgement("error", "infra", None, "the runner vanished")
+        try:
+            done += gate_run.complete(lost, by=by)
+        except Refused:
+            continue
+    return done

@@ -1,0 +1,242 @@
+"""The merge queue: state in, actions out. Patches land in order, each tested on what lands before it (domain.md §2.3.4)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.db import connection, transaction
+
+from ledger import git
+from ledger.models import MergeQueue, Patch, QueueItem
+from pipeline import events
+from pipeline.crashpoints import crashpoint
+from pipeline.models import Run
+from pipeline.questions import ask
+from pipeline.refusals import Refused
+
+COMMITTER_DOMAIN = "signalbox.invalid"  # RFC 2606: never a real host
+MAX_STEPS = 1000
+
+
+def advance(queue_id: str, *, by: events.Actor = events.SYSTEM) -> int:
+    """Do what is due in this queue until nothing is; returns how many steps were taken.
+
+    One at a time per queue: whoever finds it taken leaves, since the other looks again before it leaves itself.
+    """
+    done = 0
+    with _alone(queue_id) as mine:
+        if not mine:
+            return 0
+        while done < MAX_STEPS and _step(queue_id, by):
+            done += 1
+    return done
+
+
+@contextmanager
+def _alone(queue_id: str) -> Iterator[bool]:
+    """A session's advisory lock on the queue: it holds across transactions, and dies with the process."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 1))", [f"queue {queue_id}"])
+        (mine,) = cursor.fetchone()
+    try:
+        yield mine
+    finally:
+        if mine:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 1))", [f"queue {queue_id}"])
+
+
+def advance_all() -> int:
+    """Advance every queue that has work; returns how many steps were taken."""
+    waiting = QueueItem.objects.live().values_list("queue", flat=True)
+    return sum(advance(pk) for pk in sorted(set(waiting)))
+
+
+def _step(queue_id: str, by: events.Actor) -> bool:
+    """Walk the items from the head and do the first thing that is due; False when nothing is."""
+    queue = MergeQueue.objects.select_related("project").get(pk=queue_id)
+    if queue.state == MergeQueue.State.PAUSED:
+        return False
+    mirror, branch = queue.project.mirror, queue.target_branch
+    head = git.head(mirror, branch)
+    items = list(QueueItem.objects.live().filter(queue=queue).select_related("patch__project", "patch__content"))
+    if items and _recover(queue, items[0], head, by):
+        return True
+    if head != queue.head_commit:
+        MergeQueue.objects.filter(pk=queue.pk).update(head_commit=head)
+    onto, ahead = head, None  # the commit to build on: that of the nearest item ahead that is not failing
+    for index, item in enumerate(items):
+        acted = _look_at(queue, item, index, onto, ahead, by)
+        if acted:
+            return True
+        if item.state != QueueItem.State.FAILING:
+            onto, ahead = item.candidate_commit, item
+    return False
+
+
+def _look_at(
+    queue: MergeQueue, item: QueueItem, index: int, onto: str, ahead: QueueItem | None, by: events.Actor
+) -> bool:
+    """Do the first thing that is due for one item; False when it has to wait."""
+    patch = item.patch
+    if patch.state not in Patch.IN_QUEUE:
+        return _withdraw(queue, item, f"its patch is {patch.state}", by)
+    if item.base_commit and item.base_commit != onto:
+        return _restart(queue, item, "what it was built on is no longer what lands before it", by)
+    if item.state in (QueueItem.State.WAITING, QueueItem.State.BUILDING):
+        if index >= queue.window_size or not onto or queue.state == MergeQueue.State.DRAINING:
+            return False
+        return _build(queue, item, onto, ahead, by)
+    if item.state == QueueItem.State.TESTING:
+        return _judge(queue, item, by)
+    if index:
+        return False
+    if item.state == QueueItem.State.PASSING:
+        return _land(queue, item, by)
+    return _evict(queue, item, by)
+
+
+def _lock(queue: MergeQueue, item: QueueItem) -> bool:
+    """Take the locks of one action in the house's order: queue, run, patch, item. False when the item is gone on."""
+    MergeQueue.objects.select_for_update(no_key=True).get(pk=queue.pk)
+    if item.patch.run_id:
+        Run.objects.select_for_update(no_key=True).get(pk=item.patch.run_id)
+    Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=item.patch_id)
+    now = QueueItem.objects.select_for_update(no_key=True, of=("self",)).get(pk=item.pk)
+    return now.state == item.state
+
+
+def _withdraw(queue: MergeQueue, item: QueueItem, reason: str, by: events.Actor) -> bool:
+    with transaction.atomic():
+        return _lock(queue, item) and item.withdraw(by=by, reason=reason)
+
+
+def _restart(queue: MergeQueue, item: QueueItem, reason: str, by: events.Actor) -> bool:
+    with transaction.atomic():
+        if not _lock(queue, item):
+            return True
+        if item.patch.state in (Patch.State.APPLIED, Patch.State.VERIFIED):
+            item.patch.rebase(by=by, reason=reason)
+        return item.restart(by=by, reason=reason)
+
+
+def _build(queue: MergeQueue, item: QueueItem, onto: str, ahead: QueueItem | None, by: events.Actor) -> bool:
+    """Make the candidate commit, outside any transaction; a conflict makes the item failing."""
+    patch, mirror = item.patch, queue.project.mirror
+    if item.state == QueueItem.State.WAITING:
+        with transaction.atomic():
+            if not _lock(queue, item):
+                return True
+            QueueItem.objects.filter(pk=item.pk).update(ahead=ahead)
+            item.build(base_commit=onto, by=by)
+            events.record("patch.apply_started", patch, by=by, data={"onto": onto})
+    crashpoint("build.started")
+    try:
+        tree = git.apply(mirror, patch.base_commit, patch.content.diff_text)
+        if onto != patch.base_commit:
+            tree = git.rebase_tree(mirror, patch.base_commit, tree, onto)
+        if tree == git.tree_of(mirror, onto):
+            raise git.DoesNotApply("nothing is left of the change: the branch holds it already")
+        candidate = git.commit(
+            mirror, tree, onto, message(patch), author_name=patch.author_name,
+            author_email=f"{patch.author_worker_id or 'user'}@{COMMITTER_DOMAIN}", at=patch.created_at,
+        )  # fmt: skip
+    except (git.DoesNotApply, git.UnknownCommit) as refusal:
+        with transaction.atomic():
+            if _lock(queue, item):
+                item.become_failing(refusal.code, str(refusal), by=by)
+        return True
+    crashpoint("build.done")
+    with transaction.atomic():
+        if _lock(queue, item):
+            item.test(candidate_commit=candidate, candidate_tree=tree, by=by)
+            patch.note_applied(
+                by=by, candidate_tree=tree, files=sorted(patch.files_touched), again=item.builds > 1 or patch.attempts > 0
+            )
+    return True
+
+
+def message(patch: Patch) -> str:
+    """Our commit message: the summary as one clean line, and the trailer that ties the commit to its patch."""
+    words = " ".join("".join(letter if letter.isprintable() else " " for letter in patch.summary).split())
+    title = words[:72].rstrip() or "Change by an agent"
+    if ":" in title.split(" ")[0] and title.split(":")[0].lower() in ("signalbox-patch", "signed-off-by", "co-authored-by"):
+        title = f"Change: {title}"
+    return f"{title}\n\nSignalbox-Patch: {patch.pk}\n"
+
+
+def _judge(queue: MergeQueue, item: QueueItem, by: events.Actor) -> bool:
+    """Ask whether the tree's required gates passed; unknown waits, and so does a tree that no required gate judges."""
+    verdicts = ask("tree.verdict", patch=item.patch, tree=item.candidate_tree)
+    verdict, reason = next(iter(verdicts), ("none", ""))
+    if verdict not in ("passed", "failed"):
+        return False
+    with transaction.atomic():
+        if not _lock(queue, item):
+            return True
+        if verdict == "failed":
+            item.become_failing("gates_not_satisfied", reason, by=by)
+        else:
+            item.become_passing(by=by)
+            item.patch.verify(by=by, tested_tree=item.candidate_tree, tested_parent=item.base_commit)
+    return True
+
+
+def _land(queue: MergeQueue, item: QueueItem, by: events.Actor) -> bool:
+    """Move the branch to exactly what was tested, by compare-and-swap, and book it."""
+    patch = item.patch
+    try:
+        with transaction.atomic():
+            if not _lock(queue, item):
+                return True
+            patch.begin_landing(item.candidate_commit, by=by)
+    except Refused as refusal:
+        if refusal.code in ("gates_not_satisfied", "tests_not_passed"):
+            return _restart(queue, item, str(refusal), by)
+        raise
+    crashpoint("land.before_ref")
+    try:
+        git.move_branch(queue.project.mirror, queue.target_branch, item.candidate_commit, item.base_commit)
+    except git.BranchMoved:
+        return _restart(queue, item, "the branch was moved by somebody else", by)
+    crashpoint("land.after_ref")
+    return _book(queue, item, by)
+
+
+def _book(queue: MergeQueue, item: QueueItem, by: events.Actor) -> bool:
+    with transaction.atomic():
+        if not _lock(queue, item):
+            return True
+        item.patch.commit(item.candidate_commit, item.candidate_tree, by=by)
+        item.land(by=by)
+        MergeQueue.objects.filter(pk=queue.pk).update(
+            head_commit=item.candidate_commit, window_size=min(queue.window_size + 1, queue.window_ceiling)
+        )
+    crashpoint("land.done")
+    return True
+
+
+def _recover(queue: MergeQueue, item: QueueItem, head: str, by: events.Actor) -> bool:
+    """A landing that died half-way: the branch has the commit, so book it; it has not, so it is tried again."""
+    patch = item.patch
+    if not patch.landing_commit or patch.state != Patch.State.VERIFIED or item.state != QueueItem.State.PASSING:
+        return False
+    if git.contains(queue.project.mirror, queue.target_branch, patch.landing_commit):
+        return _book(queue, item, by)
+    Patch.objects.filter(pk=patch.pk).update(landing_commit="")
+    patch.landing_commit = ""
+    return False
+
+
+def _evict(queue: MergeQueue, item: QueueItem, by: events.Actor) -> bool:
+    """The head is failing on the true branch head, so the fault is its own: out of the queue, apply_failed."""
+    patch = item.patch
+    with transaction.atomic():
+        if not _lock(queue, item):
+            return True
+        item.evict(by=by)
+        stage = "verify" if patch.state == Patch.State.APPLIED else "apply"
+        patch.fail(
+            stage, item.failing_code, item.failing_reason, by=by, tests_ran=True if stage == "verify" else None
+        )
+        MergeQueue.objects.filter(pk=queue.pk).update(window_size=max(queue.window_size // 2, queue.window_floor))
+    return True

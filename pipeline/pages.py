@@ -1,0 +1,162 @@
+"""What every page of the console needs: the frame's context, filters and pages of lists, and one way to answer a button."""
+
+import tomllib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+from django.conf import settings
+from django.contrib import messages
+from django.core.exceptions import BadRequest
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import register_converter, reverse
+from django.utils.functional import SimpleLazyObject
+from django.utils.translation import gettext as _
+
+from pipeline import ids
+from pipeline.auth import Denied, Principal, principal_of
+from pipeline.events import Event
+from pipeline.models import Project
+from pipeline.refusals import Refused
+
+DEMO_REMOVAL = "manage.py demo --remove"
+
+# What an event is about -> the page that shows it.
+PAGES = {"run": "runs:run", "worker": "workers:worker", "patch": "ledger:patch", "gate_run": "gates:run"}
+
+
+class ULIDConverter:
+    """`<ulid:pk>` in an address: 26 characters of Crockford base 32, so that anything else is a plain 404."""
+
+    regex = ids.PATTERN.pattern
+
+    def to_python(self, value: str) -> str:
+        """The id as it is."""
+        return value
+
+    def to_url(self, value: str) -> str:
+        """The id as it is."""
+        return value
+
+
+register_converter(ULIDConverter, "ulid")
+
+
+@cache
+def version() -> str:
+    """The version of this copy of Signalbox, as pyproject.toml says."""
+    return str(tomllib.loads((settings.BASE_DIR / "pyproject.toml").read_text())["project"]["version"])
+
+
+def frame(request: HttpRequest) -> dict[str, Any]:
+    """Context processor: version, and the notice while a demo project can be seen. Asks nothing unless it is shown."""
+    return {"version": version(), "banner": SimpleLazyObject(lambda: _banner(request)), "banner_command": DEMO_REMOVAL}
+
+
+def _banner(request: HttpRequest) -> str:
+    if not request.user.is_authenticated:
+        return ""
+    shown = Project.objects.visible_to(principal_of(request)).live().filter(profile__demo=True)
+    if not shown.exists():
+        return ""
+    return _("This installation shows a demo: scripted agents work on a sample repository. To remove it:")
+
+
+# -- lists -------------------------------------------------------------------------------------------------------
+
+
+class Filters(dict[str, str]):
+    """The filters of a list as the address names them; absent ones are empty. An unknown value is a bad request."""
+
+    def __init__(self, request: HttpRequest, given: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.given = request.GET if given is None else given
+
+    def one_of(self, name: str, allowed: Collection[str]) -> str:
+        """The filter's value. Raises BadRequest for one that is not `allowed`, which would silently show everything."""
+        return self._keep(name, lambda value: value in allowed)
+
+    def id(self, name: str) -> str:
+        """The filter's value, an id. Raises BadRequest for anything else."""
+        return self._keep(name, ids.is_id)
+
+    def _keep(self, name: str, is_good: Callable[[str], bool]) -> str:
+        value = self.given.get(name, "").strip()
+        if value and not is_good(value):
+            raise BadRequest(f"{name}: “{value[:80]}” is no value of this filter")
+        self[name] = value
+        return value
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some rows of a list, newest first, and the cursor of the next page ("" at its end)."""
+
+    rows: list[Any]
+    next_cursor: str
+
+
+def page_of(rows: "QuerySet[Any]", request: HttpRequest) -> Page:
+    """The page of `rows` that `?cursor=` names: the rows older than that id. One query, whatever the page's number.
+
+    Raises BadRequest for a cursor that is no id.
+    """
+    cursor = Filters(request).id("cursor")
+    if cursor:
+        rows = rows.filter(pk__lt=cursor)
+    size = settings.SIGNALBOX_LIST_LIMIT
+    found = list(rows.order_by("-pk")[: size + 1])
+    return Page(found[:size], found[size - 1].pk if len(found) > size else "")
+
+
+def project_choices(principal: Principal) -> list[tuple[str, str]]:
+    """(id, key) of every project that `principal` may read, for a filter. One query."""
+    return list(Project.objects.visible_to(principal).order_by("key").values_list("pk", "key"))
+
+
+def today() -> datetime:
+    """Midnight UTC, where the figures of the day begin."""
+    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def with_addresses(events: Iterable[Event]) -> list[Event]:
+    """The events, each with the `address` of the page that shows what it is about ("" when there is none)."""
+    rows = list(events)
+    for event in rows:
+        about, pk = event.subject_type, event.subject_id
+        if about not in PAGES and event.run_id:
+            about, pk = "run", event.run_id
+        event.address = reverse(PAGES[about], args=[pk]) if about in PAGES else ""  # type: ignore[attr-defined]
+    return rows
+
+
+# -- buttons -----------------------------------------------------------------------------------------------------
+
+
+def act(request: HttpRequest, verb: Callable[[], object], *, done: str, to: str) -> HttpResponse:
+    """Call one verb, say how it went, and go to the address `to`.
+
+    A refusal becomes a message in its own words; Denied goes on, to the page that says so. A verb that answers False
+    changed nothing, and that is said.
+    """
+    try:
+        changed = verb()
+    except Denied:
+        raise
+    except Refused as refusal:
+        messages.error(request, str(refusal))
+    else:
+        if changed is False:
+            messages.info(request, _("Nothing changed: it was so already, or has been asked for."))
+        else:
+            messages.success(request, done)
+    return redirect(to)
+
+
+def roles_in(principal: Principal, project: Project | str | None) -> dict[str, bool]:
+    """Which buttons to show: whether `principal` may act as operator and as approver in `project`."""
+    return {role: principal.may(role, project) for role in ("operator", "approver")}

@@ -1,0 +1,39 @@
+"""Celery's way in: one line each, calling what the rest of the house calls."""
+
+from datetime import timedelta
+
+from celery import shared_task
+from django.conf import settings
+
+from pipeline import events
+from pipeline.clock import db_now
+from pipeline.models import StoredAnswer, Tick
+
+KEEP_TICKS = timedelta(days=1)
+
+
+@shared_task
+def react(pk: str) -> None:
+    """React to one event, nudged after its commit."""
+    events.react(pk)
+
+
+@shared_task
+def sweep() -> None:
+    """Every few seconds: react to what a lost nudge left behind, and do the chores. Each due moment once."""
+    tick = Tick.objects.take("sweep", timedelta(seconds=settings.SIGNALBOX_SWEEP_SECONDS))
+    if tick is not None:
+        events.react_to_due()
+        events.do_chores()
+        tick.end()
+
+
+@shared_task
+def tidy() -> None:
+    """Every hour: make the event table's next months, forget stored answers and moments that are past."""
+    tick = Tick.objects.take("tidy", timedelta(hours=1))
+    if tick is not None:
+        events.make_partitions()
+        StoredAnswer.objects.filter(expires_at__lt=db_now()).delete()
+        Tick.objects.forget(db_now() - KEEP_TICKS)
+        tick.end()
