@@ -11,5 +11,9 @@ class PipelineConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Discover what the apps above register."""
+        """Load the Celery app, then discover what the apps above register."""
+        from pipeline.celery import app
+
+        # For every thread: `current_app` would otherwise fall back to an app of Celery's own, without our broker.
+        app.set_default()
         autodiscover_modules("reactions", "invariants")

@@ -4,21 +4,26 @@ Django's own ASGI handler costs two to five times the CPU of its WSGI handler (d
 """
 
 import os
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "pipeline.settings")
 
 from a2wsgi import WSGIMiddleware
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
-from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 
-_django = WSGIMiddleware(get_wsgi_application(), workers=settings.SIGNALBOX_THREADS)
+# The libraries on both sides describe the same ASGI messages by types of their own that do not match.
+Application = Callable[[Any, Any, Any], Awaitable[None]]
 
-RAW_ROUTES: dict[str, ASGI3Application] = {}
+_wsgi: Any = get_wsgi_application()
+_django: Application = WSGIMiddleware(_wsgi, workers=settings.SIGNALBOX_THREADS)
+
+RAW_ROUTES: dict[str, Application] = {}
 """Paths answered without a thread, such as streams that stay open: one line each, `"/path/": application`."""
 
 
-async def application(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+async def application(scope: Any, receive: Any, send: Any) -> None:
     """The ASGI application; WebSockets are not spoken and are closed by the server."""
     if scope["type"] == "http":
         await RAW_ROUTES.get(scope["path"], _django)(scope, receive, send)

@@ -27,9 +27,12 @@ class Every(NamedTuple):
     because: str
 
 
-# One line for each periodic task, in the order in which a reader should meet them:
-#     Every(5, "workers.tasks.sweep", "a dead worker's task goes back within one sweep"),
-SCHEDULE: list[Every] = []
+# One line for each periodic task, in the order in which a reader should meet them. Each due moment is a row that only one
+# of any number of beats can insert (pipeline.models.Tick).
+SCHEDULE: list[Every] = [
+    Every(5, "pipeline.tasks.sweep", "what a lost message left behind goes on, and a dead worker's task goes back"),
+    Every(3600, "pipeline.tasks.tidy", "next month's events have a partition; what is past its keeping goes"),
+]
 
 app = Celery("signalbox")
 app.config_from_object("django.conf:settings", namespace="CELERY")

@@ -291,7 +291,7 @@ class Embedded:
                 + ["--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
                 + ["--no-instructions"]
             )
-        _end_strays(cluster)
+        _end_strays(cluster, self.place.postgres_sockets)
         arguments = [self._binary("postgres"), "-D", str(cluster), "-k", str(self.place.postgres_sockets)]
         for name, value in self.settings.items():
             arguments += ["-c", f"{name}={value}"]
@@ -670,7 +670,7 @@ def _working_directory(pid: int | str) -> Path | None:
         return None
 
 
-def _end_strays(cluster: Path) -> None:
+def _end_strays(cluster: Path, sockets: Path) -> None:
     """Waits for, and after a while ends, backends whose postmaster was killed; PostgreSQL cannot start beside them.
 
     Idle ones leave by themselves within a second (tried); one in a long query does not notice. Every process of a
@@ -688,8 +688,9 @@ def _end_strays(cluster: Path) -> None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
-    # Nobody works in the cluster, so the number in the file is dead or belongs to a stranger of after a reboot.
-    (cluster / "postmaster.pid").unlink(missing_ok=True)
+    # Nobody works in the cluster, so the number in these files is dead, a zombie's, or a stranger's of after a reboot.
+    for lock in (cluster / "postmaster.pid", sockets / ".s.PGSQL.5432.lock"):
+        lock.unlink(missing_ok=True)
 
 
 def _interrupt_when_parent_dies() -> None:

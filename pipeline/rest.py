@@ -31,10 +31,14 @@ what; everything else is here:
             run.cancel(by=self.by, reason=self.body(Reason)["reason"])
             return self.reply(run)                     # read again, with its ETag
 
+    router = Router()
+    router.register("runs", RunEndpoint, "run")        # names run-list, run-detail, run-cancel
+    urlpatterns = router.urls                          # pipeline/urls.py includes each app's `api` module
+
 `needs` maps each action to a role, to WORKER (a worker's key, never a session), to SIGNED_IN (anybody), to INSTALLATION
-(its admin) or to a tuple of these. A handler that makes a row in a project calls `self.must_in(project)` itself. A handler
-that has nothing to say yet raises `NotYet(seconds)`: it is undone and called again until that time is over, then answers
-204. The matrix test asks every endpoint as everybody: say what you expect in tests/api/expectations.py.
+(its admin) or to a tuple of these. A handler that makes a row in a project calls `self.must_in(project)` itself. One that
+has nothing to say yet raises `NotYet(seconds)`: it is undone and called again until that time is over, then answers 204.
+The matrix test asks every endpoint as everybody: say what you expect in tests/api/expectations.py.
 """
 
 import base64

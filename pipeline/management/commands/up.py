@@ -185,7 +185,7 @@ class Command(BaseCommand):
         # The children hold the servers' lock as well: when this process is killed, nobody stops them under their feet.
         supervisor = Supervisor(
             programs,
-            out=self.stdout._out,
+            out=sys.stdout,
             tick=tick,
             keep_open=[servers.lock] if servers else [],
             directory=settings.BASE_DIR,

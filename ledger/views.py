@@ -1,0 +1,197 @@
+"""Pages of the ledger: patches with what was changed and what became of them, and the queues in which they land."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.db.models import Prefetch
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_GET, require_POST
+
+from ledger import rendering
+from ledger.models import MergeQueue, Patch, PatchContent, QueueItem
+from pipeline import pages
+from pipeline.auth import signed_in
+from pipeline.models import Event
+
+HISTORY_SHOWN = 60
+ITEMS_SHOWN = 50
+# The main road, and how a patch may leave it.
+ROAD = ("created", "validated", "queued", "applied", "verified", "committed")
+BULK_OF_PATCH = (
+    "metadata", "validation_errors", "findings", "policy_snapshot", "applied_files", "last_error_message",
+)  # fmt: skip
+
+
+@require_GET
+@signed_in
+def patches(request: HttpRequest) -> HttpResponse:
+    """The patches, newest first. No diff is loaded."""
+    filters = pages.Filters(request)
+    rows = Patch.objects.visible_to(request.principal).select_related("project", "task").defer(*BULK_OF_PATCH)
+    rows = rows.defer("task__spec", *BULK_OF_PATCH)
+    state = filters.one_of("state", ["open", *Patch.State.values])
+    if state == "open":
+        rows = rows.open()
+    elif state:
+        rows = rows.filter(state=state)
+    for name in ("project", "run"):
+        if value := filters.id(name):
+            rows = rows.filter(**{name: value})
+    page = pages.page_of(rows, request)
+    return render(
+        request,
+        "ledger/patches.html",
+        {
+            "patches": page.rows,
+            "next_cursor": page.next_cursor,
+            "filters": filters,
+            "states": [("open", _("on its way")), *Patch.State.choices],
+            "projects": pages.project_choices(request.principal),
+        },
+    )
+
+
+@require_GET
+@signed_in
+def patch(request: HttpRequest, pk: str) -> HttpResponse:
+    """One patch: where it stands, what it changes, what was found, what happened."""
+    patch = _patch(request, pk)
+    content = PatchContent.objects.filter(patch=patch).first()
+    history = Event.objects.about(patch).defer("canonical", "before", "data")
+    history = list(history.reverse()[:HISTORY_SHOWN])
+    chain = Patch.objects.visible_to(request.principal).chain(patch.chain_id).exclude(pk=patch.pk)
+    title = patch.summary or _("Patch without a summary")
+    return render(
+        request,
+        "ledger/patch.html",
+        {
+            "patch": patch,
+            "title": title,
+            "may": pages.roles_in(request.principal, patch.project_id),
+            "may_go": {to: Patch.can_move(patch.state, to) for to in ("quarantined", "dropped", "queued")},
+            "steps": _rail(patch, history),
+            "files": rendering.render(content.diff_text) if content else [],
+            "content": content,
+            "item": QueueItem.objects.filter(patch=patch).order_by("-pk").first(),
+            "chain": chain.defer(*BULK_OF_PATCH)[:20],
+            "events": pages.with_addresses(history),
+            "trail": [(_("Ledger"), reverse("ledger:list")), (title, "")],
+        },
+    )
+
+
+def _patch(request: HttpRequest, pk: str) -> Patch:
+    rows = Patch.objects.visible_to(request.principal).select_related("project", "run__workstream", "run__phase", "task", "attempt")
+    return get_object_or_404(
+        rows.defer("task__spec", "attempt__output_tail", "attempt__input_prompt", "attempt__error_log"), pk=pk
+    )
+
+
+def _rail(patch: Patch, newest_first: list[Event]) -> list[dict[str, Any]]:
+    """The main road with the time of each state's last entry, and the state off the road in which the patch is."""
+    entered: dict[str, Any] = {}
+    for event in newest_first:
+        state = (event.after or {}).get("state")
+        if state:
+            entered.setdefault(state, event.created_at)
+    on_road = patch.state in ROAD
+    reached = ROAD.index(patch.state) if on_road else max((ROAD.index(s) for s in entered if s in ROAD), default=0)
+    steps = [
+        {
+            "state": state,
+            "at": entered.get(state) if place <= reached else None,
+            "past": place < reached or not on_road and place <= reached,
+            "current": state == patch.state,
+        }
+        for place, state in enumerate(ROAD)
+        if on_road or place <= reached
+    ]
+    if not on_road:
+        steps.append({"state": patch.state, "at": entered.get(patch.state), "past": False, "current": True})
+    return steps
+
+
+@require_GET
+@signed_in
+def patch_diff(request: HttpRequest, pk: str) -> HttpResponse:
+    """The diff as it came, as plain text."""
+    patch = get_object_or_404(Patch.objects.visible_to(request.principal), pk=pk)
+    content = get_object_or_404(PatchContent, patch=patch)
+    return HttpResponse(content.diff_text, content_type="text/plain; charset=utf-8")
+
+
+@require_POST
+@signed_in
+def patch_quarantine(request: HttpRequest, pk: str) -> HttpResponse:
+    """Set a patch aside, with a reason."""
+    return _act(
+        request,
+        pk,
+        "operator",
+        lambda patch, reason: patch.quarantine(reason, by=request.principal.actor),
+        _("Set aside. It can be released or dropped."),
+    )
+
+
+@require_POST
+@signed_in
+def patch_release(request: HttpRequest, pk: str) -> HttpResponse:
+    """Let a patch out of quarantine, with a reason; it is validated from the start."""
+    return _act(
+        request,
+        pk,
+        "approver",
+        lambda patch, reason: patch.release(by=request.principal.actor, reason=reason),
+        _("Released. It is validated from the start."),
+    )
+
+
+@require_POST
+@signed_in
+def patch_drop(request: HttpRequest, pk: str) -> HttpResponse:
+    """Close a patch for good, with a reason."""
+    return _act(
+        request,
+        pk,
+        "operator",
+        lambda patch, reason: patch.drop(reason, by=request.principal.actor),
+        _("Dropped. It will not land."),
+    )
+
+
+@require_POST
+@signed_in
+def patch_requeue(request: HttpRequest, pk: str) -> HttpResponse:
+    """Give a patch that failed to apply another try at the tail of its queue."""
+    return _act(
+        request, pk, "operator", lambda patch, _reason: patch.queue(by=request.principal.actor), _("Queued again.")
+    )
+
+
+def _act(
+    request: HttpRequest, pk: str, role: str, verb: Callable[[Patch, str], object], done: str
+) -> HttpResponse:
+    patch = get_object_or_404(Patch.objects.visible_to(request.principal).select_related("project"), pk=pk)
+    request.principal.must(role, patch.project_id)
+    reason = request.POST.get("reason", "")
+    return pages.act(request, lambda: verb(patch, reason), done=done, to=reverse("ledger:patch", args=[pk]))
+
+
+@require_GET
+@signed_in
+def merge_queues(request: HttpRequest) -> HttpResponse:
+    """The queue of every branch: what lands next, and on what it is tested."""
+    return render(request, "ledger/merge_queue.html", {"queues": queues_with_items(request)})
+
+
+def queues_with_items(request: HttpRequest) -> list[MergeQueue]:
+    """The queues that the viewer may see, each with its live `waiting` items, head first. Two queries."""
+    live = QueueItem.objects.live().select_related("patch").defer(*(f"patch__{name}" for name in BULK_OF_PATCH))
+    rows = MergeQueue.objects.visible_to(request.principal).filter(project__archived_at=None).select_related("project")
+    queues = list(rows.prefetch_related(Prefetch("items", live, "waiting")).order_by("project__key", "target_branch"))
+    for queue in queues:
+        queue.shown, queue.more = queue.waiting[:ITEMS_SHOWN], max(len(queue.waiting) - ITEMS_SHOWN, 0)
+    return queues
