@@ -1,4 +1,6 @@
-"""What the work cost: prices with their source, and every use booked once, to the narrowest thing that it is known of."""
+"""What the work cost: prices with their source, and every use booked once, to the narrowest thing that it is
+known of.
+"""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -166,7 +168,8 @@ class CostRecordQuerySet(models.QuerySet["CostRecord"]):
 
         Without an amount: quantity times rate, else the tokens at the model's price now, else (unknown model) at the
         ceiling, flagged `unpriced`. Raises InvalidField: `invalid_resource_type`, `invalid_currency`,
-        `amount_negative`, `amount_not_finite`, `amount_missing`, `amount_contradicts_usage`; Refused `duplicate_key` for a
+        `amount_negative`, `amount_not_finite`, `amount_missing`, `amount_contradicts_usage`; Refused `duplicate_key`
+        for a
         key that was used for another content.
         """
         if resource_type not in CostRecord.Type.values:
@@ -216,7 +219,9 @@ class CostRecordQuerySet(models.QuerySet["CostRecord"]):
             if not idempotency_key:
                 row, created = self.create(source=source[:64], **values), True
             else:
-                row, created = self.get_or_create(source=source[:64], idempotency_key=idempotency_key[:200], defaults=values)
+                row, created = self.get_or_create(
+                    source=source[:64], idempotency_key=idempotency_key[:200], defaults=values
+                )
             if created:
                 events.record("cost.recorded", row, by=by, data={"amount": row.amount, "currency": row.currency})
                 if row.unpriced:
@@ -230,7 +235,11 @@ class CostRecordQuerySet(models.QuerySet["CostRecord"]):
 
 
 def _place(
-    attempt: StepAttempt | None, task: Task | None, run: Run | None, request: ExecutionRequest | None, project: Project | None
+    attempt: StepAttempt | None,
+    task: Task | None,
+    run: Run | None,
+    request: ExecutionRequest | None,
+    project: Project | None,
 ) -> dict[str, Any]:
     """The leaf, which is the narrowest thing that is known, and its ancestors."""
     leaf: tuple[str, Any] = ("none", None)
@@ -384,11 +393,15 @@ class CostRecord(Row):
         """Take it out of every sum, with a reason; true if it was live. Raises ReasonRequired."""
         reason = need_reason(reason)
         with in_transaction():
-            done = CostRecord.objects.live().filter(pk=self.pk).update(
-                voided_at=ClockNow(), voided_by=by.name, void_reason=reason
+            done = (
+                CostRecord.objects.live()
+                .filter(pk=self.pk)
+                .update(voided_at=ClockNow(), voided_by=by.name, void_reason=reason)
             )
             if done:
-                events.record("cost.voided", self, by=by, reason=reason, before={"amount": self.amount}, after={"amount": None})
+                events.record(
+                    "cost.voided", self, by=by, reason=reason, before={"amount": self.amount}, after={"amount": None}
+                )
         self.refresh_from_db()
         return bool(done)
 

@@ -32,7 +32,11 @@ def book_use(
                 _book(lease, item, number, by)
         except Refused as refusal:
             events.record(
-                "cost.anomaly", lease, by=by, message=str(refusal), data={"item": str(item)[:2000], "code": refusal.code}
+                "cost.anomaly",
+                lease,
+                by=by,
+                message=str(refusal),
+                data={"item": str(item)[:2000], "code": refusal.code},
             )
 
 
@@ -54,7 +58,9 @@ def _book(lease: Lease, item: dict[str, Any], number: int, by: events.Actor) -> 
 def cost_of_patch(*, patch: Patch) -> dict[str, Any]:
     """What the attempts of its task cost so far, by currency."""
     rows = CostRecord.objects.live().filter(task=patch.task_id) if patch.task_id else CostRecord.objects.none()
-    return {"cost": {c: str(rows.total(c)) for c in rows.order_by("currency").values_list("currency", flat=True).distinct()}}
+    return {
+        "cost": {c: str(rows.total(c)) for c in rows.order_by("currency").values_list("currency", flat=True).distinct()}
+    }
 
 
 @on(
@@ -86,7 +92,11 @@ def landing_of(task: Task, attempt: StepAttempt | None) -> tuple[str, str]:
     if attempt.outcome != "success":
         return "waste", attempt.outcome or "cancelled"
     if not patches:
-        return ("landed", "") if task.state == Task.State.COMPLETED and not task.requires_patch else ("waste", _end_of(task))
+        return (
+            ("landed", "")
+            if task.state == Task.State.COMPLETED and not task.requires_patch
+            else ("waste", _end_of(task))
+        )
     newest = max(patches, key=lambda patch: patch.pk)
     if newest.replaced_by.filter(state=Patch.State.COMMITTED).exists():
         return "waste", "gate_failed" if newest.tests_ran else "superseded"

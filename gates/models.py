@@ -187,7 +187,9 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
         )
 
     def open_for(self, patch: Patch, item: QueueItem, *, by: events.Actor) -> "list[GateRun]":
-        """A pending run of each gate that judges `patch` on the item's tree, unless that verdict is known or under way."""
+        """A pending run of each gate that judges `patch` on the item's tree, unless that verdict is known or
+        under way.
+        """
         opened = []
         with in_transaction():
             QueueItem.objects.select_for_update(no_key=True).get(pk=item.pk)
@@ -260,7 +262,8 @@ class GateRun(Stateful):
         initial -> pending -> running -> passed | failed | error
         pending, running -> skipped
 
-    Its results are bound to the tree, its definition is a snapshot. A waiver leaves the state as it is; a rerun is a new
+    Its results are bound to the tree, its definition is a snapshot. A waiver leaves the state as it is; a rerun is a
+    new
     record.
     """
 

@@ -45,7 +45,9 @@ def run_again(event: Event) -> None:
 def skip_what_is_left(event: Event) -> None:
     """The candidate is no more: the runs that have not started judge nothing."""
     item = QueueItem.objects.get(pk=event.subject_id)
-    for gate_run in GateRun.objects.open().filter(queue_item=item).exclude(tree_hash=item.candidate_tree).order_by("pk"):
+    for gate_run in (
+        GateRun.objects.open().filter(queue_item=item).exclude(tree_hash=item.candidate_tree).order_by("pk")
+    ):
         gate_run.skip("superseded", by=events.SYSTEM)
 
 

@@ -1,4 +1,6 @@
-"""The merge queue: state in, actions out. Patches land in order, each tested on what lands before it (domain.md §2.3.4)."""
+"""The merge queue: state in, actions out. Patches land in order, each tested on what lands before it (domain.md
+§2.3.4).
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -150,7 +152,10 @@ def _build(queue: MergeQueue, item: QueueItem, onto: str, ahead: QueueItem | Non
         if _lock(queue, item):
             item.test(candidate_commit=candidate, candidate_tree=tree, by=by)
             patch.note_applied(
-                by=by, candidate_tree=tree, files=sorted(patch.files_touched), again=item.builds > 1 or patch.attempts > 0
+                by=by,
+                candidate_tree=tree,
+                files=sorted(patch.files_touched),
+                again=item.builds > 1 or patch.attempts > 0,
             )
     return True
 
@@ -159,7 +164,11 @@ def message(patch: Patch) -> str:
     """Our commit message: the summary as one clean line, and the trailer that ties the commit to its patch."""
     words = " ".join("".join(letter if letter.isprintable() else " " for letter in patch.summary).split())
     title = words[:72].rstrip() or "Change by an agent"
-    if ":" in title.split(" ")[0] and title.split(":")[0].lower() in ("signalbox-patch", "signed-off-by", "co-authored-by"):
+    if ":" in title.split(" ")[0] and title.split(":")[0].lower() in (
+        "signalbox-patch",
+        "signed-off-by",
+        "co-authored-by",
+    ):
         title = f"Change: {title}"
     return f"{title}\n\nSignalbox-Patch: {patch.pk}\n"
 
@@ -235,8 +244,6 @@ def _evict(queue: MergeQueue, item: QueueItem, by: events.Actor) -> bool:
             return True
         item.evict(by=by)
         stage = "verify" if patch.state == Patch.State.APPLIED else "apply"
-        patch.fail(
-            stage, item.failing_code, item.failing_reason, by=by, tests_ran=True if stage == "verify" else None
-        )
+        patch.fail(stage, item.failing_code, item.failing_reason, by=by, tests_ran=True if stage == "verify" else None)
         MergeQueue.objects.filter(pk=queue.pk).update(window_size=max(queue.window_size // 2, queue.window_floor))
     return True

@@ -26,7 +26,8 @@ def enqueue(event: Event) -> None:
 
 
 @on(
-    "patch.queued", "patch.applied", "queue_item.passing", "queue_item.failing", "queue_item.landed", "queue_item.evicted",
+    "patch.queued", "patch.applied", "queue_item.passing", "queue_item.failing", "queue_item.landed",
+    "queue_item.evicted",
     "queue_item.withdrawn", "queue_item.restarted", "merge_queue.resumed", "gate_run.passed", "gate_run.failed",
     "gate_run.error", "gate_run.waived",
 )  # fmt: skip
@@ -45,12 +46,19 @@ def advance_queue(event: Event) -> None:
 
 @on("task.failed", "task.cancelled")
 def set_aside_open_patches(event: Event) -> None:
-    """A task that will not complete leaves no patch on its way: quarantined when it failed the workstream, else dropped."""
+    """A task that will not complete leaves no patch on its way: quarantined when it failed the workstream, else
+    dropped.
+    """
     task = Task.objects.select_related("run__workstream").get(pk=event.subject_id)
     strategy = (task.spec.get("error_handling") or {}).get("on_failure") or (
         task.run.workstream.strategy if task.run.workstream else "fail_fast"
     )
-    keep = task.state == Task.State.FAILED and strategy in ("fail_workstream", "fail_fast", "route_error_phase", "escalate")
+    keep = task.state == Task.State.FAILED and strategy in (
+        "fail_workstream",
+        "fail_fast",
+        "route_error_phase",
+        "escalate",
+    )
     for patch in Patch.objects.open().filter(task=task).order_by("pk"):
         reason = f"task {task.key} {task.state}: {task.last_error or task.state_reason}"[:2000]
         if keep:
@@ -67,7 +75,9 @@ def base_and_checkout(*, task: Task, worker: Worker, by: events.Actor) -> dict[s
         return {"checkout": None}
     found = MergeQueue.objects.filter(project=project, target_branch=project.default_branch).first()
     if found is None:
-        raise Refused(f"Project {project.key} has no merge queue yet; register it with addproject", code="not_claimable")
+        raise Refused(
+            f"Project {project.key} has no merge queue yet; register it with addproject", code="not_claimable"
+        )
     return {
         "checkout": {"url": str(project.mirror), "commit": found.head_commit, "branch": found.target_branch},
     }
@@ -101,7 +111,9 @@ def are_patches_landed(*, task: Task) -> Verdict:
         if patch.state == Patch.State.APPLY_FAILED:
             return Verdict("failed", patch.last_error_message or patch.state_reason, code=patch.last_error_code)
         if patch.state in (Patch.State.DROPPED, Patch.State.ROLLED_BACK):
-            return Verdict("failed", f"its patch was {patch.state.replace('_', ' ')}: {patch.state_reason}", code=patch.state)
+            return Verdict(
+                "failed", f"its patch was {patch.state.replace('_', ' ')}: {patch.state_reason}", code=patch.state
+            )
         return Verdict("waiting", f"patch {patch.pk} is {patch.state}")
     return READY
 
@@ -118,10 +130,11 @@ def _send_work() -> None:
     """The sweep's part: wake whoever works on patches and queues that something is due for."""
     for pk in Patch.objects.filter(state="created", custody="managed").order_by("pk").values_list("pk", flat=True)[:50]:
         events.nudge("ledger.tasks.validate", pk)
-    for pk in MergeQueue.objects.filter(items__finished_at=None, items__isnull=False).distinct().values_list("pk", flat=True):
+    for pk in (
+        MergeQueue.objects.filter(items__finished_at=None, items__isnull=False).distinct().values_list("pk", flat=True)
+    ):
         events.nudge("ledger.tasks.advance", pk)
 
 
 events.chore(validation.validate_created, send=_send_work)
 events.chore(queue.advance_all, send=lambda: None)
-

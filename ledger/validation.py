@@ -1,4 +1,6 @@
-"""Whether a patch may go on: what its text says, what it makes of its base, and what the policy allows (domain.md §2.3.1)."""
+"""Whether a patch may go on: what its text says, what it makes of its base, and what the policy allows (domain.md
+§2.3.1).
+"""
 
 from typing import Any
 
@@ -14,11 +16,11 @@ ROUTES = ("apply_failed", "quarantined", "dropped")
 
 
 def effective(patch: Patch) -> constraints.Effective:
-    """What a patch in this place may be: phase, workstream, task and the policies over each, the layer of every value."""
+    """What a patch in this place may be: phase, workstream, task and the policies over each, the layer of every
+    value.
+    """
     task, workstream, phase = patch.task, patch.workstream, patch.phase
-    policies = {
-        row.level: row.layer() for row in PatchPolicy.objects.covering(patch.project, phase, workstream, task)
-    }
+    policies = {row.level: row.layer() for row in PatchPolicy.objects.covering(patch.project, phase, workstream, task)}
     plans = {layer.name: layer for layer in (workstream.layers() if workstream else phase.layers() if phase else [])}
     layers = [policies.get("global"), policies.get("project")]
     for level in ("phase", "workstream", "task"):
@@ -73,7 +75,13 @@ def judge(patch: Patch) -> dict[str, Any]:
     found["findings"] = [finding.document() for finding in policy.check_protected(facts, bounds)]
     route = bounds.values.get("on_validation_failure", {})
     if errors and isinstance(route, dict):
-        kind = "scope" if found["format_ok"] and not found["scope_ok"] else "constraints" if found["format_ok"] else "format"
+        kind = (
+            "scope"
+            if found["format_ok"] and not found["scope_ok"]
+            else "constraints"
+            if found["format_ok"]
+            else "format"
+        )
         if route.get(kind) in ROUTES:
             found["route"] = route[kind]
     return found
@@ -81,9 +89,13 @@ def judge(patch: Patch) -> dict[str, Any]:
 
 def validate(patch_id: str, *, by: events.Actor = events.SYSTEM) -> bool:
     """Judge one created patch, outside any transaction, and note what was found; False when another did."""
-    patch = Patch.objects.select_related(
-        "project", "phase__project", "workstream__phase__project", "task__run", "request", "content"
-    ).filter(pk=patch_id, state=Patch.State.CREATED).first()
+    patch = (
+        Patch.objects.select_related(
+            "project", "phase__project", "workstream__phase__project", "task__run", "request", "content"
+        )
+        .filter(pk=patch_id, state=Patch.State.CREATED)
+        .first()
+    )
     if patch is None:
         return False
     found = judge(patch)

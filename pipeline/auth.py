@@ -143,7 +143,9 @@ class KeyAuthentication(BaseAuthentication):
     """`Authorization: Bearer sbx_<prefix>_<secret>`: one look-up by prefix, compared in constant time."""
 
     def authenticate(self, request: Request) -> tuple[KeyUser, ApiKey] | None:
-        """The key's user and the key; None without such a header. Raises AuthenticationFailed for a key that is not good."""
+        """The key's user and the key; None without such a header. Raises AuthenticationFailed for a key that is
+        not good.
+        """
         scheme, _space, text = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             return None

@@ -27,7 +27,8 @@ class Every(NamedTuple):
     because: str
 
 
-# One line for each periodic task, in the order in which a reader should meet them. Each due moment is a row that only one
+# One line for each periodic task, in the order in which a reader should meet them. Each due moment is a row that
+# only one
 # of any number of beats can insert (pipeline.models.Tick).
 SCHEDULE: list[Every] = [
     Every(5, "pipeline.tasks.sweep", "what a lost message left behind goes on, and a dead worker's task goes back"),

@@ -16,7 +16,9 @@ class Link(NamedTuple):
 
 
 def canonical(document: Mapping[str, Any]) -> str:
-    """`document` as canonical JSON: sorted keys, no blanks, no floats. Raises TypeError for what JSON cannot hold exactly."""
+    """`document` as canonical JSON: sorted keys, no blanks, no floats. Raises TypeError for what JSON cannot hold
+    exactly.
+    """
     _refuse_floats(document)
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 

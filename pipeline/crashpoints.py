@@ -7,7 +7,9 @@ _left = int(_count) if _count.isdigit() else 1
 
 
 def crashpoint(name: str) -> None:
-    """End this process at once (exit status 137, as by SIGKILL) when FAULT is `name`, or `name:n` and this is the n-th pass."""
+    """End this process at once (exit status 137, as by SIGKILL) when FAULT is `name`, or `name:n` and this is the
+    n-th pass.
+    """
     global _left
     if _armed and _armed == name:
         _left -= 1

@@ -130,7 +130,7 @@ class LinkUp(Guard):
 
     when = pgtrigger.Before
     operation = pgtrigger.Insert
-    declare = [("head", "pipeline_eventstream%ROWTYPE")]  # noqa: RUF012 - pgtrigger's own class attribute
+    declare = [("head", "pipeline_eventstream%ROWTYPE")]
 
     def get_func(self, model: type[models.Model]) -> str:
         """Insert or advance the stream's head."""
@@ -161,8 +161,8 @@ class LinkUp(Guard):
 class Event(models.Model):
     """One thing that happened. Kept for ever; only how it was handled is filled in.
 
-    The table is partitioned by month of `id` (a ULID carries its time); `canonical` is the canonical JSON of the columns
-    from `id` to `gate_run_id`, `stream_seq`, `prev_hash` and `hash` chain the events of one subject.
+    The table is partitioned by month of `id` (a ULID carries its time); `canonical` is the canonical JSON of the
+    columns from `id` to `gate_run_id`, `stream_seq`, `prev_hash` and `hash` chain the events of one subject.
     """
 
     id = ULIDField(primary_key=True, default=new_id, editable=False)

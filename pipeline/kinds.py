@@ -75,10 +75,24 @@ E info      alert.cleared
 T info      note.added
 """
 
-DEFINITIONS = (
-    "project phase workstream tool routing_rule policy gate flaky_test budget price membership api_key webhook "
-    "subscription merge_queue user"
-).split()
+DEFINITIONS = [
+    "project",
+    "phase",
+    "workstream",
+    "tool",
+    "routing_rule",
+    "policy",
+    "gate",
+    "flaky_test",
+    "budget",
+    "price",
+    "membership",
+    "api_key",
+    "webhook",
+    "subscription",
+    "merge_queue",
+    "user",
+]
 
 
 def _registry() -> dict[str, Kind]:

@@ -127,7 +127,9 @@ def _end(run: Run, by: events.Actor) -> bool:
 def due_runs() -> list[str]:
     """The runs that the sweep looks at: with a retry that is due, with delivered work, or winding down."""
     waiting = Q(pk__in=Task.objects.due().values("run")) | Q(
-        pk__in=Task.objects.filter(state__in=[Task.State.VALIDATING, Task.State.BLOCKED, Task.State.PENDING]).values("run")
+        pk__in=Task.objects.filter(state__in=[Task.State.VALIDATING, Task.State.BLOCKED, Task.State.PENDING]).values(
+            "run"
+        )
     )
     idle = ~Q(pk__in=Task.objects.unfinished().values("run"))
     rows = Run.objects.filter(state=Run.State.RUNNING).filter(waiting | idle | ~Q(ending_to=""))

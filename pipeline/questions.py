@@ -48,7 +48,9 @@ def answers(question: str, *, order: int = 100) -> Callable[[A], A]:
 
 
 def ask(question: str, **facts: Any) -> list[Any]:
-    """Every registered answer's value, in their fixed order, without the None values. No answer means "no objection"."""
+    """Every registered answer's value, in their fixed order, without the None values. No answer means "no
+    objection".
+    """
     if question not in QUESTIONS:
         raise KeyError(f"{question!r} is not a question; the questions are {', '.join(QUESTIONS)}")
     given = (row.answer(**facts) for row in _answers.get(question, []))

@@ -118,7 +118,8 @@ class NoTruncate(Guard):
     def get_func(self, model: type[models.Model]) -> str:
         """Refuse, unless `signalbox.allow_truncate` is on."""
         refuse = self.refuse("Cannot truncate %: its rows are kept", "TG_TABLE_NAME")
-        return f"IF current_setting('signalbox.allow_truncate', true) IS DISTINCT FROM 'on' THEN {refuse} END IF; RETURN NULL;"
+        guarded = "current_setting('signalbox.allow_truncate', true) IS DISTINCT FROM 'on'"
+        return f"IF {guarded} THEN {refuse} END IF; RETURN NULL;"
 
 
 def versioned(model: M) -> M:

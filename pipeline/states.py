@@ -116,8 +116,8 @@ class Stateful(Row):
         """Take the row to `to`, writing `columns` and one Event with them, in one transaction.
 
         The row is locked and its state read from the database. Returns False, and writes nothing, when the row is there
-        already; a `working` verb refuses even then. Raises InvalidMove when there is no such arrow (or the row is in none
-        of `only_from`), InvalidState for an unknown target, NotFound when the row is gone. A column may be NOW (the
+        already; a `working` verb refuses even then. Raises InvalidMove when there is no such arrow (or the row is in
+        none of `only_from`), InvalidState for an unknown target, NotFound when the row is gone. A column may be NOW (the
         database's clock) or Plus(amount). `verb` words the refusal: "Cannot pause: …".
         """
         to = str(to)

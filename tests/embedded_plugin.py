@@ -83,3 +83,5 @@ def valkey(data: Path) -> Iterator[str]:
         yield broker.place.broker_url
     finally:
         broker.leave()
+        # Below a closed parent root keeps it elsewhere, where nobody would ever clear it away.
+        shutil.rmtree(broker.place.home, ignore_errors=True)

@@ -41,7 +41,8 @@ WITH beat AS (
         transport_seen_at = clock_timestamp(),
         process_seen_at = CASE WHEN %(process_alive)s THEN clock_timestamp() ELSE process_seen_at END,
         progress_at = CASE WHEN %(progress)s THEN clock_timestamp() ELSE progress_at END,
-        activity_since = CASE WHEN activity IS DISTINCT FROM %(activity)s THEN clock_timestamp() ELSE activity_since END,
+        activity_since = CASE WHEN activity IS DISTINCT FROM %(activity)s
+            THEN clock_timestamp() ELSE activity_since END,
         activity = %(activity)s
     WHERE id = %(worker)s AND state IN ('idle', 'busy', 'paused')
     RETURNING id, state, shutdown_mode,
@@ -148,7 +149,9 @@ def _note_stopping(lease_id: str) -> None:
 # -- claim -------------------------------------------------------------------------------------------------------
 
 
-def claim(worker: Worker, *, capabilities: Sequence[str] | None = None, wait_seconds: float = 0) -> dict[str, Any] | None:
+def claim(
+    worker: Worker, *, capabilities: Sequence[str] | None = None, wait_seconds: float = 0
+) -> dict[str, Any] | None:
     """Give the worker the next task that it may have: lease, attempt, request and prompt in one transaction.
 
     Answers the claim's document, or None when there is nothing within `wait_seconds` (0 to 30); no transaction is held
@@ -228,14 +231,17 @@ def _text(reference: Any) -> Any:
 def assign(worker: Worker, task_id: str, *, offered: set[str] | None, by: events.Actor) -> Lease:
     """The claim itself: task running under a new generation, routed, requested, attempted, leased; worker busy.
 
-    Pushed by an operator or pulled by the worker, the same verb. Raises Refused `not_claimable`, `held`, `worker_unfit`,
+    Pushed by an operator or pulled by the worker, the same verb. Raises Refused `not_claimable`, `held`,
+    `worker_unfit`,
     `no_routable_tool_for_phase`, and what the apps above refuse; then nothing is written. Locks run, task, attempt,
     worker, lease.
     """
     with transaction.atomic():
-        task = Task.objects.select_related(
-            "run__project", "run__phase__project", "run__workstream__phase__project"
-        ).filter(pk=task_id).first()
+        task = (
+            Task.objects.select_related("run__project", "run__phase__project", "run__workstream__phase__project")
+            .filter(pk=task_id)
+            .first()
+        )
         if task is None:
             raise NotFound.of("task", task_id)
         run = Run.objects.select_for_update(no_key=True).get(pk=task.run_id)
@@ -279,13 +285,16 @@ def _must_be_claimable(task: Task) -> None:
     hold = Hold.objects.covering(task).first()
     if hold is not None:
         raise Refused(f"Cannot assign task: a hold is in force: {hold.reason}", code="held", hold=hold.pk)
-    running = list(Task.objects.filter(run=run, state=Task.State.RUNNING).values_list("spec__allow_parallel", flat=True))
+    running = list(
+        Task.objects.filter(run=run, state=Task.State.RUNNING).values_list("spec__allow_parallel", flat=True)
+    )
     if running and (not task.spec.get("allow_parallel") or not all(running) or len(running) >= run.max_parallel):
         raise Refused("Cannot assign task: its run has no room beside what is running", code="not_claimable")
     if task.conflict_group:
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"conflict {run.project_id} {task.conflict_group}"]
+                "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))",
+                [f"conflict {run.project_id} {task.conflict_group}"],
             )
         rivals = Task.objects.filter(state=Task.State.RUNNING, conflict_group=task.conflict_group)
         if rivals.filter(run__project=run.project_id).exists():
@@ -311,7 +320,15 @@ def _take_slot(tool: Tool) -> None:
 
 def _grant(worker: Worker, task: Task, attempt: StepAttempt, generation: int, by: events.Actor) -> Lease:
     try:
-        worker.move(Worker.State.BUSY, by=by, verb="assign task", working=True, only_from=("idle",), current_task=task, progress_at=None)
+        worker.move(
+            Worker.State.BUSY,
+            by=by,
+            verb="assign task",
+            working=True,
+            only_from=("idle",),
+            current_task=task,
+            progress_at=None,
+        )
     except Refused as refusal:
         refusal.parts["noun"] = "worker"
         raise
@@ -329,7 +346,9 @@ def _grant(worker: Worker, task: Task, attempt: StepAttempt, generation: int, by
         deadline_at=deadline_at,
     )
     lease.save(force_insert=True)
-    events.record("lease.granted", lease, by=by, data={"generation": generation, "tool": attempt.tool and attempt.tool.key})
+    events.record(
+        "lease.granted", lease, by=by, data={"generation": generation, "tool": attempt.tool and attempt.tool.key}
+    )
     Worker.objects.filter(pk=worker.pk).update(progress_at=ClockNow())
     return lease
 
@@ -393,7 +412,9 @@ def complete(lease: Lease, *, generation: int, by: events.Actor, **report: Any) 
 
 
 def fail(lease: Lease, *, generation: int, outcome: str, by: events.Actor, **report: Any) -> dict[str, Any]:
-    """The attempt ended otherwise: the task is retried, waits, fails or is cancelled. Raises StaleClaim, InvalidField."""
+    """The attempt ended otherwise: the task is retried, waits, fails or is cancelled. Raises StaleClaim,
+    InvalidField.
+    """
     if outcome == "success":
         raise InvalidField("outcome", "a success is reported to complete/")
     if outcome == "cancelled" and report.get("error_code") == "worker_shutdown":
@@ -454,4 +475,3 @@ def _silent() -> list[Worker]:
     limit = timedelta(seconds=settings.SIGNALBOX_IDLE_SILENCE_SECONDS)
     idle = Worker.objects.alive().unleased().exclude(state=Worker.State.BUSY)
     return list(idle.silent().filter(silence__gt=limit).order_by("pk"))
-

@@ -102,7 +102,9 @@ def _lock_all(lease: Lease) -> tuple[Lease, Task, StepAttempt, Worker]:
 
 
 def _judge(report: Report, lease: Lease, task: Task, attempt: StepAttempt) -> None:
-    """What the report is worth: its patches are the attempt's own, and a required patch that is missing is a failure."""
+    """What the report is worth: its patches are the attempt's own, and a required patch that is missing is a
+    failure.
+    """
     if report.outcome == "success":
         facts = ask_facts("lease.report", lease=lease, patch_ids=report.patch_ids)
         report.patch_ids = facts.get("patch_ids", report.patch_ids)

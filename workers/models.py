@@ -22,7 +22,9 @@ SECOND = timedelta(seconds=1)
 
 
 class StaleClaim(Refused):
-    """A write quoted a lease that is not live, or a generation that is not the task's; `lease` is told of it afterwards."""
+    """A write quoted a lease that is not live, or a generation that is not the task's; `lease` is told of it
+    afterwards.
+    """
 
     code = "stale_claim"
 
@@ -106,7 +108,8 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
         previous_worker: "Worker | None" = None,
         pk: str | None = None,
     ) -> "Worker":
-        """A new idle worker. Raises InvalidField (`invalid_worker_type`, `invalid_field`), Refused `worker_limit` when its
+        """A new idle worker. Raises InvalidField (`invalid_worker_type`, `invalid_field`), Refused `worker_limit`
+        when its
         host runs as many as its config's `max_parallel_tasks` allows, `duplicate_id`.
         """
         if worker_type not in Worker.Type.values:

@@ -80,20 +80,25 @@ class PatchQuerySet(models.QuerySet["Patch"]):
         """Enter a change in the ledger; answers the patch, and whether it is new.
 
         The same content on the same base is answered with the patch that is there, and recorded as resubmitted. Raises
-        DiffRefused with its structural code, UnknownCommit `stale_base`, InvalidField. The caller has checked the lease.
+        DiffRefused with its structural code, UnknownCommit `stale_base`, InvalidField. The caller has checked the
+        lease.
         """
         if len(summary) > 512:
             raise InvalidField("summary", "512 characters at most")
         facts = diffs.parse(diff_text)
         if project.custody == Project.Custody.MANAGED and not git.knows(project.mirror, base_commit):
-            raise git.UnknownCommit(f"Base commit {base_commit[:64] or '(none)'} is not known to the mirror of {project.key}")
+            raise git.UnknownCommit(
+                f"Base commit {base_commit[:64] or '(none)'} is not known to the mirror of {project.key}"
+            )
         base_tree = git.tree_of(project.mirror, base_commit) if project.custody == Project.Custody.MANAGED else ""
         sha256 = hashlib.sha256(diff_text.encode()).hexdigest()
         with in_transaction():
             run = Run.objects.select_for_update(no_key=True).get(pk=attempt.run_id) if attempt else None
-            known = self.filter(project=project, base_commit=base_commit, sha256=sha256).exclude(
-                state__in=[Patch.State.DROPPED, Patch.State.ROLLED_BACK]
-            ).first()
+            known = (
+                self.filter(project=project, base_commit=base_commit, sha256=sha256)
+                .exclude(state__in=[Patch.State.DROPPED, Patch.State.ROLLED_BACK])
+                .first()
+            )
             if known is not None:
                 events.record("patch.resubmitted", known, by=by, data={"attempt": attempt and attempt.pk})
                 return known, False
@@ -353,10 +358,18 @@ class Patch(Stateful):
         with in_transaction():
             current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
             if current.state not in (self.State.CREATED, self.State.APPLY_FAILED):
-                raise InvalidMove(current, current.state, "validated", verb="validate", allowed=self.MOVES[current.state])
+                raise InvalidMove(
+                    current, current.state, "validated", verb="validate", allowed=self.MOVES[current.state]
+                )
             if all(findings[name] for name in ("format_ok", "scope_ok", "constraints_ok")):
                 return self.move(
-                    self.State.VALIDATED, by=by, verb="validate", working=True, **columns, last_error_code="", last_error_message=""
+                    self.State.VALIDATED,
+                    by=by,
+                    verb="validate",
+                    working=True,
+                    **columns,
+                    last_error_code="",
+                    last_error_message="",
                 )
             message = "; ".join(error["message"] for error in findings["validation_errors"])[:2000]
             code = findings["validation_errors"][0]["code"]
@@ -412,7 +425,13 @@ class Patch(Stateful):
             if needed:
                 raise Refused(f"Cannot queue: {needed} review(s) are missing", code="reviews_missing", missing=needed)
             moved = self.move(
-                self.State.QUEUED, by=by, verb="queue", working=True, tests_ran=False, tests_passed=False, state_reason=""
+                self.State.QUEUED,
+                by=by,
+                verb="queue",
+                working=True,
+                tests_ran=False,
+                tests_passed=False,
+                state_reason="",
             )
             if queue is not None:
                 queue.take_in(self, by=by)
@@ -421,7 +440,9 @@ class Patch(Stateful):
     def note_applied(
         self, *, by: events.Actor, candidate_tree: str, files: list[str], again: bool = False, only_from: Any = None
     ) -> bool:
-        """queued -> applied: its candidate stands. `again` when the queue had taken it back, which counts as a reapply."""
+        """queued -> applied: its candidate stands. `again` when the queue had taken it back, which counts as a
+        reapply.
+        """
         counted = {"reapplies": Plus(1)} if again else {"attempts": Plus(1)}
         with in_transaction():
             moved = self.move(
@@ -623,7 +644,9 @@ class Patch(Stateful):
         ).first()
         current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
         if current.landing_commit and current.state == self.State.VERIFIED:
-            raise Refused(f"Patch {self.pk} is landing right now; ask again when it has", code="invalid_move", state="verified")
+            raise Refused(
+                f"Patch {self.pk} is landing right now; ask again when it has", code="invalid_move", state="verified"
+            )
         for item in QueueItem.objects.live().filter(patch=self).order_by("pk"):
             item.withdraw(by=by, reason=reason)
 
@@ -643,4 +666,3 @@ class PatchContent(Kept):
 
     def __str__(self) -> str:
         return f"content of {self.patch_id}"
-

@@ -29,7 +29,9 @@ class PatchPolicyQuerySet(DefinitionQuerySet["PatchPolicy"]):
             | Q(task__run__project__in=ids)
         )
 
-    def covering(self, project: Project, phase: Phase | None, workstream: Workstream | None, task: Task | None) -> list["PatchPolicy"]:
+    def covering(
+        self, project: Project, phase: Phase | None, workstream: Workstream | None, task: Task | None
+    ) -> list["PatchPolicy"]:
         """The enabled policies over this place, wide to narrow."""
         rows = self.filter(enabled=True).filter(
             Q(level="global")

@@ -85,7 +85,9 @@ class MergeQueue(Stateful):
             models.UniqueConstraint(fields=["project", "target_branch"], name="mergequeue_once_per_branch"),
             models.CheckConstraint(
                 name="mergequeue_window_keeps_bounds",
-                condition=Q(window_floor__gte=1, window_size__gte=F("window_floor"), window_size__lte=F("window_ceiling")),
+                condition=Q(
+                    window_floor__gte=1, window_size__gte=F("window_floor"), window_size__lte=F("window_ceiling")
+                ),
             ),
         ]
 
@@ -130,11 +132,11 @@ class QueueItemQuerySet(models.QuerySet["QueueItem"]):
 class QueueItem(Stateful):
     """One patch's place in the queue.
 
-        initial -> waiting -> building -> testing -> passing -> landed
-        building, testing -> failing -> evicted
-        waiting -> failing
-        building, testing, passing, failing -> waiting
-        waiting, building, testing, passing, failing -> withdrawn
+    initial -> waiting -> building -> testing -> passing -> landed
+    building, testing -> failing -> evicted
+    waiting -> failing
+    building, testing, passing, failing -> waiting
+    waiting, building, testing, passing, failing -> withdrawn
     """
 
     NOUN = "queue_item"

@@ -1,4 +1,6 @@
-"""The nouns that every app shares: projects and plans, runs and tasks, tools, holds, keys, and the log of what happened."""
+"""The nouns that every app shares: projects and plans, runs and tasks, tools, holds, keys, and the log of what
+happened.
+"""
 
 from pipeline.events import Event, EventEpoch, EventStream
 from pipeline.models.attempt import ExecutionRequest, PromptInstance, StepAttempt

@@ -208,7 +208,7 @@ class StepAttempt(Stateful):
     started_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
     exit_code = models.IntegerField(null=True)
-    outcome = models.CharField(max_length=11, choices=Outcome, null=True)  # noqa: DJ001 - null until it ends (INV-15)
+    outcome = models.CharField(max_length=11, choices=Outcome, null=True)
     error_code = models.CharField(max_length=64, blank=True)
     error_fingerprint = models.CharField(max_length=64, blank=True)
     input_prompt = models.TextField(blank=True)

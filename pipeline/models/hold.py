@@ -15,7 +15,6 @@ from pipeline.refusals import InvalidField, need_reason
 from pipeline.rows import in_transaction
 from pipeline.states import NOW, Stateful, held_by_postgres
 
-
 # Claims share this advisory lock and placing a hold takes it alone: a hold waits for the claims under way, and every
 # later claim sees it, so that nothing is claimed under a hold (INV-26, reliability.md D17).
 CLAIM_LOCK = 0x5B0F1E1D

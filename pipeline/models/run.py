@@ -109,7 +109,8 @@ class Run(Stateful):
         pending, running -> canceled
         running, failed -> quarantined
 
-    A run is opened with its tasks, started, advanced by `orchestrate.advance` until no task is open, and then completed.
+    A run is opened with its tasks, started, advanced by `orchestrate.advance` until no task is open, and then
+    completed.
     `wind_down` ends it early: tasks without a lease are cancelled, leased ones are asked to stop, and the final move
     follows the last lease. Runs are never deleted.
     """
@@ -347,7 +348,9 @@ class Run(Stateful):
         return True
 
     def finish_winding_down(self, *, by: events.Actor) -> bool:
-        """Make the final move of a run that winds down, once no task is open; False while one is, or a patch keeps it."""
+        """Make the final move of a run that winds down, once no task is open; False while one is, or a patch
+        keeps it.
+        """
         if not self.ending_to or self.state not in (self.State.PENDING, self.State.RUNNING):
             return False
         try:
@@ -387,7 +390,8 @@ class Run(Stateful):
         from pipeline.models.hold import Hold, stored
 
         holds = Hold.objects.active().filter(scope_kind="run", scope_id=stored(self.pk), kind="manual").order_by("pk")
-        return any([hold.release(by=by, reason=need_reason(reason)) for hold in holds])
+        released = [hold.release(by=by, reason=need_reason(reason)) for hold in holds]
+        return any(released)
 
     def retry(self, *, by: events.Actor, newest: bool = True) -> "Run":
         """A new run of the same workstream, in its newest revision, with `retry_of` this one."""

@@ -112,7 +112,8 @@ class Task(Stateful):
         running, validating -> failed
         pending, blocked, queued, retrying, validating, running -> cancelled
 
-    A queued task is claimed, which gives it a lease, an attempt and a new generation; its attempt delivers, and it waits
+    A queued task is claimed, which gives it a lease, an attempt and a new generation; its attempt delivers, and it
+    waits
     for its patch to land and its gates to pass (validating); a failure is retried or repaired within its limits.
     `spec` is the snapshot of its specification.
     """
@@ -417,7 +418,9 @@ class Task(Stateful):
             )
 
     def add_dependency(self, needs: "Task", *, by: events.Actor, reason: str) -> "TaskDependency":
-        """From now on it needs `needs` as well. Raises Refused `circular_dependency`, `unknown_dependency`, InvalidMove."""
+        """From now on it needs `needs` as well. Raises Refused `circular_dependency`, `unknown_dependency`,
+        InvalidMove.
+        """
         with in_transaction():
             Run.objects.select_for_update(no_key=True).get(pk=self.run_id)
             self.refresh_from_db()

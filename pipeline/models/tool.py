@@ -25,7 +25,9 @@ class ToolQuerySet(DefinitionQuerySet["Tool"]):
 
 @versioned
 class Tool(Definition):
-    """A configured command-line agent, validator or analyser. Its command is an argument vector, never a shell string."""
+    """A configured command-line agent, validator or analyser. Its command is an argument vector, never a shell
+    string.
+    """
 
     NOUN = "tool"
 

@@ -22,7 +22,9 @@ class Command(BaseCommand):
         parser.add_argument("source", metavar="PATH_OR_URL")
         parser.add_argument("--key", default="", help="default: the repository's name")
         parser.add_argument("--name", default="")
-        parser.add_argument("--branch", default=None, help="the branch that patches land on; default: the repository's own")
+        parser.add_argument(
+            "--branch", default=None, help="the branch that patches land on; default: the repository's own"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Prints the project's key, branch, head and mirror. Exit code 1 with one sentence when it cannot be done."""
