@@ -13,7 +13,7 @@ from django.db.models import JSONField, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
-from django.utils.text import capfirst
+from django.utils.text import format_lazy
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from unfold.admin import ModelAdmin
@@ -297,9 +297,8 @@ class DefinitionAdmin(HouseAdmin):
             return super().delete_view(request, object_id, extra_context)
         except (Refused, IntegrityError) as problem:
             self.message_user(request, words_of(problem), messages.ERROR)
-            return HttpResponseRedirect(
-                reverse(f"admin:{self.opts.label_lower.replace('.', '_')}_change", args=[object_id])
-            )
+            page = reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_change", args=[object_id])
+            return HttpResponseRedirect(page)
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
         """Remove by the model's verb."""
@@ -320,17 +319,16 @@ def _short(value: Any) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
 
 
-def move_action(verb: str, *, role: str, reason: bool = False, label: Any = "", **given: Any) -> Callable[..., Any]:
+def move_action(verb: str, label: Any, *, role: str, reason: bool = False, **given: Any) -> Callable[..., Any]:
     """An admin action that calls the rows' own `verb` with `by=` the person, `given`, and a reason where one is owed.
 
     Offered to whoever has `role` somewhere, and refused for each row in whose project they have not. Each row is a
     transaction of its own: what one refuses is a message, and the others go on. With `reason` an intermediate page asks
     for it.
     """
-    title = label or capfirst(verb.replace("_", " "))
 
     @admin_action(
-        description=gettext_lazy("%(verb)s the selected %%(verbose_name_plural)s") % {"verb": title},
+        description=format_lazy(gettext_lazy("{verb} the selected %(verbose_name_plural)s"), verb=label),
         permissions=[f"act_as_{role}"],
     )
     def action(modeladmin: HouseAdmin, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
@@ -343,7 +341,7 @@ def move_action(verb: str, *, role: str, reason: bool = False, label: Any = "", 
         if reason:
             words = request.POST.get("reason", "").strip()
             if not words:
-                return _ask_reason(modeladmin, request, rows, verb, title)
+                return _ask_reason(modeladmin, request, rows, verb, str(label))
             facts["reason"] = words
         done = _each(modeladmin, request, rows, verb, role, facts)
         quiet = ngettext("%(done)d of %(all)d row changed.", "%(done)d of %(all)d rows changed.", len(rows))

@@ -403,7 +403,7 @@ WRONG: list[tuple[str, Any, dict[str, Any]]] = [
         {"ended_at": lambda: db_now() - LATER, "end_cause": "expired"},
     ),
     ("price_currency_is_iso", factories.make_price, {"currency": "usd"}),
-    ("price_not_negative", factories.make_price, {"output": -1}),
+    ("price_rates_not_negative", factories.make_price, {"output": -1}),
     ("cost_amount_not_negative", factories.make_cost, {"amount": -1}),
     ("cost_currency_is_iso", factories.make_cost, {"currency": "usd"}),
     ("cost_waste_has_cause", factories.make_cost, {"landing": "waste"}),

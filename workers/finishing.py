@@ -120,7 +120,8 @@ def _move_task(report: Report, lease: Lease, task: Task, by: events.Actor) -> st
     if report.outcome == "success":
         task.deliver(by=by, session_ref=report.session_ref[:200])
         return task.state
-    ending = bool(task.run.ending_to) or (report.outcome == "cancelled" and lease.stop_outcome == "cancelled")
+    # Whoever cancelled the task gets a cancelled task, even when its worker was lost before it could say so.
+    ending = bool(task.run.ending_to) or lease.stop_outcome == "cancelled"
     return task.settle(
         report.outcome,
         by=by,
