@@ -30,7 +30,7 @@ BULK_OF_PATCH = (
 def patches(request: HttpRequest) -> HttpResponse:
     """The patches, newest first. No diff is loaded."""
     filters = pages.Filters(request)
-    rows = Patch.objects.visible_to(request.principal).select_related("project", "task").defer(*BULK_OF_PATCH)
+    rows = Patch.objects.visible_to(request.principal).select_related("project", "task")
     rows = rows.defer("task__spec", *BULK_OF_PATCH)
     state = filters.one_of("state", ["open", *Patch.State.values])
     if state == "open":

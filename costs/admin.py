@@ -1,0 +1,28 @@
+"""Prices and booked costs in the admin."""
+
+from django.contrib import admin
+from django.utils.translation import gettext_lazy as _
+
+from costs.models import CostRecord, Price
+from pipeline.admin_site import DefinitionAdmin, LookOnlyAdmin, move_action
+
+
+@admin.register(Price)
+class PriceAdmin(DefinitionAdmin):
+    """What models cost; the installation's."""
+
+    list_display = ["provider", "model", "currency", "uncached_input", "output", "effective_from", "effective_to"]
+    list_filter = ["provider"]
+    search_fields = ["provider", "model"]
+    ordering = ["provider", "model", "-effective_from"]
+
+
+@admin.register(CostRecord)
+class CostRecordAdmin(LookOnlyAdmin):
+    """Booked uses."""
+
+    list_display = ["id", "project", "resource_type", "amount", "currency", "model", "basis", "landing", "voided_at"]
+    list_filter = [("project", admin.RelatedOnlyFieldListFilter), "resource_type", "landing", "basis", "unpriced"]
+    list_select_related = ["project"]
+    search_fields = ["model", "source", "=idempotency_key"]
+    actions = [move_action("void", _("Void"), role="admin", reason=True)]

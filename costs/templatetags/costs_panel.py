@@ -1,0 +1,76 @@
+"""What the costs show on other pages: what was spent today, and what runs have cost so far."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+from django import template
+from django.db.models import Sum
+from django.db.models.functions import TruncDate
+from django.template import Context
+from django.urls import reverse
+from django.utils.translation import gettext as _
+
+from costs.models import CostRecord
+from costs.views import DAYS, totals
+from pipeline.models import Run
+from pipeline.pages import today
+from pipeline.templatetags.console import money
+
+register = template.Library()
+
+
+@register.inclusion_tag("_parts/figure.html", takes_context=True)
+def spend_figure(context: Context) -> dict[str, Any]:
+    """What was booked since midnight UTC and by day, in the currency with the greatest sum; the others in the note."""
+    start = today() - timedelta(days=DAYS - 1)
+    rows = CostRecord.objects.visible_to(context["request"].principal).live().filter(recorded_at__gte=start)
+    spent: dict[str, dict[Any, Decimal]] = defaultdict(dict)
+    summed = rows.values("currency", day=TruncDate("recorded_at")).annotate(amount=Sum("amount"))
+    for row in summed.order_by("currency"):
+        spent[row["currency"]][row["day"]] = row["amount"]
+    shown = max(spent, key=lambda currency: sum(spent[currency].values()), default="USD")
+    days = [spent[shown].get((start + timedelta(days=day)).date(), Decimal(0)) for day in range(DAYS)]
+    others = [currency for currency in spent if currency != shown]
+    note = _("%(amount)s in %(days)d days") % {"amount": _plain(sum(days, Decimal(0)), shown), "days": DAYS}
+    if others:
+        note += ", " + _("and in %(currencies)s") % {"currencies": ", ".join(others)}
+    return {
+        "label": _("Spend today"),
+        "value": money(days[-1], shown),
+        "note": note,
+        "values": days,
+        "href": reverse("costs:list"),
+    }
+
+
+def _plain(amount: Decimal, currency: str) -> str:
+    return f"{amount.quantize(Decimal('0.01'))} {currency}"
+
+
+@register.simple_tag
+def add_costs(runs: Iterable[Run]) -> str:
+    """Give each run its `costs`: a list of {amount, currency}, one for each currency. Shows nothing. One query."""
+    rows = list(runs)
+    spent: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    summed = CostRecord.objects.live().filter(run__in=rows).values("run_id", "currency").annotate(amount=Sum("amount"))
+    for row in summed.order_by("run_id", "currency"):
+        spent[row["run_id"]].append(row)
+    for run in rows:
+        run.costs = spent[run.pk]
+    return ""
+
+
+@register.inclusion_tag("costs/_of_run.html")
+def cost_of_run(run: Run) -> dict[str, Any]:
+    """What a run has cost so far: the total and its parts by type, each currency for itself."""
+    rows = CostRecord.objects.filter(run=run)
+    parts = rows.live().values("currency", "resource_type").annotate(amount=Sum("amount"))
+    words = dict(CostRecord.Type.choices)
+    return {
+        "run": run,
+        "totals": totals(rows),
+        "parts": [(words[part["resource_type"]], part) for part in parts.order_by("-amount", "resource_type")],
+    }

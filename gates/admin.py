@@ -1,0 +1,49 @@
+"""Gates, their runs and their tests in the admin."""
+
+from django.contrib import admin
+from django.utils.translation import gettext_lazy as _
+
+from gates.models import Gate, GateRun, TestResult
+from pipeline.admin_site import DefinitionAdmin, LookOnlyAdmin, move_action
+
+
+@admin.register(Gate)
+class GateAdmin(DefinitionAdmin):
+    """Definitions of checks."""
+
+    list_display = ["key", "project", "name", "gate_type", "required", "judges", "enabled", "gate_version"]
+    list_filter = [("project", admin.RelatedOnlyFieldListFilter), "gate_type", "enabled"]
+    list_select_related = ["project"]
+    search_fields = ["key", "name"]
+    ordering = ["project", "key"]
+
+
+@admin.register(GateRun)
+class GateRunAdmin(LookOnlyAdmin):
+    """Each time that a check was run."""
+
+    list_display = ["name", "project", "patch", "tree_hash", "state", "decision_reason", "created_at", "completed_at"]
+    list_filter = ["state", ("project", admin.RelatedOnlyFieldListFilter), "gate_type"]
+    list_select_related = ["project", "patch"]
+    search_fields = ["name", "=tree_hash"]
+    heavy = ("output_tail", "evidence", "verdicts", "criteria", "metadata")
+    actions = [
+        move_action("skip", _("Skip"), role="approver", reason=True),
+        move_action("waive", _("Waive"), role="approver", reason=True),
+    ]
+
+
+@admin.register(TestResult)
+class TestResultAdmin(LookOnlyAdmin):
+    """What each attempt of each test said."""
+
+    list_display = ["name", "classname", "gate_run", "attempt", "outcome", "duration_seconds"]
+    list_filter = ["outcome"]
+    list_select_related = ["gate_run"]
+    search_fields = ["name"]
+    heavy = ("message", "trace")
+    project_path = "gate_run__project"
+
+    def project_of(self, row: TestResult) -> str | None:
+        """The project of its gate run."""
+        return row.gate_run.project_id

@@ -1,0 +1,136 @@
+"""Pages of the gates: each execution of a check, and what every test in it said."""
+
+from collections.abc import Callable
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_GET, require_POST
+
+from gates.models import Gate, GateRun, TestResult
+from pipeline import pages
+from pipeline.auth import signed_in
+from pipeline.models import Event
+from pipeline.refusals import need_reason
+
+ISOLATED_FROM = 2
+"""From this level on a check sees neither the network nor other processes; below it the page says "not isolated"."""
+
+FAILURES_SHOWN = 50
+FAILED_OUTCOMES = ("fail", "error", "infra")
+BULK_OF_GATE_RUN = ("output_tail", "evidence", "metadata", "verdicts", "criteria", "command")
+
+
+@require_GET
+@signed_in
+def gate_runs(request: HttpRequest) -> HttpResponse:
+    """The executions, newest first. No output is loaded."""
+    filters = pages.Filters(request)
+    rows = GateRun.objects.visible_to(request.principal).select_related("project", "patch")
+    rows = rows.only(*_columns(), "patch__summary", "project__key")
+    if state := filters.one_of("state", GateRun.State.values):
+        rows = rows.filter(state=state)
+    for name in ("project", "gate"):
+        if value := filters.id(name):
+            rows = rows.filter(**{name: value})
+    page = pages.page_of(rows, request)
+    gates = Gate.objects.visible_to(request.principal).order_by("project__key", "key")
+    return render(
+        request,
+        "gates/gate_runs.html",
+        {
+            "gate_runs": page.rows,
+            "next_cursor": page.next_cursor,
+            "filters": filters,
+            "states": GateRun.State.choices,
+            "projects": pages.project_choices(request.principal),
+            "gates": [(pk, f"{project}/{key}") for pk, project, key in gates.values_list("pk", "project__key", "key")],
+            "isolated_from": ISOLATED_FROM,
+        },
+    )
+
+
+def _columns() -> list[str]:
+    """The columns of a gate run that a list shows: all but the bulk."""
+    return [field.name for field in GateRun._meta.fields if field.name not in BULK_OF_GATE_RUN]
+
+
+@require_GET
+@signed_in
+def gate_run(request: HttpRequest, pk: str) -> HttpResponse:
+    """One execution: its verdict by criterion, what every test said, and the end of its output."""
+    rows = GateRun.objects.visible_to(request.principal).select_related("project", "gate", "patch", "retry_of")
+    shown = get_object_or_404(rows, pk=pk)
+    filters = pages.Filters(request)
+    results = TestResult.objects.filter(gate_run=shown)
+    failures = list(results.filter(outcome__in=FAILED_OUTCOMES).order_by("pk")[:FAILURES_SHOWN])
+    if outcome := filters.one_of("outcome", TestResult.Outcome.values):
+        results = results.filter(outcome=outcome)
+    page = pages.page_of(results.defer("trace", "message"), request)
+    return render(
+        request,
+        "gates/gate_run.html",
+        {
+            "gate_run": shown,
+            "may": pages.roles_in(request.principal, shown.project_id),
+            "failures": failures,
+            "results": page.rows,
+            "next_cursor": page.next_cursor,
+            "filters": filters,
+            "outcomes": TestResult.Outcome.choices,
+            "isolated_from": ISOLATED_FROM,
+            "events": pages.with_addresses(
+                Event.objects.about(shown).defer("canonical", "before", "after", "data").reverse()[:20]
+            ),
+            "trail": [(_("Gates"), reverse("gates:list")), (shown.name, "")],
+        },
+    )
+
+
+@require_POST
+@signed_in
+def gate_run_rerun(request: HttpRequest, pk: str) -> HttpResponse:
+    """Run the check again on the same tree, as a new record."""
+    made: list[GateRun] = []
+    answer = _act(
+        request,
+        pk,
+        "operator",
+        lambda run: made.append(run.rerun(by=request.principal.actor)),
+        _("The check runs again, as a new record."),
+    )
+    return redirect("gates:run", made[0].pk) if made else answer
+
+
+@require_POST
+@signed_in
+def gate_run_skip(request: HttpRequest, pk: str) -> HttpResponse:
+    """Do not run the check, with a reason; it then satisfies no requirement."""
+    reason = request.POST.get("reason", "")
+    return _act(
+        request, pk, "approver", lambda run: run.skip(need_reason(reason), by=request.principal.actor), _("Skipped.")
+    )
+
+
+@require_POST
+@signed_in
+def gate_run_waive(request: HttpRequest, pk: str) -> HttpResponse:
+    """Let the patch pass although the check did not, with a reason."""
+    reason = request.POST.get("reason", "")
+    return _act(
+        request,
+        pk,
+        "approver",
+        lambda run: run.waive(reason, by=request.principal.actor),
+        _("Waived: it counts as passed."),
+    )
+
+
+def _act(
+    request: HttpRequest, pk: str, role: str, verb: Callable[[GateRun], object], done: str
+) -> HttpResponse:
+    rows = GateRun.objects.visible_to(request.principal).select_related("gate", "patch", "queue_item", "project")
+    run = get_object_or_404(rows, pk=pk)
+    request.principal.must(role, run.project_id)
+    return pages.act(request, lambda: verb(run), done=done, to=reverse("gates:run", args=[pk]))

@@ -1,0 +1,75 @@
+"""Patches, their queue and their policies in the admin."""
+
+from django.contrib import admin
+from django.utils.translation import gettext_lazy as _
+
+from ledger.models import MergeQueue, Patch, PatchContent, PatchPolicy, QueueItem
+from pipeline.admin_site import DefinitionAdmin, LookOnlyAdmin, move_action
+
+
+@admin.register(Patch)
+class PatchAdmin(LookOnlyAdmin):
+    """Proposed changes, and what became of them."""
+
+    list_display = ["id", "project", "task", "state", "summary", "author_name", "line_insertions", "line_deletions"]
+    list_filter = ["state", ("project", admin.RelatedOnlyFieldListFilter), "custody"]
+    list_select_related = ["project", "task"]
+    search_fields = ["summary", "author_name", "=commit_sha"]
+    heavy = (
+        "files_touched",
+        "validation_errors",
+        "findings",
+        "policy_snapshot",
+        "applied_files",
+        "last_error_message",
+        "metadata",
+    )
+    actions = [
+        move_action("quarantine", _("Quarantine"), role="operator", reason=True),
+        move_action("release", _("Release from quarantine"), role="approver", reason=True),
+        move_action("drop", _("Drop"), role="operator", reason=True),
+    ]
+
+
+@admin.register(PatchContent)
+class PatchContentAdmin(LookOnlyAdmin):
+    """The texts of patches."""
+
+    list_display = ["patch", "format", "byte_size", "sha256"]
+    list_select_related = ["patch"]
+    heavy = ("diff_text",)
+    project_path = "patch__project"
+
+
+@admin.register(MergeQueue)
+class MergeQueueAdmin(LookOnlyAdmin):
+    """The queues of branches."""
+
+    list_display = ["project", "target_branch", "state", "head_commit", "window_size"]
+    list_filter = ["state"]
+    list_select_related = ["project"]
+    search_fields = ["target_branch"]
+    actions = [
+        move_action("pause", _("Pause"), role="operator"),
+        move_action("resume", _("Resume"), role="operator"),
+    ]
+
+
+@admin.register(QueueItem)
+class QueueItemAdmin(LookOnlyAdmin):
+    """Places in a queue."""
+
+    list_display = ["position", "queue", "patch", "state", "builds", "restarts", "failing_reason"]
+    list_filter = ["state"]
+    list_select_related = ["queue__project", "patch"]
+
+
+@admin.register(PatchPolicy)
+class PatchPolicyAdmin(DefinitionAdmin):
+    """Layers of what a patch may be."""
+
+    list_display = ["level", "project", "phase", "workstream", "task", "enabled"]
+    list_filter = ["level", "enabled"]
+    list_select_related = ["project", "phase__project", "workstream__phase__project", "task"]
+    # A plain list would load every task that there ever was.
+    raw_id_fields = ["task"]

@@ -1,0 +1,64 @@
+"""Ticks: each due moment of a schedule is taken once."""
+
+from datetime import UTC, timedelta
+
+import pytest
+from django.db import connection
+
+from pipeline.clock import db_now
+from pipeline.models import Tick
+
+pytestmark = pytest.mark.django_db
+
+DAY = timedelta(days=1)
+
+
+def test_a_moment_is_taken_once():
+    tick = Tick.objects.take("seal", DAY)
+    assert tick is not None
+    assert Tick.objects.take("seal", DAY) is None
+    assert Tick.objects.get() == tick
+
+
+def test_schedules_do_not_take_each_others_moments():
+    assert Tick.objects.take("seal", DAY) is not None
+    assert Tick.objects.take("sweep", DAY) is not None
+
+
+def test_the_next_moment_is_taken_again():
+    taken = Tick.objects.take("seal", DAY)
+    Tick.objects.filter(pk=taken.pk).update(due_at=taken.due_at - DAY)
+    assert Tick.objects.take("seal", DAY) is not None
+    assert Tick.objects.count() == 2
+
+
+@pytest.mark.parametrize("period", [timedelta(seconds=5), timedelta(minutes=1), timedelta(hours=1), DAY])
+def test_a_moment_is_the_databases_time_rounded_down_to_the_period(period):
+    before = db_now()
+    tick = Tick.objects.take("seal", period)
+    seconds = tick.due_at.timestamp()
+    assert seconds % period.total_seconds() == 0
+    assert before - period < tick.due_at <= db_now()
+    assert tick.due_at.utcoffset() == timedelta(0)
+
+
+def test_the_session_time_zone_does_not_move_the_moment():
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL TIME ZONE 'Asia/Kolkata'")
+    tick = Tick.objects.take("seal", DAY)
+    assert tick.due_at.astimezone(UTC).timetuple()[3:6] == (0, 0, 0)
+
+
+def test_the_end_of_the_work_is_noted():
+    tick = Tick.objects.take("seal", DAY)
+    assert tick.ended_at is None
+    tick.end()
+    tick.refresh_from_db()
+    assert tick.ended_at >= tick.created_at
+
+
+def test_old_moments_are_forgotten_and_young_ones_kept():
+    old, young = Tick.objects.take("old", DAY), Tick.objects.take("young", DAY)
+    Tick.objects.filter(pk=old.pk).update(due_at=old.due_at - 8 * DAY)
+    assert Tick.objects.forget(db_now() - 7 * DAY) == 1
+    assert list(Tick.objects.all()) == [young]
