@@ -127,9 +127,7 @@ def gate_run_waive(request: HttpRequest, pk: str) -> HttpResponse:
     )
 
 
-def _act(
-    request: HttpRequest, pk: str, role: str, verb: Callable[[GateRun], object], done: str
-) -> HttpResponse:
+def _act(request: HttpRequest, pk: str, role: str, verb: Callable[[GateRun], object], done: str) -> HttpResponse:
     rows = GateRun.objects.visible_to(request.principal).select_related("gate", "patch", "queue_item", "project")
     run = get_object_or_404(rows, pk=pk)
     request.principal.must(role, run.project_id)

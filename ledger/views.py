@@ -75,6 +75,7 @@ def patch(request: HttpRequest, pk: str) -> HttpResponse:
             "steps": _rail(patch, history),
             "files": rendering.render(content.diff_text) if content else [],
             "content": content,
+            "judged": patch.is_valid or bool(patch.validation_errors),
             "item": QueueItem.objects.filter(patch=patch).order_by("-pk").first(),
             "chain": chain.defer(*BULK_OF_PATCH)[:20],
             "events": pages.with_addresses(history),
@@ -84,7 +85,9 @@ def patch(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def _patch(request: HttpRequest, pk: str) -> Patch:
-    rows = Patch.objects.visible_to(request.principal).select_related("project", "run__workstream", "run__phase", "task", "attempt")
+    rows = Patch.objects.visible_to(request.principal).select_related(
+        "project", "run__workstream", "run__phase", "task", "attempt"
+    )
     return get_object_or_404(
         rows.defer("task__spec", "attempt__output_tail", "attempt__input_prompt", "attempt__error_log"), pk=pk
     )
@@ -103,7 +106,7 @@ def _rail(patch: Patch, newest_first: list[Event]) -> list[dict[str, Any]]:
         {
             "state": state,
             "at": entered.get(state) if place <= reached else None,
-            "past": place < reached or not on_road and place <= reached,
+            "past": place < reached or (not on_road and place == reached),
             "current": state == patch.state,
         }
         for place, state in enumerate(ROAD)
@@ -171,9 +174,7 @@ def patch_requeue(request: HttpRequest, pk: str) -> HttpResponse:
     )
 
 
-def _act(
-    request: HttpRequest, pk: str, role: str, verb: Callable[[Patch, str], object], done: str
-) -> HttpResponse:
+def _act(request: HttpRequest, pk: str, role: str, verb: Callable[[Patch, str], object], done: str) -> HttpResponse:
     patch = get_object_or_404(Patch.objects.visible_to(request.principal).select_related("project"), pk=pk)
     request.principal.must(role, patch.project_id)
     reason = request.POST.get("reason", "")

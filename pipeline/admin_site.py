@@ -1,5 +1,6 @@
 """Building blocks of the admin: look at everything that machines own, change definitions only by their verbs."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -23,6 +24,8 @@ from pipeline.auth import Principal, principal_of
 from pipeline.definitions import Conflict, Definition, PreconditionFailed, diff
 from pipeline.ids import is_id
 from pipeline.refusals import Refused
+
+log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 500
 SHOWN_CHARACTERS = 80
@@ -279,13 +282,19 @@ class DefinitionAdmin(HouseAdmin):
         principal = principal_of(request)
         given = {name: form.cleaned_data[name] for name in self.written(obj if change else None)}
         principal.must("admin", self.project_of(obj))
-        if change:
-            principal.must("admin", self.project_of(self.model._base_manager.get(pk=obj.pk)))
-            obj.edit(by=principal.actor, expected_version=form.cleaned_data["seen_version"], **given)
-        else:
-            self.add(request, obj, given, principal)
-            obj._state.adding = False
-            obj.refresh_from_db()
+        try:
+            if change:
+                principal.must("admin", self.project_of(self.model._base_manager.get(pk=obj.pk)))
+                obj.edit(by=principal.actor, expected_version=form.cleaned_data["seen_version"], **given)
+            else:
+                self.add(request, obj, given, principal)
+                obj._state.adding = False
+                obj.refresh_from_db()
+        except (TypeError, AttributeError, KeyError, ValueError) as problem:
+            # People write any JSON here; a rule that stumbles over its shape refuses it no less.
+            log.warning("a rule of %s stumbled over a form", self.opts.label, exc_info=True)
+            shape = _("A document does not have the shape that it needs: %(what)s") % {"what": problem}
+            raise Refused(shape, code="invalid_field", status=422) from problem
 
     def add(self, request: HttpRequest, obj: Any, given: dict[str, Any], principal: Principal) -> None:
         """The verb that makes the row, under the id that the form's object has."""

@@ -19,5 +19,5 @@ def db_now() -> datetime:
     """The database's present time, aware, in UTC. One query."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT clock_timestamp()")
-        (now,) = cursor.fetchone()
+        now: datetime = cursor.fetchone()[0]
     return now

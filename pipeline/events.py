@@ -108,13 +108,15 @@ class EventQuerySet(models.QuerySet["Event"]):
 
     def settled(self) -> Self:
         """Only what no open transaction can still precede: safe for a reader that keeps a cursor."""
-        return self.extra(where=["pipeline_event.xid < pg_snapshot_xmin(pg_current_snapshot())"])
+        below: Self = self.extra(where=["pipeline_event.xid < pg_snapshot_xmin(pg_current_snapshot())"])  # type: ignore[assignment]
+        return below
 
     def after(self, cursor: Cursor, limit: int = 100) -> Self:
         """The next `limit` settled events behind `cursor`, in commit order."""
         place = "(pipeline_event.epoch, pipeline_event.xid, pipeline_event.seq) > (%s, %s::text::xid8, %s)"
         behind = self.settled().extra(where=[place], params=[cursor.epoch, str(cursor.xid), cursor.seq])
-        return behind.order_by("epoch", "xid", "seq")[:limit]
+        page: Self = behind.order_by("epoch", "xid", "seq")[:limit]  # type: ignore[assignment]
+        return page
 
     def visible_to(self, principal: Any) -> Self:
         """What `principal` may read: the events of its projects; an administrator of the installation reads all."""
@@ -132,7 +134,7 @@ class LinkUp(Guard):
     operation = pgtrigger.Insert
     declare = [("head", "pipeline_eventstream%ROWTYPE")]
 
-    def get_func(self, model: type[models.Model]) -> str:
+    def get_func(self, model: Any) -> str:
         """Insert or advance the stream's head."""
         hashed = (
             "encode(sha256(convert_to({prev} || E'\\n' || NEW.stream_seq || E'\\n' || NEW.canonical, 'UTF8')), 'hex')"
@@ -444,7 +446,7 @@ def _survives(reaction: Reaction, event: Event) -> bool:
 def react_to_due(limit: int = 500) -> int:
     """React to what is due, oldest first; returns how many events were taken."""
     due = Event.objects.due().order_by("due_at", "seq").values_list("pk", flat=True)[:limit]
-    return sum(react(pk) for pk in list(due))
+    return sum(react(str(pk)) for pk in list(due))
 
 
 def do_chores(*, here: bool = False) -> int:

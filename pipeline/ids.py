@@ -36,7 +36,7 @@ def from_uuid(value: uuid.UUID) -> str:
     return str(ULID.from_bytes(value.bytes))
 
 
-class ULIDField(models.UUIDField):
+class ULIDField(models.UUIDField):  # type: ignore[type-arg]  # Django's field takes no parameters at run time
     """A ULID: `str` in Python, `uuid` in PostgreSQL. Malformed text raises ValidationError `invalid_id`."""
 
     description = _("ULID, 26 characters")
@@ -60,7 +60,7 @@ class ULIDField(models.UUIDField):
 
     def get_prep_value(self, value: Any) -> str | None:
         """`value` in the form that look-ups compare."""
-        return self.to_python(super(models.UUIDField, self).get_prep_value(value))
+        return self.to_python(models.Field.get_prep_value(self, value))
 
     def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> uuid.UUID | None:
         """`value` in the form that the driver sends."""
@@ -73,4 +73,7 @@ class ULIDField(models.UUIDField):
 
     def formfield(self, **kwargs: Any) -> forms.Field | None:
         """A text field: Django's uuid field would refuse a ULID."""
-        return super(models.UUIDField, self).formfield(**{"form_class": forms.CharField, "max_length": 26, **kwargs})
+        field: forms.Field | None = models.Field.formfield(
+            self, **{"form_class": forms.CharField, "max_length": 26, **kwargs}
+        )
+        return field

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from django.db.models import Q
 
 from pipeline import events
+from pipeline.clock import ClockNow
 from pipeline.models import Hold, Run, Task
 from pipeline.questions import ask
 from pipeline.refusals import Refused
@@ -145,7 +146,7 @@ def sweep() -> int:
 def end_due_holds() -> int:
     """Release the holds whose time has come: a quota's by the system, a question's or approval's as expired."""
     done = 0
-    for hold in Hold.objects.active().filter(until__lt=events.ClockNow()).order_by("pk"):
+    for hold in Hold.objects.active().filter(until__lt=ClockNow()).order_by("pk"):
         cause = "released" if hold.kind == Hold.Kind.QUOTA else "expired"
         done += hold.release(by=events.SYSTEM, reason=f"{hold.kind} until {hold.until:%Y-%m-%dT%H:%M:%SZ}", cause=cause)
     return done

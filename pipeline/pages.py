@@ -1,4 +1,4 @@
-"""What every page of the console needs: the frame's context, filters and pages of lists, and one way to answer a button."""
+"""What every page of the console needs: the frame's context, filters and pages of lists, one way to answer a button."""
 
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping

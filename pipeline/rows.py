@@ -70,7 +70,7 @@ class RaiseVersion(pgtrigger.Trigger):
         super().__init__(name="raise_version", **kwargs)
         self.quiet = tuple(quiet)
 
-    def get_condition(self, model: type[models.Model]) -> pgtrigger.Condition:
+    def get_condition(self, model: Any) -> pgtrigger.Condition:
         """True when any column but the quiet ones has changed."""
         columns = [
             field.column for field in model._meta.fields if field.name not in {*self.quiet, "version", "updated_at"}
@@ -88,7 +88,7 @@ class Immutable(Guard):
         super().__init__(name=name)
         self.fields, self.except_for = tuple(fields), tuple(except_for)
 
-    def get_func(self, model: type[models.Model]) -> str:
+    def get_func(self, model: Any) -> str:
         """Refuse when one of the guarded columns differs."""
         names = self.fields or [f.name for f in model._meta.fields if f.name not in self.except_for]
         columns = [model._meta.get_field(name).column for name in names]
@@ -103,7 +103,7 @@ class NoDelete(Guard):
     when = pgtrigger.Before
     operation = pgtrigger.Delete
 
-    def get_func(self, model: type[models.Model]) -> str:
+    def get_func(self, model: Any) -> str:
         """Refuse."""
         return self.refuse("Cannot delete from %: its rows are kept", "TG_TABLE_NAME")
 
@@ -115,7 +115,7 @@ class NoTruncate(Guard):
     when = pgtrigger.Before
     operation = pgtrigger.Truncate
 
-    def get_func(self, model: type[models.Model]) -> str:
+    def get_func(self, model: Any) -> str:
         """Refuse, unless `signalbox.allow_truncate` is on."""
         refuse = self.refuse("Cannot truncate %: its rows are kept", "TG_TABLE_NAME")
         guarded = "current_setting('signalbox.allow_truncate', true) IS DISTINCT FROM 'on'"
@@ -124,14 +124,17 @@ class NoTruncate(Guard):
 
 def versioned(model: M) -> M:
     """Class decorator: PostgreSQL raises this model's `version` and `updated_at` with every change."""
-    return pgtrigger.register(RaiseVersion())(model)
+    guarded: M = pgtrigger.register(RaiseVersion())(model)
+    return guarded
 
 
 def append_only(model: M) -> M:
     """Class decorator: this model's rows are never changed, deleted or truncated, whoever asks."""
-    return pgtrigger.register(
+    register = pgtrigger.register(
         Immutable(name="written_once"), NoDelete(name="never_deleted"), NoTruncate(name="never_truncated")
-    )(model)
+    )
+    guarded: M = register(model)
+    return guarded
 
 
 @contextmanager

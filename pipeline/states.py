@@ -123,7 +123,7 @@ class Stateful(Row):
         to = str(to)
         if to not in self.MOVES:
             raise InvalidState(to, self.MOVES)
-        given = {self._meta.get_field(name).attname: value for name, value in columns.items()}
+        given = {getattr(self._meta.get_field(name), "attname"): value for name, value in columns.items()}  # noqa: B009 - typed as a relation too
         with in_transaction():
             locked = self._lock(*given)
             state = locked["state"]
@@ -150,7 +150,7 @@ class Stateful(Row):
 
     def _lock(self, *columns: str) -> dict[str, Any]:
         rows = type(self)._base_manager.select_for_update(no_key=True).filter(pk=self.pk)
-        locked = rows.values("state", *columns, _now=ClockNow()).first()
+        locked: dict[str, Any] | None = rows.values("state", *columns, _now=ClockNow()).first()
         if locked is None:
             raise NotFound.of(self.noun(), self.pk)
         return locked
@@ -181,7 +181,7 @@ class MovesGuard(Guard):
         super().__init__(name="moves")
         self.arrows = list(arrows)
 
-    def get_func(self, model: type[models.Model]) -> str:
+    def get_func(self, model: Any) -> str:
         """Look the pair up in the model's arrows."""
         known = ",".join(f"{a}:{b}" for a, b in self.arrows)
         refuse = self.refuse("Invalid transition: % cannot go from % to %", "TG_TABLE_NAME", "OLD.state", "NEW.state")
@@ -198,7 +198,7 @@ class BirthGuard(Guard):
         super().__init__(name="birth")
         self.initial = sorted(str(state) for state in initial)
 
-    def get_func(self, model: type[models.Model]) -> str:
+    def get_func(self, model: Any) -> str:
         """Look the state up among the initial ones."""
         known = ",".join(self.initial)
         refuse = self.refuse("Invalid birth: % cannot start as %", "TG_TABLE_NAME", "NEW.state")
@@ -209,14 +209,14 @@ class ToldGuard(Guard):
     """Deferred: refuses the commit of a birth or move without an Event of the same transaction that tells it."""
 
     when = pgtrigger.After
-    operation = pgtrigger.Insert | pgtrigger.UpdateOf("state")
+    operation = pgtrigger.Insert | pgtrigger.UpdateOf("state")  # type: ignore[no-untyped-call]
     timing = pgtrigger.Deferred
 
     def __init__(self, *, noun: str) -> None:
         super().__init__(name="told")
         self.noun = noun
 
-    def get_func(self, model: type[models.Model]) -> str:
+    def get_func(self, model: Any) -> str:
         """Look for that event."""
         refuse = self.refuse("Untold: % % became % without an event", "TG_TABLE_NAME", "NEW.id", "NEW.state")
         return f"""
@@ -229,9 +229,11 @@ class ToldGuard(Guard):
 
 def held_by_postgres(model: S) -> S:
     """Class decorator: the database refuses what `MOVES` and `KEYED` refuse, whoever writes, and what nobody told."""
-    return pgtrigger.register(
+    register = pgtrigger.register(
         MovesGuard(arrows=arrows(model)),
         BirthGuard(initial=model.INITIAL),
         ToldGuard(noun=model.noun()),
         RaiseVersion(quiet=tuple(model.STATE_CLOCKS)),
-    )(model)
+    )
+    held: S = register(model)
+    return held

@@ -1,9 +1,10 @@
 """Table of contents: every address of the console and of the API."""
 
 from django.contrib import admin
+from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
 
-from pipeline import health
+from pipeline import health, views
 
 handler400 = "pipeline.problems.bad_request"
 handler403 = "pipeline.problems.denied"
@@ -14,7 +15,34 @@ api = [
     path("", include("pipeline.api")),
 ]
 
+runs = [
+    path("", views.runs, name="list"),
+    path("start/", views.start_workstream, name="start_workstream"),
+    path("<ulid:pk>/", views.run, name="run"),
+    path("<ulid:pk>/attempts/<int:sequence>/", views.attempt, name="attempt"),
+    path("<ulid:pk>/start/", views.run_start, name="start"),
+    path("<ulid:pk>/cancel/", views.run_cancel, name="cancel"),
+    path("<ulid:pk>/hold/", views.run_hold, name="hold"),
+    path("<ulid:pk>/release/", views.run_release, name="release"),
+    path("<ulid:pk>/retry/", views.run_retry, name="retry"),
+    path("holds/<ulid:pk>/release/", views.hold_release, name="hold_release"),
+]
+
+events = [
+    path("", views.events, name="list"),
+    path("<ulid:pk>/", views.event, name="event"),
+]
+
 pages = [
+    path("", views.overview, name="overview"),
+    path("login/", LoginView.as_view(), name="login"),
+    path("logout/", LogoutView.as_view(), name="logout"),
+    path("runs/", include((runs, "runs"))),
+    path("events/", include((events, "events"))),
+    path("", include("workers.urls")),
+    path("", include("ledger.urls")),
+    path("", include("gates.urls")),
+    path("", include("costs.urls")),
     path("admin/", admin.site.urls),
 ]
 

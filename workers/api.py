@@ -39,6 +39,7 @@ MAX_WORDS = 100
 MAX_USAGE = 200
 MAX_BEATS = 100
 MAX_TAIL = 1024 * 1024
+MAX_TEXT = 200
 
 
 # -- bodies ------------------------------------------------------------------------------------------------------
@@ -214,16 +215,16 @@ class Figure(serializers.Field[Any, Any, Any, Any]):
 
 
 class Use(Strict):
-    """One use of something that may cost money, with the field names of a cost record."""
+    """One use of something that may cost money, with the field names of a cost record, which cuts what is too long."""
 
-    resource_type = serializers.CharField(max_length=32)
-    resource_name = serializers.CharField(required=False, allow_blank=True, max_length=200)
-    model = serializers.CharField(required=False, allow_blank=True, max_length=100)
-    provider = serializers.CharField(required=False, allow_blank=True, max_length=64)
+    resource_type = serializers.CharField(max_length=MAX_TEXT)
+    resource_name = serializers.CharField(required=False, allow_blank=True, max_length=MAX_TEXT)
+    model = serializers.CharField(required=False, allow_blank=True, max_length=MAX_TEXT)
+    provider = serializers.CharField(required=False, allow_blank=True, max_length=MAX_TEXT)
     amount = Figure(required=False, allow_null=True)
-    currency = serializers.CharField(required=False, max_length=8)
+    currency = serializers.CharField(required=False, max_length=MAX_TEXT)
     usage_quantity = Figure(required=False, allow_null=True)
-    usage_unit = serializers.CharField(required=False, allow_blank=True, max_length=32)
+    usage_unit = serializers.CharField(required=False, allow_blank=True, max_length=MAX_TEXT)
     usage_rate = Figure(required=False, allow_null=True)
     tokens_uncached_input = serializers.IntegerField(required=False, min_value=0, max_value=10**15)
     tokens_cache_read = serializers.IntegerField(required=False, min_value=0, max_value=10**15)
@@ -231,8 +232,15 @@ class Use(Strict):
     tokens_cache_write_1h = serializers.IntegerField(required=False, min_value=0, max_value=10**15)
     tokens_output = serializers.IntegerField(required=False, min_value=0, max_value=10**15)
     duration_seconds = Figure(required=False, allow_null=True)
-    source = serializers.CharField(required=False, max_length=64)
-    idempotency_key = serializers.CharField(required=False, allow_blank=True, max_length=200)
+    source = serializers.CharField(required=False, max_length=MAX_TEXT)
+    idempotency_key = serializers.CharField(required=False, allow_blank=True, max_length=MAX_TEXT)
+    assumed_ttl = serializers.BooleanField(required=False)
+
+    def to_internal_value(self, data: Any) -> Any:
+        """The checked values. `assumed_ttl` is understood, and not passed on: prices of a write depend on its class."""
+        values = super().to_internal_value(data)
+        values.pop("assumed_ttl", None)
+        return values
 
 
 class Report(Strict):
@@ -279,9 +287,9 @@ class WorkerSerializer(StrictModel):
         model = Worker
         fields = (
             "id", "version", "created_at", "updated_at", "worker_type", "state", "health", "name", "host", "api_key",
-            "previous_worker", "current_task", "config", "heartbeat_interval", "timeout_seconds", "capabilities", "tools",
-            "affinity", "metadata", "started_at", "process_seen_at", "transport_seen_at", "progress_at", "activity",
-            "activity_since", "shutdown_requested_at", "shutdown_mode", "shutdown_deadline_at", "stopped_at",
+            "previous_worker", "current_task", "config", "heartbeat_interval", "timeout_seconds", "capabilities",
+            "tools", "affinity", "metadata", "started_at", "process_seen_at", "transport_seen_at", "progress_at",
+            "activity", "activity_since", "shutdown_requested_at", "shutdown_mode", "shutdown_deadline_at", "stopped_at",
             "stop_confirmed", "crashed_at", "crash_message", "crash_trace", "tasks_completed", "tasks_failed",
             "total_execution_seconds",
         )  # fmt: skip
@@ -303,7 +311,7 @@ class WorkerFilters(Filters):
 
 
 class WorkerEndpoint(Listed, Endpoint):
-    """The fleet. A worker's key registers, beats, claims, shuts down and crashes its own; people pause, drain, assign."""
+    """The fleet. A worker's key registers, beats, claims, ends and crashes its own; people pause, drain, assign."""
 
     queryset = Worker.objects.select_related("api_key", "current_task__run")
     serializer_class = WorkerSerializer
@@ -345,7 +353,7 @@ class WorkerEndpoint(Listed, Endpoint):
     @extend_schema(request=Beat, responses=BeatAnswer)
     @action(detail=True, methods=["post"])
     def heartbeat(self, request: Request, id: str) -> Response:
-        """Say that it lives, renew its lease, and hear what to do. Refuses with `stale_claim`, `worker_finished` (410)."""
+        """It lives: renew its lease, and say what to do. Refuses with `stale_claim`, `worker_finished` (410)."""
         return Response(self._beat(id, self.body(Beat)))
 
     @extend_schema(request=Beats, responses=BeatAnswers)

@@ -51,7 +51,7 @@ def workers(request: HttpRequest) -> HttpResponse:
 
 
 def describe(workers: list[Worker], principal: Principal, now: datetime) -> None:
-    """Give each worker its `shown_health` at `now` and its live `lease`, as far as `principal` may see it. One query."""
+    """Give each worker its `shown_health` at `now` and its live `lease` where `principal` may see it. One query."""
     live = Lease.objects.visible_to(principal).live().filter(worker__in=workers).select_related("task__run")
     leases = {lease.worker_id: lease for lease in live.defer("task__spec", "task__touches")}
     for worker in workers:
@@ -78,16 +78,16 @@ def worker(request: HttpRequest, pk: str) -> HttpResponse:
             "leases": leases.defer(
                 "task__spec", "attempt__output_tail", "attempt__error_log", "attempt__input_prompt"
             ).order_by("-pk")[:30],
-            "events": pages.with_addresses(
-                history.defer("canonical", "before", "after", "data").order_by("-pk")[:40]
-            ),
+            "events": pages.with_addresses(history.defer("canonical", "before", "after", "data").order_by("-pk")[:40]),
             "trail": [(_("Workers"), reverse("workers:list")), (worker.name, "")],
         },
     )
 
 
 def _worker(request: HttpRequest, pk: str) -> Worker:
-    rows = Worker.objects.visible_to(request.principal).select_related("api_key", "previous_worker", "current_task__run")
+    rows = Worker.objects.visible_to(request.principal).select_related(
+        "api_key", "previous_worker", "current_task__run"
+    )
     return get_object_or_404(rows, pk=pk)
 
 

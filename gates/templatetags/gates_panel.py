@@ -28,7 +28,9 @@ def gates_figure(context: Context) -> dict[str, Any]:
     rows = GateRun.objects.visible_to(context["request"].principal).filter(
         completed_at__gte=start, state__in=["passed", "failed"]
     )
-    counted = rows.values(day=TruncDate("completed_at")).annotate(n=Count("pk"), good=Count("pk", filter=Q(state="passed")))
+    counted = rows.values(day=TruncDate("completed_at")).annotate(
+        n=Count("pk"), good=Count("pk", filter=Q(state="passed"))
+    )
     by_day = {row["day"]: row for row in counted.order_by()}
     decided = sum(row["n"] for row in by_day.values())
     passed = sum(row["good"] for row in by_day.values())

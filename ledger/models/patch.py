@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from ledger import diff as diffs
 from ledger import git
 from pipeline import events
-from pipeline.clock import db_now
+from pipeline.clock import ClockNow, db_now
 from pipeline.ids import ULIDField, new_id
 from pipeline.models import ExecutionRequest, Phase, Project, PromptInstance, Run, StepAttempt, Task, User, Workstream
 from pipeline.questions import ask
@@ -60,7 +60,7 @@ class PatchQuerySet(models.QuerySet["Patch"]):
 
     def expired_quarantine(self) -> Self:
         """Set aside, and past the date until which somebody wanted to look at them."""
-        return self.parked().filter(quarantine_expires_at__lt=events.ClockNow())
+        return self.parked().filter(quarantine_expires_at__lt=ClockNow())
 
     def submit(
         self,

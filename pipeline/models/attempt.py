@@ -7,6 +7,7 @@ from django.db.models import F, Max, Q
 from django.utils.translation import gettext_lazy as _
 
 from pipeline import events
+from pipeline.clock import ClockNow
 from pipeline.models.plan import Phase, Workstream
 from pipeline.models.project import Project
 from pipeline.models.run import Run
@@ -146,7 +147,7 @@ class StepAttemptQuerySet(models.QuerySet["StepAttempt"]):
                 sequence=sequence,
                 input_prompt=input_prompt,
                 state=StepAttempt.State.RUNNING if start else StepAttempt.State.PENDING,
-                started_at=events.ClockNow() if start else None,
+                started_at=ClockNow() if start else None,
                 **more,
             )
             attempt.save(force_insert=True)

@@ -9,6 +9,7 @@ from django.db.models import Exists, F, OuterRef, Q
 from django.utils.translation import gettext_lazy as _
 
 from pipeline import events
+from pipeline.clock import ClockNow
 from pipeline.models.plan import Phase, Workstream, plan_of, specs_of
 from pipeline.models.project import Project
 from pipeline.questions import ask
@@ -337,7 +338,7 @@ class Run(Stateful):
                 current.finish(to, by=by, reason=reason)
             else:
                 Run.objects.filter(pk=self.pk).update(
-                    ending_to=to, ending_reason=reason, ending_requested_at=events.ClockNow()
+                    ending_to=to, ending_reason=reason, ending_requested_at=ClockNow()
                 )
                 events.record("run.winding_down", self, by=by, reason=reason, data={"to": to})
                 for task in Task.objects.filter(run=self).unfinished().order_by("pk"):

@@ -1,9 +1,8 @@
 """Ticks: each due moment of a schedule is taken once."""
 
-from datetime import UTC, timedelta
+from datetime import timedelta
 
 import pytest
-from django.db import connection
 
 from pipeline.clock import db_now
 from pipeline.models import Tick
@@ -40,13 +39,6 @@ def test_a_moment_is_the_databases_time_rounded_down_to_the_period(period):
     assert seconds % period.total_seconds() == 0
     assert before - period < tick.due_at <= db_now()
     assert tick.due_at.utcoffset() == timedelta(0)
-
-
-def test_the_session_time_zone_does_not_move_the_moment():
-    with connection.cursor() as cursor:
-        cursor.execute("SET LOCAL TIME ZONE 'Asia/Kolkata'")
-    tick = Tick.objects.take("seal", DAY)
-    assert tick.due_at.astimezone(UTC).timetuple()[3:6] == (0, 0, 0)
 
 
 def test_the_end_of_the_work_is_noted():

@@ -51,7 +51,9 @@ def moving_figure(context: Context) -> dict[str, Any]:
 @register.inclusion_tag("workers/_fleet.html", takes_context=True)
 def fleet_panel(context: Context) -> dict[str, Any]:
     """Every living agent as a chip, those first that need a look."""
-    fleet = sorted(_fleet(context), key=lambda worker: (ATTENTION.index(worker.shown_health), worker.state, worker.name))
+    fleet = sorted(
+        _fleet(context), key=lambda worker: (ATTENTION.index(worker.shown_health), worker.state, worker.name)
+    )
     return {"workers": fleet}
 
 

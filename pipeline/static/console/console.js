@@ -1,4 +1,5 @@
-// The console's manners in the browser: the chosen theme, buttons that copy, keys that go to pages, open menus that close.
+// The console's manners in the browser: the chosen theme, buttons that copy, keys that go to pages, open menus that close,
+// pages that stay fresh.
 // It is loaded in the head and blocks, so that the remembered theme is there before the first paint. Without it every
 // page works; what needs it is hidden by `html:not(.js)` in console.css.
 (() => {
@@ -61,6 +62,28 @@
     for (const menu of document.querySelectorAll("details[data-closes][open]")) {
       if (!menu.contains(target)) menu.open = false;
     }
+  });
+
+  // A page that says <meta name="refresh-seconds"> asks for itself again and takes over what stands in <main>: nothing
+  // jumps. It waits while somebody has a menu open, types or marks text, and while the page is not looked at.
+  const live = async () => {
+    const main = document.getElementById("main");
+    const focused = document.activeElement;
+    const busy =
+      document.hidden || main.querySelector("details[data-closes][open]") || !getSelection().isCollapsed ||
+      (main.contains(focused) && focused !== main);
+    if (busy) return;
+    const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+    if (answer.redirected) location.reload(); // signed out meanwhile
+    if (!answer.ok) return;
+    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    main.replaceChildren(...fresh.getElementById("main").children);
+    if (!fresh.querySelector('meta[name="refresh-seconds"]')) clearInterval(ticking);
+  };
+  let ticking = 0;
+  document.addEventListener("DOMContentLoaded", () => {
+    const seconds = Number(document.querySelector('meta[name="refresh-seconds"]')?.content);
+    if (seconds > 0) ticking = setInterval(() => live().catch(() => {}), seconds * 1000); // offline: the next one tries again
   });
 
   // `g` and then a letter within a second goes to the page whose link says data-key="<letter>".

@@ -1,0 +1,457 @@
+"""The API of the ledger: patches come in and are steered, queues are seen and paused, policies are kept."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Q, QuerySet
+from django.http import HttpResponse
+from django.urls import path
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema, extend_schema_field
+from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from ledger import git, validation
+from ledger.diff import DiffRefused
+from ledger.models import MergeQueue, Patch, PatchPolicy, QueueItem
+from pipeline import events
+from pipeline.ids import PATTERN, is_id
+from pipeline.models import Project, Run, Task
+from pipeline.refusals import InvalidField, MissingField, NotFound, Refused, need_reason
+from pipeline.rest import (
+    WORKER,
+    DefinitionEndpoint,
+    Endpoint,
+    Filters,
+    IdField,
+    Listed,
+    Nothing,
+    ProjectFilter,
+    ProjectRef,
+    Reason,
+    Ref,
+    Router,
+    Strict,
+    StrictModel,
+)
+from pipeline.rows import in_transaction
+from workers import claims
+from workers.models import Lease, StaleClaim
+
+SHOWN_ITEMS = 200
+"""How many live items the detail of a queue holds; the window is far smaller."""
+
+
+class NotTakenIn(Refused):
+    """A change that the ledger did not take in. Of its text only the digest and the size are kept, as an event."""
+
+    def __init__(
+        self, refusal: Refused, project: Project, diff_text: str, by: events.Actor, lease: Lease | None
+    ) -> None:
+        super().__init__(str(refusal), code=refusal.code, status=refusal.status, **refusal.parts)
+        raw = diff_text.encode()
+        self.project, self.by, self.lease = project, by, lease
+        self.told = {"code": refusal.code, "sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
+
+    def leave_trace(self) -> None:
+        """Record `patch.refused`, in a transaction of its own: the refused one was undone."""
+        place = self.lease.correlation() if self.lease else {}
+        with in_transaction():
+            events.record("patch.refused", self.project, by=self.by, reason=str(self), data=self.told, **place)
+
+
+# -- patches -----------------------------------------------------------------------------------------------------
+
+
+class Submission(Strict):
+    """A change. A worker's key quotes its live `lease` and `generation`; people name the `project`."""
+
+    lease = IdField(required=False)
+    generation = serializers.IntegerField(required=False, min_value=0, max_value=2**31 - 1)
+    project = ProjectRef(required=False)
+    task = Ref(queryset=Task.objects.select_related("run"), required=False)
+    replaces = Ref(queryset=Patch.objects.all(), required=False)
+    base_commit = serializers.CharField(required=False, allow_blank=True, default="", max_length=64)
+    diff_text = serializers.CharField(allow_blank=True, trim_whitespace=False)
+    summary = serializers.CharField(required=False, allow_blank=True, default="", max_length=512)
+    issue_ref = serializers.CharField(required=False, allow_blank=True, default="", max_length=200)
+
+
+class Quarantine(Strict):
+    """Why a patch is set aside, and who is to look at it."""
+
+    reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=2000)
+    owner = serializers.CharField(required=False, max_length=200)
+
+
+class PatchSerializer(StrictModel):
+    """A patch without its text, which stands at `diff/`."""
+
+    class Meta:
+        model = Patch
+        fields = (
+            "id", "ledger_id", "version", "created_at", "updated_at", "project", "phase", "workstream", "run", "task",
+            "attempt", "request", "prompt", "custody", "target_branch", "base_commit", "base_tree", "tool",
+            "author_user", "author_worker_id", "author_name", "summary", "issue_ref", "metadata", "sha256",
+            "files_touched", "line_insertions", "line_deletions", "hunks", "binary_files", "state", "state_reason",
+            "committed_at", "format_ok", "scope_ok", "constraints_ok", "tests_ran", "tests_passed",
+            "validation_errors", "findings", "policy_snapshot", "attempts", "reapplies", "last_attempt_at",
+            "last_error_code", "last_error_message", "applied_files", "candidate_tree", "tested_tree",
+            "tested_parent", "landing_commit", "commit_sha", "committed_tree", "quarantine_reason", "quarantined_at",
+            "quarantine_owner", "quarantine_expires_at", "replaces", "rollback_of", "chain_id",
+        )  # fmt: skip
+        read_only_fields = fields
+
+
+class HistorySerializer(StrictModel):
+    """One thing that happened to a patch."""
+
+    class Meta:
+        model = events.Event
+        fields = (
+            "id", "created_at", "kind", "severity", "actor_kind", "actor_name", "on_behalf_of", "before", "after",
+            "reason", "message", "data", "request_id",
+        )  # fmt: skip
+        read_only_fields = fields
+
+
+class PatchFilters(Filters):
+    """By state, place, author and chain."""
+
+    project = ProjectFilter("project")
+
+    class Meta:
+        model = Patch
+        fields = (
+            "state", "phase", "workstream", "run", "task", "attempt", "custody", "target_branch", "tool", "sha256",
+            "author_worker_id", "base_commit", "commit_sha", "last_error_code", "chain_id", "replaces", "created_at",
+        )  # fmt: skip
+
+
+class PatchEndpoint(Listed, Endpoint):
+    """The ledger. `id` and `ledger_id` both find a patch; no list loads a diff."""
+
+    queryset = Patch.objects.all()
+    serializer_class = PatchSerializer
+    filterset_class = PatchFilters
+    noun = "ledger_entry"
+    ordering_fields = ("created_at",)
+    heavy = (
+        "metadata", "files_touched", "validation_errors", "findings", "policy_snapshot", "last_error_message",
+        "applied_files",
+    )  # fmt: skip
+    needs = {
+        "list": "viewer",
+        "retrieve": "viewer",
+        "diff": "viewer",
+        "history": "viewer",
+        "create": (WORKER, "operator"),
+        "validate": "operator",
+        "queue": "operator",
+        "requeue": "operator",
+        "quarantine": "operator",
+        "drop": "operator",
+        "release": "approver",
+    }
+
+    def find(self, queryset: QuerySet[Any], given: str) -> Patch | None:
+        """The patch with this id or ledger id."""
+        return queryset.filter(Q(pk=given) | Q(ledger_id=given)).first() if is_id(given) else None
+
+    @extend_schema(request=Submission, responses={201: PatchSerializer, 200: PatchSerializer})
+    def create(self, request: Request) -> Response:
+        """Submit a change: 201, or 200 with the patch that has the same content on the same base.
+
+        Refuses with the structural codes of a diff, `stale_base`, `stale_claim`; such a text is not kept.
+        """
+        given = self.body(Submission)
+        lease_id, generation = given.pop("lease", None), given.pop("generation", None)
+        if self.principal.is_worker:
+            patch, is_new = self._from_worker(lease_id, generation, given)
+        else:
+            if lease_id is not None or generation is not None:
+                raise InvalidField("lease", "only a worker's key quotes a lease")
+            patch, is_new = self._from_person(given)
+        return self.reply(patch, 201 if is_new else 200, Location=f"{request.path}{patch.pk}/")
+
+    def _from_worker(self, lease_id: str | None, generation: int | None, given: dict[str, Any]) -> tuple[Patch, bool]:
+        for name, value in (("lease", lease_id), ("generation", generation)):
+            if value is None:
+                raise MissingField(name)
+        for name in ("project", "task"):
+            if name in given:
+                raise InvalidField(name, "a worker's patch belongs to the task of its lease")
+        with transaction.atomic():
+            lease = live_lease(self.principal, lease_id, generation)
+            by = claims.actor(lease.worker)
+            return self._submit(
+                lease.task.run.project, given, by=by, lease=lease, attempt=lease.attempt, worker_id=lease.worker_id
+            )
+
+    def _from_person(self, given: dict[str, Any]) -> tuple[Patch, bool]:
+        task = given.get("task")
+        project = given.pop("project", None) or (task and task.run.project)
+        if project is None:
+            raise MissingField("project")
+        if task is not None and task.run.project_id != project.pk:
+            raise InvalidField("task", "a task of another project")
+        self.must_in(project)
+        return self._submit(project, given, by=self.by, user=self.principal.user)
+
+    def _submit(
+        self, project: Project, given: Mapping[str, Any], *, by: events.Actor, lease: Lease | None = None, **who: Any
+    ) -> tuple[Patch, bool]:
+        replaces = given.get("replaces")
+        if replaces is not None and replaces.project_id != project.pk:
+            raise InvalidField("replaces", "a patch of another project")
+        try:
+            return Patch.objects.submit(project=project, by=by, **given, **who)
+        except (DiffRefused, git.UnknownCommit) as refusal:
+            raise NotTakenIn(refusal, project, given["diff_text"], by, lease) from refusal
+
+    @extend_schema(responses={(200, "text/x-diff"): OpenApiTypes.STR})
+    @action(detail=True, methods=["get"])
+    def diff(self, request: Request, id: str) -> HttpResponse:
+        """Its text as it came, byte by byte, as a file that no browser shows."""
+        patch = self.get_object()
+        text = getattr(patch, "content", None)
+        if text is None:
+            raise NotFound.of("patch_content")
+        return HttpResponse(
+            text.diff_text.encode(),
+            content_type="text/x-diff; charset=utf-8",
+            headers={
+                "Content-Disposition": f'attachment; filename="{patch.pk}.diff"',
+                "X-Content-Type-Options": "nosniff",
+                "ETag": f'"{text.sha256}"',
+            },
+        )
+
+    @extend_schema(responses=HistorySerializer(many=True))
+    @action(detail=True, methods=["get"], filterset_class=None)
+    def history(self, request: Request, id: str) -> Response:
+        """What happened to it, newest first."""
+        told = events.Event.objects.about(self.get_object()).order_by()
+        page = self.paginate_queryset(self.filter_queryset(told))
+        return self.get_paginated_response(HistorySerializer(page, many=True).data)
+
+    @extend_schema(request=Nothing, responses=PatchSerializer)
+    @action(detail=True, methods=["post"])
+    def validate(self, request: Request, id: str) -> Response:
+        """Judge it now, instead of when its turn comes. Refuses with `invalid_move` unless created or apply_failed."""
+        patch = self.get_object()
+        self.body(Nothing)
+        patch.note_validation(validation.judge(patch), by=self.by)
+        return self.reply(patch)
+
+    @extend_schema(request=Nothing, responses=PatchSerializer)
+    @action(detail=True, methods=["post"])
+    def queue(self, request: Request, id: str) -> Response:
+        """Give it a place at the tail of its branch's queue. Refuses with `invalid_move`, `validation_incomplete`,
+        `attempts_exhausted`, `reviews_missing`.
+        """
+        patch = self.get_object()
+        self.body(Nothing)
+        try:
+            patch.queue(by=self.by)
+        except MergeQueue.DoesNotExist as problem:
+            raise NotFound.of("merge_queue") from problem
+        return self.reply(patch)
+
+    @extend_schema(request=Nothing, responses=PatchSerializer)
+    @action(detail=True, methods=["post"])
+    def requeue(self, request: Request, id: str) -> Response:
+        """The same as `queue/`, as people say it of a patch that failed to apply."""
+        return self.queue(request, id)
+
+    @extend_schema(request=Quarantine, responses=PatchSerializer)
+    @action(detail=True, methods=["post"])
+    def quarantine(self, request: Request, id: str) -> Response:
+        """Set it aside. Refuses with `reason_required`, `invalid_move`."""
+        patch, given = self.get_object(), self.body(Quarantine)
+        patch.quarantine(given.pop("reason"), by=self.by, **given)
+        return self.reply(patch)
+
+    @extend_schema(request=Reason, responses=PatchSerializer)
+    @action(detail=True, methods=["post"])
+    def release(self, request: Request, id: str) -> Response:
+        """Out of quarantine, into the full validation again. Refuses with `reason_required`, `invalid_move`."""
+        patch, reason = self.get_object(), need_reason(self.body(Reason)["reason"])
+        patch.release(by=self.by, reason=reason)
+        return self.reply(patch)
+
+    @extend_schema(request=Reason, responses=PatchSerializer)
+    @action(detail=True, methods=["post"])
+    def drop(self, request: Request, id: str) -> Response:
+        """Close it for good. Refuses with `reason_required`, `invalid_move`."""
+        patch = self.get_object()
+        patch.drop(self.body(Reason)["reason"], by=self.by)
+        return self.reply(patch)
+
+
+def live_lease(principal: Any, lease_id: str, generation: int) -> Lease:
+    """The live lease of one of this key's own workers, locked after its run, so that it ends before or after, never
+    meanwhile. Raises NotFound `lease_not_found`; StaleClaim when it has ended or its task has a newer generation.
+    """
+    own = Lease.objects.visible_to(principal)
+    run_id = own.filter(pk=lease_id).values_list("task__run", flat=True).first()
+    if run_id is None:
+        raise NotFound.of("lease")
+    Run.objects.select_for_update(no_key=True).get(pk=run_id)
+    rows = own.select_related("task__run__project", "attempt__run", "attempt__task", "worker__api_key")
+    lease = rows.select_for_update(no_key=True, of=("self",)).get(pk=lease_id)
+    if not lease.is_live or generation != lease.task.generation or generation != lease.generation:
+        raise StaleClaim(generation, lease, claims.actor(lease.worker))
+    return lease
+
+
+# -- merge queues ------------------------------------------------------------------------------------------------
+
+
+class QueueItemSerializer(StrictModel):
+    """One patch's place in a queue."""
+
+    class Meta:
+        model = QueueItem
+        fields = (
+            "id", "version", "position", "patch", "ahead", "state", "base_commit", "candidate_commit",
+            "candidate_tree", "builds", "failing_code", "failing_reason", "culprit", "restarts", "restart_reason",
+            "created_at", "updated_at",
+        )  # fmt: skip
+        read_only_fields = fields
+
+
+class MergeQueueSerializer(StrictModel):
+    """A queue; its detail also holds the live items, head first."""
+
+    items = serializers.SerializerMethodField()
+
+    class Meta:
+        model = MergeQueue
+        fields = (
+            "id", "version", "created_at", "updated_at", "project", "target_branch", "head_commit", "state",
+            "window_size", "window_floor", "window_ceiling", "head_limit_seconds", "items",
+        )  # fmt: skip
+        read_only_fields = fields
+
+    @extend_schema_field(QueueItemSerializer(many=True))
+    def get_items(self, row: MergeQueue) -> list[dict[str, Any]]:
+        """The first 200 live items."""
+        return list(QueueItemSerializer(QueueItem.objects.live().filter(queue=row)[:SHOWN_ITEMS], many=True).data)
+
+
+class MergeQueueFilters(Filters):
+    """By project, branch and state."""
+
+    project = ProjectFilter("project")
+
+    class Meta:
+        model = MergeQueue
+        fields = ("target_branch", "state")
+
+
+class MergeQueueEndpoint(Listed, Endpoint):
+    """The queues in which patches land."""
+
+    queryset = MergeQueue.objects.all()
+    serializer_class = MergeQueueSerializer
+    filterset_class = MergeQueueFilters
+    heavy = ("items",)
+    lookup_value_regex = PATTERN.pattern
+    needs = {"list": "viewer", "retrieve": "viewer", "of_branch": "viewer", "pause": "operator", "resume": "operator"}
+
+    @extend_schema(operation_id="merge_queues_of_branch", responses=MergeQueueSerializer)
+    def of_branch(self, request: Request, project: str, branch: str) -> Response:
+        """The queue of a branch, whose name may hold slashes, of a project by its key or id."""
+        named = Q(project=project) if is_id(project) else Q(project__key=project)
+        row = self.get_queryset().filter(named, target_branch=branch).first()
+        if row is None:
+            raise NotFound.of("merge_queue")
+        return self.reply(row)
+
+    @extend_schema(request=Reason, responses=MergeQueueSerializer)
+    @action(detail=True, methods=["post"])
+    def pause(self, request: Request, id: str) -> Response:
+        """Let it build and land nothing."""
+        row = self.get_object()
+        row.pause(by=self.by, reason=self.body(Reason)["reason"])
+        return self.reply(row)
+
+    @extend_schema(request=Reason, responses=MergeQueueSerializer)
+    @action(detail=True, methods=["post"])
+    def resume(self, request: Request, id: str) -> Response:
+        """Let it go on."""
+        row = self.get_object()
+        row.resume(by=self.by, reason=self.body(Reason)["reason"])
+        return self.reply(row)
+
+
+# -- policies ----------------------------------------------------------------------------------------------------
+
+
+class PolicySerializer(StrictModel):
+    """One layer of what a patch may be: `level` says over what, and the field of that name is its target."""
+
+    constraints = serializers.DictField(required=False)
+
+    class Meta:
+        model = PatchPolicy
+        fields = (
+            "id", "version", "created_at", "updated_at", "level", "project", "phase", "workstream", "task", "enabled",
+            "constraints",
+        )  # fmt: skip
+        read_only_fields = ("id", "version", "created_at", "updated_at")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Exactly the target of its level is named."""
+        if self.instance is None:
+            for name in ("project", "phase", "workstream", "task"):
+                wanted = attrs["level"] == name
+                if wanted and attrs.get(name) is None:
+                    raise MissingField(name)
+                if not wanted and attrs.get(name) is not None:
+                    raise InvalidField(name, f"a policy of level {attrs['level']} has no {name}")
+        return attrs
+
+
+class PolicyFilters(Filters):
+    """By level and target."""
+
+    project = ProjectFilter("project")
+
+    class Meta:
+        model = PatchPolicy
+        fields = ("level", "phase", "workstream", "task", "enabled")
+
+
+class PolicyEndpoint(DefinitionEndpoint):
+    """Patch policies. Those of the installation are its admin's."""
+
+    queryset = PatchPolicy.objects.select_related(
+        "project", "phase__project", "workstream__phase__project", "task__run__phase__project", "task__run__workstream"
+    )
+    serializer_class = PolicySerializer
+    filterset_class = PolicyFilters
+    fixed = ("level", "project", "phase", "workstream", "task")
+
+    def project_for(self, fields: Mapping[str, Any]) -> Project | None:
+        """The project in which its target lies."""
+        return PatchPolicy(**fields).place()[0]
+
+
+router = Router()
+router.register("patches", PatchEndpoint, basename="patch")
+router.register("merge-queues", MergeQueueEndpoint, basename="merge-queue")
+router.register("policies", PolicyEndpoint, basename="policy")
+urlpatterns = [
+    *router.urls,
+    path(
+        "merge-queues/<slug:project>/<path:branch>/",
+        MergeQueueEndpoint.as_view({"get": "of_branch"}),
+        name="merge-queue-of-branch",
+    ),
+]

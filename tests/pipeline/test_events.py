@@ -1,0 +1,554 @@
+"""The log: one chain for each subject, a cursor that loses nothing, and reactions that are made good."""
+
+import logging
+import threading
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from django.db import connection, transaction
+from django.utils import timezone
+
+from pipeline import chain, events
+from pipeline.clock import db_now
+from pipeline.models import Event, EventStream, Hold
+from pipeline.refusals import Refused
+from tests import factories
+from tests.factories import BY
+
+PATIENCE_SECONDS = 20.0
+
+
+def note(subject, message="", **more):
+    """An event about `subject` that changes nothing."""
+    return events.record("note.added", subject, by=BY, message=message, **more)
+
+
+def broken_link_of(subject):
+    """The number of the first event of the subject that does not follow from the one before."""
+    rows = Event.objects.about(subject)
+    return chain.first_broken(chain.Link(e.stream_seq, e.prev_hash, e.hash, e.canonical) for e in rows)
+
+
+# -- recording -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+def test_an_event_tells_who_did_what_to_whom_with_which_correlation():
+    run = factories.make_run()
+    actor = events.Actor("worker", "7", "builder", on_behalf_of="ada")
+    event = events.record(
+        "run.started",
+        run,
+        by=actor,
+        before={"state": "pending"},
+        after={"state": "running"},
+        reason="now",
+        task_id=run.pk,
+    )
+    event.refresh_from_db()
+    assert (event.kind, event.channel, event.severity) == ("run.started", "task_events", "info")
+    assert (event.actor_kind, event.actor_id, event.actor_name, event.on_behalf_of) == ("worker", "7", "builder", "ada")
+    assert (event.subject_type, event.subject_id, event.reason) == ("run", run.pk, "now")
+    assert (event.project_id, event.workstream_id, event.run_id) == (run.project_id, run.workstream_id, run.pk)
+    assert (event.task_id, event.worker_id) == (run.pk, None)
+
+
+@pytest.mark.django_db
+def test_an_unknown_kind_or_correlation_is_an_error_of_the_program():
+    project = factories.make_project()
+    with pytest.raises(KeyError):
+        events.record("project.exploded", project, by=BY)
+    with pytest.raises(TypeError, match="planet_id"):
+        events.record("note.added", project, by=BY, planet_id="x")
+    assert Event.objects.about(project).count() == 1
+
+
+@pytest.mark.django_db
+def test_text_with_a_nul_is_recorded_without_it():
+    event = note(factories.make_project(), "a\x00b", data={"k\x00": ["\x00"]})
+    event.refresh_from_db()
+    assert (event.message, event.data) == ("a�b", {"k�": ["�"]})
+
+
+def test_times_decimals_and_floats_become_text():
+    at = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
+    assert events.plain({"at": at, "for": timedelta(seconds=1.5), "n": Decimal("1.50"), "f": 0.1, "l": (1, None)}) == {
+        "at": "2026-01-02T03:04:05.000006Z",
+        "for": "1.500000",
+        "n": "1.50",
+        "f": "0.1",
+        "l": [1, None],
+    }
+
+
+@pytest.mark.django_db
+def test_the_request_in_hand_is_noted():
+    token = events.request_id.set("req-1")
+    try:
+        event = note(factories.make_project())
+    finally:
+        events.request_id.reset(token)
+    assert Event.objects.get(pk=event.pk).request_id == "req-1"
+
+
+@pytest.mark.django_db
+def test_an_event_that_nobody_reacts_to_is_handled_at_birth_and_nudges_nobody(
+    reactions, nudges, django_capture_on_commit_callbacks
+):
+    with django_capture_on_commit_callbacks(execute=True):
+        event = note(factories.make_project())
+    event.refresh_from_db()
+    assert event.handled_at is not None
+    assert nudges == []
+
+
+@pytest.mark.django_db
+def test_an_event_that_somebody_reacts_to_is_pending_and_nudges_after_the_commit(
+    reactions, nudges, django_capture_on_commit_callbacks
+):
+    events.on("note.added")(lambda event: None)
+    with django_capture_on_commit_callbacks(execute=True):
+        event = note(factories.make_project())
+        assert nudges == []
+    assert nudges == [("pipeline.tasks.react", event.pk)]
+    assert list(Event.objects.due()) == [event]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_event_of_a_transaction_that_is_undone_never_was():
+    project = factories.make_project()
+    with pytest.raises(RuntimeError), transaction.atomic():  # noqa: PT012 - the error comes after the event
+        note(project)
+        raise RuntimeError
+    assert Event.objects.about(project).count() == 1
+    assert EventStream.objects.get(pk=project.pk).seq == 1
+    note(project)
+    assert broken_link_of(project) is None
+
+
+# -- one chain for each subject ------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_eight_writers_at_once_make_one_gapless_chain(threads):
+    project, other = factories.make_project(), factories.make_project()
+
+    def write():
+        for _n in range(10):
+            with transaction.atomic():
+                note(project)
+            with transaction.atomic():
+                note(other)
+
+    for outcome in threads.at_once(*[write] * 8):
+        outcome.result()
+    for subject in (project, other):
+        assert list(Event.objects.about(subject).values_list("stream_seq", flat=True)) == list(range(1, 82))
+        assert broken_link_of(subject) is None
+        assert EventStream.objects.get(pk=subject.pk).seq == 81
+
+
+@pytest.mark.django_db(transaction=True)
+def test_eight_first_events_of_one_subject_at_once_make_one_chain(threads):
+    subject = factories.make_user()
+    for outcome in threads.at_once(*[lambda: note(subject)] * 8):
+        outcome.result()
+    assert list(Event.objects.about(subject).values_list("stream_seq", flat=True)) == list(range(1, 9))
+    assert broken_link_of(subject) is None
+
+
+# -- the cursor ----------------------------------------------------------------------------------------------------
+
+
+def read_all(cursor):
+    """The messages behind `cursor`, and the cursor behind the last of them."""
+    page = list(Event.objects.after(cursor))
+    return [event.message for event in page], page[-1].cursor if page else cursor
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_cursor_waits_for_a_transaction_that_is_still_open(threads):
+    early, late = factories.make_project(), factories.make_project()
+    _messages, cursor = read_all(events.START)
+    recorded, go_on = threading.Event(), threading.Event()
+
+    def hold_open():
+        with transaction.atomic():
+            note(early, "first")
+            recorded.set()
+            assert go_on.wait(PATIENCE_SECONDS)
+
+    holding = threads.start(hold_open)
+    assert recorded.wait(PATIENCE_SECONDS)
+    note(late, "second")
+    newest = Event.objects.get(message="second")
+    # A reader by number would take "second" now, remember its number, and never see "first".
+    assert list(Event.objects.filter(seq__gt=newest.seq - 1)) == [newest]
+    assert read_all(cursor) == ([], cursor)
+    go_on.set()
+    holding.result()
+    messages, cursor = read_all(cursor)
+    assert messages == ["first", "second"]
+    assert Event.objects.get(message="first").seq < newest.seq
+    assert read_all(cursor) == ([], cursor)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_cursor_follows_the_order_of_transactions_where_numbers_do_not(threads):
+    early, late = factories.make_project(), factories.make_project()
+    _messages, cursor = read_all(events.START)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def begin_early_and_record_late():
+        with transaction.atomic():
+            with connection.cursor() as sql:
+                sql.execute("SELECT pg_current_xact_id()")
+            begun.set()
+            assert go_on.wait(PATIENCE_SECONDS)
+            note(early, "begun first, numbered last")
+
+    holding = threads.start(begin_early_and_record_late)
+    assert begun.wait(PATIENCE_SECONDS)
+    note(late, "begun last, numbered first")
+    assert read_all(cursor) == ([], cursor)
+    go_on.set()
+    holding.result()
+    messages, cursor = read_all(cursor)
+    assert messages == ["begun first, numbered last", "begun last, numbered first"]
+    assert read_all(cursor) == ([], cursor)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_pages_of_any_size_read_every_event_once_and_in_one_order():
+    project = factories.make_project()
+    for number in range(7):
+        with transaction.atomic():
+            note(project, f"{number}a")
+            note(project, f"{number}b")
+    whole = [event.pk for event in Event.objects.after(events.START, limit=1000)]
+    assert len(whole) == Event.objects.count() == 15
+    for limit in (1, 2, 4):
+        cursor, read = events.START, []
+        while page := list(Event.objects.after(cursor, limit=limit)):
+            read += [event.pk for event in page]
+            cursor = page[-1].cursor
+        assert read == whole
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_cursor_of_an_older_epoch_stands_before_every_event_of_the_present_one():
+    project = factories.make_project()
+    assert [event.subject_id for event in Event.objects.after(events.Cursor(0, 2**62, 2**62))] == [project.pk]
+    assert list(Event.objects.after(events.Cursor(2, 0, 0))) == []
+
+
+def test_a_cursor_is_written_and_read_back():
+    cursor = events.Cursor(1, 2**60, 3)
+    assert events.Cursor.parse(str(cursor)) == cursor
+
+
+@pytest.mark.parametrize("text", ["", "1", "1-2", "1-2-3-4", "a-b-c", "1--3", "1-2-٣", "1-2-" + "9" * 20, "-1-2-3"])
+def test_what_is_no_cursor_is_refused(text):
+    with pytest.raises(Refused) as refusal:
+        events.Cursor.parse(text)
+    assert (refusal.value.code, refusal.value.status) == ("invalid_cursor", 400)
+
+
+# -- reacting ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pending(db, reactions, nudges):
+    """A function that registers reactions to `note.added`, and answers a pending event about a new project."""
+
+    def make(*works, **more):
+        for work in works:
+            events.on("note.added")(work)
+        return note(factories.make_project(), **more)
+
+    return make
+
+
+def place_hold(event):
+    """A reaction that leaves a row."""
+    Hold.objects.place("project", event.subject_id, reason="told to", by=events.SYSTEM)
+
+
+def crash(event):
+    """A reaction that breaks after it has written."""
+    Hold.objects.place("installation", reason="half done", by=events.SYSTEM)
+    raise RuntimeError("out of order")
+
+
+def test_a_reaction_runs_once(pending):
+    seen = []
+    event = pending(seen.append)
+    assert events.react(event.pk) is True
+    assert events.react(event.pk) is False
+    assert seen == [event]
+    event.refresh_from_db()
+    assert event.handled_at is not None
+
+
+def test_an_event_that_is_not_there_is_nobodys(pending):
+    pending(lambda event: None)
+    assert events.react("01ARZ3NDEKTSV4RRFFQ69G5FAV") is False
+
+
+def test_a_crash_keeps_the_event_and_puts_it_off_ever_longer(pending, caplog):
+    caplog.set_level(logging.CRITICAL)
+    event = pending(crash)
+    for attempt, seconds in enumerate((2, 4, 8, 16), 1):
+        before = db_now()
+        assert events.react(event.pk) is True
+        event.refresh_from_db()
+        assert (event.handled_at, event.attempts) == (None, attempt)
+        assert timedelta(0) <= event.due_at - before - timedelta(seconds=seconds) < timedelta(seconds=2)
+        assert events.react(event.pk) is False
+        Event.objects.filter(pk=event.pk).update(due_at=db_now())
+    assert not Hold.objects.exists()
+
+
+def test_the_delay_ends_at_an_hour(pending, caplog):
+    caplog.set_level(logging.CRITICAL)
+    event = pending(crash)
+    Event.objects.filter(pk=event.pk).update(attempts=40)
+    events.react(event.pk)
+    event.refresh_from_db()
+    assert timedelta(minutes=59) < event.due_at - db_now() <= timedelta(hours=1)
+
+
+def test_a_reaction_that_fails_does_not_undo_another(pending, caplog):
+    event = pending(crash, place_hold)
+    events.react(event.pk)
+    assert [hold.scope_kind for hold in Hold.objects.all()] == ["project"]
+    assert "out of order" in caplog.text
+    event.refresh_from_db()
+    assert event.handled_at is None
+
+
+def test_when_the_crash_is_mended_all_reactions_run_again_and_nothing_is_done_twice(pending, reactions, caplog):
+    caplog.set_level(logging.CRITICAL)
+    event = pending(crash, place_hold)
+    events.react(event.pk)
+    reactions["note.added"].remove(crash)
+    Event.objects.filter(pk=event.pk).update(due_at=db_now())
+    assert events.react_to_due() == 1
+    event.refresh_from_db()
+    assert event.handled_at is not None
+    assert Hold.objects.count() == 1
+
+
+def test_a_reaction_that_comes_too_late_is_done(pending):
+    def refuse(event):
+        Hold.objects.place("installation", reason="half done", by=events.SYSTEM)
+        raise Refused("it is over")
+
+    event = pending(refuse)
+    events.react(event.pk)
+    event.refresh_from_db()
+    assert event.handled_at is not None
+    assert event.attempts == 0
+    assert not Hold.objects.exists()
+
+
+def test_what_a_reaction_records_carries_the_request_of_its_cause(pending):
+    token = events.request_id.set("req-7")
+    try:
+        event = pending(place_hold)
+    finally:
+        events.request_id.reset(token)
+    events.react(event.pk)
+    assert Event.objects.get(kind="hold.placed").request_id == "req-7"
+    assert events.request_id.get() == ""
+
+
+def test_the_sweep_takes_what_is_due_oldest_first(pending):
+    seen = []
+    first = pending(seen.append)
+    second, off, early = (note(factories.make_project()) for _n in range(3))
+    now = db_now()
+    Event.objects.filter(pk=off.pk).update(due_at=now + timedelta(minutes=1))
+    Event.objects.filter(pk=early.pk).update(due_at=now - timedelta(minutes=1))
+    assert events.react_to_due(limit=2) == 2
+    assert events.react_to_due() == 1
+    assert seen == [early, first, second]
+
+
+def test_a_reaction_to_an_unknown_kind_cannot_be_registered(reactions):
+    with pytest.raises(KeyError):
+        events.on("note.added", "note.exploded")(lambda event: None)
+    assert reactions == {}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_event_that_another_has_in_hand_is_left_to_it(threads, reactions, nudges):
+    entered, go_on, seen = threading.Event(), threading.Event(), []
+
+    def slow(event):
+        seen.append(event)
+        entered.set()
+        assert go_on.wait(PATIENCE_SECONDS)
+
+    events.on("note.added")(slow)
+    event = note(factories.make_project())
+    other = threads.start(lambda: events.react(event.pk))
+    assert entered.wait(PATIENCE_SECONDS)
+    assert events.react(event.pk) is False
+    go_on.set()
+    assert other.result() is True
+    assert seen == [event]
+    assert events.react(event.pk) is False
+
+
+# -- drain ---------------------------------------------------------------------------------------------------------
+
+
+def test_drain_runs_consequences_of_consequences_and_work(pending):
+    left = [3]
+
+    @events.chore
+    def work():
+        if not left[0] or not Hold.objects.exists():
+            return 0
+        left[0] -= 1
+        return 1
+
+    @events.on("hold.placed")
+    def go_on(event):
+        if event.project_id is None and Hold.objects.count() < 3:
+            Hold.objects.place("run", event.pk, reason="and on", by=events.SYSTEM)
+
+    pending(place_hold)
+    events.drain()
+    assert Hold.objects.count() == 3
+    assert left == [0]
+    assert not Event.objects.pending().exists()
+
+
+def test_drain_gives_up_on_reactions_that_chase_each_other(pending):
+    def again(event):
+        note(factories.make_project())
+
+    pending(again)
+    with pytest.raises(RuntimeError, match="5 rounds"):
+        events.drain(rounds=5)
+
+
+def test_a_chore_that_fails_keeps_no_other_back(db, reactions, caplog):
+    @events.chore
+    def broken():
+        raise RuntimeError("no disk")
+
+    @events.chore
+    def whole():
+        return 2
+
+    assert events.do_chores() == 2
+    assert "no disk" in caplog.text
+
+
+# -- nudging -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def broker(monkeypatch):
+    """A broker whose answer a test chooses; `asked` holds what was sent."""
+
+    class Broker:
+        asked: list[str] = []
+        is_down = False
+
+        def send_task(self, task, args, **_options):
+            self.asked.append(task)
+            if self.is_down:
+                raise ConnectionError("refused")
+
+    found = Broker()
+    found.asked = []
+    monkeypatch.setattr("celery.current_app", found)
+    monkeypatch.setattr(events, "_paused_until", 0.0)
+    return found
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_broker_that_is_down_harms_nothing_and_is_left_alone_for_a_while(broker, reactions, caplog):
+    events.on("note.added")(lambda event: None)
+    broker.is_down = True
+    project = factories.make_project()
+    event = note(project)
+    note(project)
+    assert broker.asked == ["pipeline.tasks.react"]
+    assert "the sweep takes over" in caplog.text
+    assert event in Event.objects.due()
+    assert events.react_to_due() == 2
+
+
+def test_after_the_pause_the_broker_is_asked_again(broker, monkeypatch):
+    broker.is_down = True
+    events.nudge("pipeline.tasks.react", "x")
+    monkeypatch.setattr(events, "_paused_until", 0.0)
+    broker.is_down = False
+    events.nudge("pipeline.tasks.react", "y")
+    events.nudge("pipeline.tasks.react", "z")
+    assert len(broker.asked) == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_nudge_of_a_transaction_that_is_undone_is_not_sent(broker, reactions):
+    events.on("note.added")(lambda event: None)
+    with transaction.atomic():
+        note(factories.make_project())
+        transaction.set_rollback(True)
+    assert broker.asked == []
+
+
+# -- storage -------------------------------------------------------------------------------------------------------
+
+
+def table_of(event):
+    """The partition in which the event lies."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT tableoid::regclass::text FROM pipeline_event WHERE id = %s",
+            [Event._meta.pk.get_db_prep_value(event.pk, connection)],
+        )
+        (name,) = cursor.fetchone()
+    return name
+
+
+def partitions():
+    """The names of the partitions, in order."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'pipeline_event'::regclass ORDER BY 1"
+        )
+        return [name for (name,) in cursor.fetchall()]
+
+
+@pytest.mark.django_db
+def test_an_event_lies_in_the_partition_of_its_month():
+    event = note(factories.make_project())
+    assert table_of(event) == f"pipeline_event_{timezone.now():%Y%m}"
+
+
+@pytest.mark.django_db
+def test_making_the_partitions_again_makes_none_and_further_ones_are_made_once():
+    assert events.make_partitions(3) == 0
+    before = partitions()
+    assert events.make_partitions(5) == 2
+    assert events.make_partitions(5) == 0
+    assert len(partitions()) == len(before) + 2
+
+
+@pytest.mark.django_db
+def test_the_default_partition_is_empty_and_the_months_follow_each_other():
+    months = [name.removeprefix("pipeline_event_") for name in partitions() if not name.endswith("_default")]
+    first = timezone.now().replace(day=1)
+    expected = [(first.year + (first.month - 1 + n) // 12, (first.month - 1 + n) % 12 + 1) for n in range(4)]
+    assert months == [f"{year}{month:02}" for year, month in expected]
+    note(factories.make_project())
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pipeline_event_default")
+        assert cursor.fetchone() == (0,)
