@@ -35,10 +35,10 @@ what; everything else is here:
     router.register("runs", RunEndpoint, "run")        # names run-list, run-detail, run-cancel
     urlpatterns = router.urls                          # pipeline/urls.py includes each app's `api` module
 
-`needs` maps each action to a role, to WORKER (a worker's key, never a session), to SIGNED_IN (anybody), to INSTALLATION
-(its admin) or to a tuple of these. A handler that makes a row in a project calls `self.must_in(project)` itself. One that
-has nothing to say yet raises `NotYet(seconds)`: it is undone and called again until that time is over, then answers 204.
-The matrix test asks every endpoint as everybody: say what you expect in tests/api/expectations.py.
+`needs` maps each action to a role, to WORKER (a worker's key, never a session), to SIGNED_IN (anybody), to
+INSTALLATION (its admin) or to a tuple of these. A handler that makes a row in a project calls `self.must_in(project)` itself. One
+that has nothing to say yet raises `NotYet(seconds)`: it is undone and called again until that time is over, then answers
+204. The matrix test asks every endpoint as everybody: its expectations are in tests/api.
 """
 
 import base64

@@ -3,6 +3,7 @@
 from django.contrib import admin
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from pipeline import health, views
 
@@ -13,6 +14,8 @@ handler500 = "pipeline.problems.server_error"
 
 api = [
     path("", include("pipeline.api")),
+    path("schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("docs/", signed_in(SpectacularSwaggerView.as_view(url_name="schema")), name="docs"),
 ]
 
 runs = [

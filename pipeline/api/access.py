@@ -122,7 +122,7 @@ class KeyEndpoint(Listed, Endpoint):
 
     @extend_schema(request=KeyRequest, responses={201: NewKeySerializer})
     def create(self, request: Request) -> Response:
-        """Make a key: 201 with its text, which nothing can show again, not even a repeat with the same Idempotency-Key."""
+        """Make a key: 201 with its text, which nothing shows again, not even a repeat with the same Idempotency-Key."""
         given = self.body(KeyRequest)
         self.must_in(given["project"])
         end = given["expires_at"]

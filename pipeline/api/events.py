@@ -65,8 +65,7 @@ class EventRequest(Strict):
             raise MissingField("project")
         ids = named[0].correlation()
         for row in named[1:]:
-            name = f"{row.noun()}_id"
-            if row.pk != ids.get(name, row.pk if name == "project_id" else None):
+            if row.pk != ids[f"{row.noun()}_id"]:
                 raise InvalidField(row.noun(), f"not the {row.noun()} of the {named[0].noun()}")
         return {**given, "subject": named[0]}
 

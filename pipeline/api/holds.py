@@ -32,7 +32,7 @@ class HoldSerializer(StrictModel):
 
 
 class HoldRequest(Strict):
-    """What to pause, and why. `scope_id` is an id, or the key of a project, tool or account; the installation has none."""
+    """What to pause, and why. `scope_id`: an id, or the key of a project, tool or account; none for the installation."""
 
     scope_kind = serializers.ChoiceField(choices=[kind for kind in Hold.Scope.choices if kind[0] != "worker"])
     scope_id = serializers.CharField(required=False, allow_blank=True, default="", max_length=64)

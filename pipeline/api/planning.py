@@ -147,7 +147,7 @@ class FindingSerializer(serializers.Serializer[Any]):
 
 
 class PlanSerializer(serializers.Serializer[Any]):
-    """What a run of the workstream would do: levels that run side by side, the longest chain, and what it would take."""
+    """What a run of the workstream would do: levels that run side by side, the longest chain, what it would take."""
 
     ok = serializers.BooleanField()
     findings = FindingSerializer(many=True)

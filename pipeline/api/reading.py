@@ -75,7 +75,8 @@ class DecisionSerializer(StrictModel):
     class Meta:
         model = RoutingDecision
         fields = (
-            "id", "created_at", "task", "run", "request", "rule", "strategy", "candidates", "inputs", "chosen", "reason",
+            "id", "created_at", "task", "run", "request", "rule", "strategy", "candidates", "inputs", "chosen",
+            "reason",
         )  # fmt: skip
         read_only_fields = fields
 

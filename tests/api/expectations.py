@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.models import ApiKey, Project
+from pipeline.models import ApiKey, Event, ExecutionRequest, Project, PromptInstance, RoutingDecision, Task
 from tests import factories
 
 VIEWER, OPERATOR, APPROVER, ADMIN = "viewer", "operator", "approver", "admin"
@@ -76,16 +76,68 @@ EXPECTED: dict[str, dict[str, Role]] = {
     "hold-list": {"get": VIEWER, "post": OPERATOR},
     "hold-detail": {"get": VIEWER},
     "hold-release": {"post": APPROVER},
-    "event-list": {"get": VIEWER, "post": (OPERATOR, WORKER)},
+    "event-list": {"get": VIEWER, "post": OPERATOR},
     "event-detail": {"get": VIEWER},
     "schema": {"get": SIGNED_IN},
-    "docs": {"get": SIGNED_IN},
 }
+
+
+def in_project(world: World) -> dict[str, Any]:
+    """What a run needs to stand in the world's project."""
+    return {"workstream": factories.make_workstream(factories.make_phase(world.project))}
+
+
+def attempt_of(world: World) -> tuple[Task, ExecutionRequest]:
+    """A task of the project and what an attempt at it was asked to do."""
+    run = factories.make_run(**in_project(world))
+    task = run.tasks.get()
+    request = ExecutionRequest.objects.create(
+        project=world.project,
+        phase=run.phase,
+        task=task,
+        task_kind="research",
+        tool=factories.make_tool(),
+        created_by="t",
+    )
+    return task, request
+
+
+def prompt_of(world: World) -> PromptInstance:
+    """What a tool was told in the project."""
+    return PromptInstance.objects.create(
+        project=world.project,
+        template_id="t",
+        target_tool="shell",
+        kind="research",
+        sections={},
+        text="x",
+        sha256="0" * 64,
+    )
+
+
+def decision_of(world: World) -> RoutingDecision:
+    """Why a task of the project went to a tool."""
+    task, request = attempt_of(world)
+    return RoutingDecision.objects.create(
+        task=task, run=task.run, request=request, strategy="fixed", candidates=[], chosen=request.tool, reason="first"
+    )
+
 
 OBJECTS: dict[str, Callable[[World], dict[str, Any]]] = {
     "project": lambda world: {"id": world.project.pk},
     "phase": lambda world: {"id": factories.make_phase(world.project).pk},
+    "workstream": lambda world: {"id": in_project(world)["workstream"].pk},
     "tool": lambda world: {"id": factories.make_tool().pk},
+    "membership": lambda world: {"id": factories.make_membership(project=world.project).pk},
+    "key": lambda world: {"id": factories.make_key("viewer", project=world.project).row.pk},
+    "run": lambda world: {"id": factories.make_run(**in_project(world)).pk},
+    "task": lambda world: {"id": factories.make_run(**in_project(world)).tasks.get().pk},
+    "step": lambda world: {"id": factories.make_step(factories.make_run(**in_project(world))).pk},
+    "request": lambda world: {"id": attempt_of(world)[1].pk},
+    "prompt": lambda world: {"id": prompt_of(world).pk},
+    "routing-decision": lambda world: {"id": decision_of(world).pk},
+    "hold": lambda world: {"id": factories.make_hold(scope_id=world.project.pk, project=world.project).pk},
+    "event": lambda world: {"id": Event.objects.filter(project_id=world.project.pk).latest("id").pk},
 }
 
 SHARED: set[str] = {"tool"}
