@@ -50,7 +50,7 @@ class PriceQuerySet(DefinitionQuerySet["Price"]):
         return rows.order_by("-effective_from").first()
 
 
-@versioned
+@versioned()
 class Price(Definition):
     """What a model costs, per million tokens of each class, from a date on. A correction is a new version."""
 
@@ -263,7 +263,7 @@ def _place(
     }
 
 
-@versioned
+@versioned()
 class CostRecord(Row):
     """One booked use. Never edited: it is voided with a reason, and rebooked."""
 

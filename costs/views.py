@@ -11,10 +11,10 @@ from django.shortcuts import render
 from django.views.decorators.http import require_GET
 
 from costs.models import TOKEN_FIELDS, CostRecord
+from costs.pages import DAYS, totals
 from pipeline import pages
 from pipeline.auth import signed_in
 
-DAYS = 14
 TOOLS_SHOWN = 30
 
 
@@ -50,22 +50,6 @@ def costs(request: HttpRequest) -> HttpResponse:
     )
 
 
-def totals(rows: "QuerySet[CostRecord]") -> list[dict[str, Any]]:
-    """Per currency the live `amount`, how much of it is `waste` or `unpriced`, and the number `n` of records."""
-    zero = Decimal(0)
-    found = (
-        rows.filter(voided_at=None)
-        .values("currency")
-        .annotate(
-            amount=Sum("amount"),
-            waste=Sum("amount", filter=Q(landing="waste"), default=zero),
-            unpriced=Sum("amount", filter=Q(unpriced=True), default=zero),
-            n=Count("pk"),
-        )
-    )
-    return list(found.order_by("currency"))
-
-
 def _by_day(rows: "QuerySet[CostRecord]") -> list[dict[str, Any]]:
     """Per day and currency of the last fourteen days, newest first: `amount`, `landed`, `waste`, `n`."""
     zero = Decimal(0)
@@ -73,10 +57,10 @@ def _by_day(rows: "QuerySet[CostRecord]") -> list[dict[str, Any]]:
         rows.filter(voided_at=None, recorded_at__gte=pages.today() - timedelta(days=DAYS - 1))
         .values("currency", day=TruncDate("recorded_at"))
         .annotate(
-            amount=Sum("amount"),
             landed=Sum("amount", filter=Q(landing="landed"), default=zero),
             waste=Sum("amount", filter=Q(landing="waste"), default=zero),
             n=Count("pk"),
+            amount=Sum("amount"),
         )
     )
     return list(found.order_by("-day", "currency"))

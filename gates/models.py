@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any, Self
 
 from django.conf import settings
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
@@ -47,7 +48,7 @@ class GateQuerySet(DefinitionQuerySet["Gate"]):
         return [gate for gate in rows.order_by("key") if gate.concerns(patch.files_touched)]
 
 
-@versioned
+@versioned()
 class Gate(Definition):
     """The definition of a check. It comes from the database, never from the patch that it judges."""
 
@@ -80,9 +81,9 @@ class Gate(Definition):
     evidence = models.JSONField(default=dict, blank=True)
     criteria = models.JSONField(default=dict, blank=True)
     expected_exit_codes = models.JSONField(default=list, blank=True)
-    shards = models.PositiveSmallIntegerField(default=1)
+    shards = models.PositiveSmallIntegerField(default=1, validators=[MinValueValidator(1)])
     depends_on = models.JSONField(default=list, blank=True)
-    timeout_seconds = models.PositiveIntegerField(null=True, blank=True)
+    timeout_seconds = models.PositiveIntegerField(null=True, blank=True, validators=[MinValueValidator(1)])
     required = models.BooleanField(default=True)
     judges = models.CharField(max_length=8, choices=Judges, default=Judges.PATCH)
     enabled = models.BooleanField(default=True)

@@ -9,17 +9,14 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
 from gates.models import Gate, GateRun, TestResult
+from gates.pages import BULK_OF_GATE_RUN, ISOLATED_FROM
 from pipeline import pages
 from pipeline.auth import signed_in
 from pipeline.models import Event
 from pipeline.refusals import need_reason
 
-ISOLATED_FROM = 2
-"""From this level on a check sees neither the network nor other processes; below it the page says "not isolated"."""
-
 FAILURES_SHOWN = 50
 FAILED_OUTCOMES = ("fail", "error", "infra")
-BULK_OF_GATE_RUN = ("output_tail", "evidence", "metadata", "verdicts", "criteria", "command")
 
 
 @require_GET

@@ -211,7 +211,7 @@ class PatchEndpoint(Listed, Endpoint):
         try:
             return Patch.objects.submit(project=project, by=by, **given, **who)
         except (DiffRefused, git.UnknownCommit) as refusal:
-            raise NotTakenIn(refusal, project, given["diff_text"], by, lease) from refusal
+            raise NotTakenIn(refusal, project, given["diff_text"], by=by, lease=lease) from refusal
 
     @extend_schema(responses={(200, "text/x-diff"): OpenApiTypes.STR})
     @action(detail=True, methods=["get"])
@@ -450,7 +450,7 @@ router.register("policies", PolicyEndpoint, basename="policy")
 urlpatterns = [
     *router.urls,
     path(
-        "merge-queues/<slug:project>/<path:branch>/",
+        "merge-queues/<str:project>/<path:branch>/",
         MergeQueueEndpoint.as_view({"get": "of_branch"}),
         name="merge-queue-of-branch",
     ),

@@ -1,13 +1,18 @@
 """A patch's way through the ledger, and what the ledger answers to those below it."""
 
+from functools import partial
 from typing import Any
+
+from django.db import transaction
+from django.db.models import Exists, F, OuterRef, Q
+from django.db.models.functions import Coalesce
 
 from ledger import queue, validation
 from ledger.models import MergeQueue, Patch
 from pipeline import events
 from pipeline.events import Event, nudge_later, on
 from pipeline.models import Project, Run, Task
-from pipeline.orchestrate import READY, Verdict
+from pipeline.orchestrate import READY, Verdict, strategy
 from pipeline.questions import answers
 from pipeline.refusals import InvalidField, Refused
 from workers.models import Lease, Worker
@@ -21,15 +26,17 @@ def start_validation(event: Event) -> None:
 
 @on("patch.validated")
 def enqueue(event: Event) -> None:
-    """A valid patch with its reviews goes to the tail of its queue."""
-    Patch.objects.get(pk=event.subject_id).queue(by=events.SYSTEM)
+    """A valid patch with its reviews goes to the tail of its queue, once the attempt that made it has ended."""
+    patch = Patch.objects.select_related("attempt").get(pk=event.subject_id)
+    outcome = patch.attempt.outcome if patch.attempt else "success"
+    if outcome == "success" or (outcome and Event.objects.filter(kind="patch.released", subject_id=patch.pk).exists()):
+        patch.queue(by=events.SYSTEM)
 
 
 @on(
     "patch.queued", "patch.applied", "queue_item.passing", "queue_item.failing", "queue_item.landed",
-    "queue_item.evicted",
-    "queue_item.withdrawn", "queue_item.restarted", "merge_queue.resumed", "gate_run.passed", "gate_run.failed",
-    "gate_run.error", "gate_run.waived",
+    "queue_item.evicted", "queue_item.withdrawn", "queue_item.restarted", "merge_queue.resumed",
+    "gate_run.passed", "gate_run.failed", "gate_run.error", "gate_run.waived",
 )  # fmt: skip
 def advance_queue(event: Event) -> None:
     """Whatever changed for a patch in a queue: look at that queue again."""
@@ -44,27 +51,50 @@ def advance_queue(event: Event) -> None:
         nudge_later("ledger.tasks.advance", found.pk)
 
 
-@on("task.failed", "task.cancelled")
-def set_aside_open_patches(event: Event) -> None:
-    """A task that will not complete leaves no patch on its way: quarantined when it failed the workstream, else
-    dropped.
+@on("lease.ended", "task.failed", "task.cancelled")
+def follow_the_task(event: Event) -> None:
+    """An attempt or a task has ended: its patches may land now, or never will.
+
+    After the commit, since another reaction to this event may hold the run, which the house locks after the queue.
     """
-    task = Task.objects.select_related("run__workstream").get(pk=event.subject_id)
-    strategy = (task.spec.get("error_handling") or {}).get("on_failure") or (
-        task.run.workstream.strategy if task.run.workstream else "fail_fast"
-    )
-    keep = task.state == Task.State.FAILED and strategy in (
-        "fail_workstream",
-        "fail_fast",
-        "route_error_phase",
-        "escalate",
-    )
-    for patch in Patch.objects.open().filter(task=task).order_by("pk"):
+    transaction.on_commit(partial(place_patches, event.task_id), robust=True)
+
+
+def place_patches(task_id: str | None = None) -> int:
+    """Put patches where their attempt and task want them, of one task or of all; returns how many went there.
+
+    What a successful attempt submitted is queued. What another left behind is dropped, since the task is tried again. A
+    task that will not complete leaves no patch on its way: quarantined when it failed its workstream, else dropped.
+    What a person released or submitted since then goes its own way.
+    """
+    released = Event.objects.filter(kind="patch.released", subject_id=OuterRef("pk"))
+    rows = Patch.objects.open().exclude(task=None).alias(ended_at=Coalesce("attempt__ended_at", "task__completed_at"))
+    rows = rows.exclude(Exists(released.filter(created_at__gt=OuterRef("ended_at"))))
+    rows = rows.select_related("attempt", "task__run__workstream")
+    if task_id is not None:
+        rows = rows.filter(task=task_id)
+    given_up = Q(task__state__in=[Task.State.FAILED, Task.State.CANCELLED], created_at__lte=F("task__completed_at"))
+    left_behind = ~Q(attempt__outcome=None) & ~Q(attempt__outcome="success")
+    delivered = Q(state=Patch.State.VALIDATED, attempt__outcome="success")
+    done = 0
+    for patch in rows.filter(given_up | left_behind | delivered).order_by("pk"):
+        try:
+            done += _place(patch)
+        except Refused:
+            continue  # it is landing right now, or waits for a review: looked at again when that is over
+    return done
+
+
+def _place(patch: Patch) -> bool:
+    task, attempt = patch.task, patch.attempt
+    if task is not None and task.state in (Task.State.FAILED, Task.State.CANCELLED):
         reason = f"task {task.key} {task.state}: {task.last_error or task.state_reason}"[:2000]
-        if keep:
-            patch.quarantine(reason, by=events.SYSTEM)
-        else:
-            patch.drop(reason, by=events.SYSTEM)
+        if task.state == Task.State.FAILED and strategy(task) != "skip_task":
+            return patch.quarantine(reason, by=events.SYSTEM)
+        return patch.drop(reason, by=events.SYSTEM)
+    if attempt is not None and attempt.outcome != "success":
+        return patch.drop(f"its attempt ended as {attempt.outcome}", by=events.SYSTEM)
+    return patch.queue(by=events.SYSTEM)
 
 
 @answers("task.claim", order=10)
@@ -85,10 +115,14 @@ def base_and_checkout(*, task: Task, worker: Worker, by: events.Actor) -> dict[s
 
 @answers("lease.report")
 def check_patches(*, lease: Lease, patch_ids: list[str]) -> dict[str, Any]:
-    """The patches of this attempt; those named must be of its task. Raises InvalidField for another's."""
+    """The patches of this attempt; those named must be of its task, or the known patch that a submission of this
+    attempt was answered with. Raises InvalidField for another's.
+    """
     own = set(Patch.objects.filter(attempt=lease.attempt_id).values_list("pk", flat=True))
-    for pk in patch_ids:
-        if pk not in own and not Patch.objects.filter(pk=pk, task=lease.task_id).exists():
+    known = Event.objects.filter(kind="patch.resubmitted", data__attempt=lease.attempt_id)
+    for pk in set(patch_ids) - own:
+        of_task = Patch.objects.filter(pk=pk, task=lease.task_id).exists()
+        if not of_task and not known.filter(subject_id=pk).exists():
             raise InvalidField("patch_ids", f"{pk} is not a patch of this task")
     return {"patch_ids": sorted(own | set(patch_ids))}
 
@@ -136,5 +170,6 @@ def _send_work() -> None:
         events.nudge("ledger.tasks.advance", pk)
 
 
+events.chore(place_patches)
 events.chore(validation.validate_created, send=_send_work)
 events.chore(queue.advance_all, send=lambda: None)

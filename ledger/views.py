@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from django.db.models import Prefetch
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
@@ -11,18 +10,15 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
 from ledger import rendering
-from ledger.models import MergeQueue, Patch, PatchContent, QueueItem
+from ledger.models import Patch, PatchContent, QueueItem
+from ledger.pages import BULK_OF_PATCH, queues_with_items
 from pipeline import pages
 from pipeline.auth import signed_in
 from pipeline.models import Event
 
 HISTORY_SHOWN = 60
-ITEMS_SHOWN = 50
 # The main road, and how a patch may leave it.
 ROAD = ("created", "validated", "queued", "applied", "verified", "committed")
-BULK_OF_PATCH = (
-    "metadata", "validation_errors", "findings", "policy_snapshot", "applied_files", "last_error_message",
-)  # fmt: skip
 
 
 @require_GET
@@ -186,13 +182,3 @@ def _act(request: HttpRequest, pk: str, role: str, verb: Callable[[Patch, str], 
 def merge_queues(request: HttpRequest) -> HttpResponse:
     """The queue of every branch: what lands next, and on what it is tested."""
     return render(request, "ledger/merge_queue.html", {"queues": queues_with_items(request)})
-
-
-def queues_with_items(request: HttpRequest) -> list[MergeQueue]:
-    """The queues that the viewer may see, each with its live `waiting` items, head first. Two queries."""
-    live = QueueItem.objects.live().select_related("patch").defer(*(f"patch__{name}" for name in BULK_OF_PATCH))
-    rows = MergeQueue.objects.visible_to(request.principal).filter(project__archived_at=None).select_related("project")
-    queues = list(rows.prefetch_related(Prefetch("items", live, "waiting")).order_by("project__key", "target_branch"))
-    for queue in queues:
-        queue.shown, queue.more = queue.waiting[:ITEMS_SHOWN], max(len(queue.waiting) - ITEMS_SHOWN, 0)
-    return queues

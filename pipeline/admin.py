@@ -19,7 +19,7 @@ from pipeline import events
 from pipeline.admin_site import DefinitionAdmin, HouseAdmin, InstallationAdmin, LookOnlyAdmin, move_action
 from pipeline.auth import Principal, principal_of
 from pipeline.definitions import diff
-from pipeline.ids import is_id
+from pipeline.ids import is_id, to_uuid
 from pipeline.models import (
     ApiKey,
     Event,
@@ -290,10 +290,17 @@ class RoutingDecisionAdmin(LookOnlyAdmin):
 class HoldAdmin(LookOnlyAdmin):
     """Pauses, with why and who can end them."""
 
-    list_display = ["scope_kind", "scope_id", "kind", "state", "reason", "holder", "since", "until"]
+    list_display = ["scope_kind", "scope_ref", "kind", "state", "reason", "holder", "since", "until"]
     list_filter = ["state", "kind", "scope_kind"]
-    search_fields = ["=scope_id", "reason", "holder"]
+    search_fields = ["scope_id", "reason", "holder"]
     actions = [move_action("release", gettext_lazy("Release"), role="approver", reason=True)]
+
+    def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> Any:
+        """An id finds the hold, and those over its row."""
+        term = search_term.strip().upper()
+        if is_id(term):
+            return queryset.filter(Q(pk=term) | Q(scope_id=str(to_uuid(term)))), False
+        return super().get_search_results(request, queryset, search_term)
 
 
 @admin.register(Event)

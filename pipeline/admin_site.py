@@ -52,11 +52,12 @@ class HouseAdmin(ModelAdmin):
     heavy: ClassVar[tuple[str, ...]] = ()
     hidden: ClassVar[tuple[str, ...]] = ()
     project_path: ClassVar[str] = ""
+    list_select_related: Any = ()
     ordering: Any = ("-pk",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """The rows that the person may see, without their heavy columns."""
-        rows = super().get_queryset(request).defer(*self.heavy, *self.hidden)
+        rows = super().get_queryset(request).defer(*self.deferred())
         principal = principal_of(request)
         if hasattr(rows, "visible_to"):
             return rows.visible_to(principal)
@@ -64,6 +65,19 @@ class HouseAdmin(ModelAdmin):
         if ids is None:
             return rows
         return rows.filter(**{f"{self.project_path}__in": ids}) if self.project_path else rows.none()
+
+    def deferred(self) -> list[str]:
+        """The heavy columns of these rows, and of the rows that their list joins."""
+        names = [*self.heavy, *self.hidden]
+        for path in self.list_select_related or ():
+            model: Any = self.model
+            parts = path.split("__")
+            for depth, part in enumerate(parts, start=1):
+                model = model._meta.get_field(part).related_model
+                other = self.admin_site._registry.get(model)
+                if isinstance(other, HouseAdmin):
+                    names += [f"{'__'.join(parts[:depth])}__{name}" for name in (*other.heavy, *other.hidden)]
+        return names
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str

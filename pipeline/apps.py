@@ -1,7 +1,17 @@
 """The ground floor announces itself, and lets every app register its reactions, answers and invariants."""
 
+from typing import Any
+
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
 from django.utils.module_loading import autodiscover_modules
+
+
+def first_epoch(sender: AppConfig, **_: Any) -> None:
+    """A database without an epoch (new, or flushed) starts its first: no event could be recorded otherwise."""
+    epochs = sender.get_model("EventEpoch").objects
+    if not epochs.exists():
+        epochs.create(number=1, reason="first start")
 
 
 class PipelineConfig(AppConfig):
@@ -16,4 +26,5 @@ class PipelineConfig(AppConfig):
 
         # For every thread: `current_app` would otherwise fall back to an app of Celery's own, without our broker.
         app.set_default()
+        post_migrate.connect(first_epoch, sender=self)
         autodiscover_modules("reactions", "invariants")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Self, TypeVar
 
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, models
+from django.db import IntegrityError, models, transaction
 
 from pipeline import events
 from pipeline.refusals import InvalidField, NotFound, Refused
@@ -33,11 +33,8 @@ class DefinitionQuerySet(models.QuerySet[D]):
         """A new checked row, recorded as `<noun>.added`. Raises InvalidField, or Refused `duplicate_key`."""
         row = self.model(**fields)
         with in_transaction():
-            row.check_fields(creating=True)
-            try:
-                row.save(force_insert=True)
-            except IntegrityError as problem:
-                raise Refused(f"{row.noun().capitalize()} already exists", code="duplicate_key") from problem
+            row.check_fields()
+            _save(row, force_insert=True)
             events.record(f"{row.noun()}.added", row, by=by, before={}, after=row.document())
         return row
 
@@ -52,22 +49,19 @@ class Definition(Row):
         """Every editable column by its field name, ids for foreign keys."""
         return {f.name: getattr(self, f.attname) for f in self._meta.concrete_fields if f.editable}
 
-    def check_fields(self, *, creating: bool = False) -> None:
+    def editable(self) -> set[str]:
+        """The names of the fields that people may edit."""
+        return {f.name for f in self._meta.concrete_fields if f.editable}
+
+    def check_fields(self) -> None:
         """Check the row against its fields and rules. Raises InvalidField naming the first field that is wrong."""
         try:
-            self.full_clean(validate_constraints=False, validate_unique=creating)
+            self.full_clean(validate_constraints=False)
         except ValidationError as problem:
-            field, messages = next(iter(problem.message_dict.items()))
-            code = (
-                "duplicate_key"
-                if any(e.code in ("unique", "unique_together") for e in problem.error_dict[field])
-                else None
-            )
-            name = "key" if field == "__all__" else field
-            refusal = InvalidField(name, " ".join(messages), code=code)
-            if code:
-                refusal.status = 409
-            raise refusal from problem
+            field, errors = next(iter(problem.error_dict.items()))
+            if any(error.code in ("unique", "unique_together") for error in errors):
+                raise _taken(self) from problem
+            raise InvalidField(field, " ".join(problem.message_dict[field])) from problem
         self.check_rules()
 
     def check_rules(self) -> None:
@@ -87,12 +81,14 @@ class Definition(Row):
                 )
             before = current.document()
             for name, value in fields.items():
+                if name not in current.editable():
+                    raise InvalidField(name, f"no field of a {current.noun()} that can be edited")
                 setattr(current, name, value)
             changed = [name for name, value in current.document().items() if value != before[name]]
             if not changed:
                 return False
             current.check_fields()
-            current.save(update_fields=changed)
+            _save(current, update_fields=changed)
             after = current.document()
             events.record(
                 f"{self.noun()}.changed",
@@ -107,11 +103,12 @@ class Definition(Row):
     def remove(self, *, by: events.Actor) -> None:
         """Delete the row, recorded as `<noun>.removed`. Raises Refused `in_use` while others point to it."""
         with in_transaction():
-            events.record(f"{self.noun()}.removed", self, by=by, before=self.document(), after={})
+            before = self.document()
             try:
-                self.delete()
+                type(self)._base_manager.filter(pk=self.pk).delete()
             except (models.ProtectedError, models.RestrictedError) as problem:
                 raise Refused(f"{self} is in use, so it cannot be removed", code="in_use") from problem
+            events.record(f"{self.noun()}.removed", self, by=by, before=before, after={})
 
     def lock_fresh(self) -> Self:
         """This row as the database holds it, locked. Raises NotFound when it is gone."""
@@ -119,6 +116,23 @@ class Definition(Row):
         if row is None:
             raise NotFound.of(self.noun(), self.pk)
         return row
+
+
+def _taken(row: Definition) -> Refused:
+    return Refused(f"{row.noun().replace('_', ' ').capitalize()} already exists", code="duplicate_key")
+
+
+def _save(row: Definition, **how: Any) -> None:
+    """Save, and say in the house's words what the database refuses; a savepoint keeps the caller's transaction."""
+    try:
+        with transaction.atomic():
+            row.save(**how)
+    except IntegrityError as problem:
+        told = getattr(problem.__cause__, "diag", None)
+        name = getattr(told, "constraint_name", "") or ""
+        if getattr(problem.__cause__, "sqlstate", "") in ("23505", "23P01"):
+            raise _taken(row) from problem
+        raise InvalidField(name or "row", "the database refuses this combination of values") from problem
 
 
 def diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """Crockford's base 32, as ULIDs are written."""
 
+SHOWN = 10
+"""How many names stand on a line of a report."""
+
 Search = Callable[[], list[str]]
 F = TypeVar("F", bound=Search)
 
@@ -90,7 +93,7 @@ def _name(value: Any) -> str:
 
 
 def ulid(column: str) -> str:
-    """The SQL expression for the 26 characters of a stored `uuid`: where text columns name rows, they hold these."""
+    """The SQL expression for the 26 characters of a stored `uuid`: what callers write into a text column."""
     bits = f"B'00' || ('x' || replace({column}::text, '-', ''))::bit(128)"
     return (
         f"(SELECT string_agg(substr('{ALPHABET}', substring({bits} FROM 5 * n + 1 FOR 5)::int + 1, 1), '' ORDER BY n) "
@@ -158,7 +161,14 @@ def _probe(look: Probe) -> Finding:
     try:
         return look()
     except Exception as problem:  # a probe that breaks has found something
-        return Finding(False, f"{type(problem).__name__}: {problem}".strip())
+        said = str(problem).strip().splitlines() or ["no more is known"]
+        return Finding(False, f"{type(problem).__name__}: {said[0]}")
+
+
+def listed(names: list[str]) -> str:
+    """The names on one line, the first SHOWN of them."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"
 
 
 # -- what the house stands on ------------------------------------------------------------------------------------
@@ -178,8 +188,10 @@ def _migrations() -> Finding:
 
     executor = MigrationExecutor(connection)
     missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
-    names = ", ".join(f"{migration.app_label}.{migration.name}" for migration, _backwards in missing)
-    return Finding(not missing, f"not applied: {names}; run manage.py migrate" if missing else "all applied")
+    if missing:
+        names = [f"{migration.app_label}.{migration.name}" for migration, _backwards in missing]
+        return Finding(False, f"not applied ({len(names)}): {listed(names)}; run manage.py migrate")
+    return Finding(True, "all applied")
 
 
 @probe("triggers")
@@ -192,7 +204,9 @@ def _triggers() -> Finding:
         status, enabled = trigger.get_installation_status(model)
         if status != core.INSTALLED or not enabled:
             wrong.append(f"{trigger.get_uri(model)} {status.lower() if status != core.INSTALLED else 'disabled'}")
-    return Finding(not wrong, "; ".join(wrong) or f"{len(known)} installed and enabled")
+    if wrong:
+        return Finding(False, f"not as they should be ({len(wrong)}): {listed(wrong)}")
+    return Finding(True, f"{len(known)} installed and enabled")
 
 
 @probe("event partitions")
@@ -341,7 +355,7 @@ query(
     31,
     "the error pipeline does not nest",
     f"""
-    SELECT r.id FROM pipeline_run r JOIN pipeline_run s ON r.trigger_ref={ulid("s.id")}
+    SELECT r.id FROM pipeline_run r JOIN pipeline_run s ON r.trigger_ref IN (s.id::text, {ulid("s.id")})
         WHERE r.trigger_type='error_pipeline' AND s.trigger_type='error_pipeline'
     """,
 )

@@ -75,7 +75,7 @@ def _give_up_on_failed(run: Run, by: events.Actor) -> bool:
             if dependent.state not in Task.ENDED and dependent.state != Task.State.RUNNING:
                 dependent.cancel(by=by, reason=f"{task.key} {task.state}", cause="dependency_failed")
                 moved = True
-        if task.state == Task.State.FAILED and _strategy(task) == "fail_workstream":
+        if task.state == Task.State.FAILED and strategy(task) == "fail_workstream":
             reason = f"{task.key} failed: {task.last_error or task.state_reason}"[:2000]
             moved |= run.wind_down(Run.State.FAILED, by=by, reason=reason)
     return moved
@@ -88,7 +88,8 @@ def _dependents(task: Task) -> list[Task]:
 STRATEGIES = {"fail_fast": "fail_workstream", "continue": "skip_task", "escalate": "route_error_phase"}
 
 
-def _strategy(task: Task) -> str:
+def strategy(task: Task) -> str:
+    """What a failure of `task` means for its run (domain.md §2.1.2): fail_workstream, skip_task, route_error_phase."""
     own = (task.spec.get("error_handling") or {}).get("on_failure")
     if own:
         return STRATEGIES.get(own, own)

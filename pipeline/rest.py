@@ -36,9 +36,9 @@ what; everything else is here:
     urlpatterns = router.urls                          # pipeline/urls.py includes each app's `api` module
 
 `needs` maps each action to a role, to WORKER (a worker's key, never a session), to SIGNED_IN (anybody), to
-INSTALLATION (its admin) or to a tuple of these. A handler that makes a row in a project calls `self.must_in(project)` itself. One
-that has nothing to say yet raises `NotYet(seconds)`: it is undone and called again until that time is over, then answers
-204. The matrix test asks every endpoint as everybody: its expectations are in tests/api.
+INSTALLATION (its admin) or to a tuple of these. A handler that makes a row in a project calls `self.must_in(project)`.
+One that has nothing to say yet raises `NotYet(seconds)`: it is undone and called again until that time is over, then
+answers 204. The matrix test asks every endpoint as everybody; its expectations stand in tests/api/expectations.py.
 """
 
 import base64
@@ -536,8 +536,8 @@ class Endpoint(GenericViewSet[Any]):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """Everything that is checked before the handler: who asks, what for, and that the address can be stored."""
         super().initial(request, *args, **kwargs)
-        if getattr(self, "action", None) is None:
-            return
+        if (request.method or "").lower() not in self.http_method_names or getattr(self, "action", None) is None:
+            return  # a method that is not offered: dispatch says so
         self._let_in()
         if any(UNSTORABLE.search(str(value)) for value in kwargs.values()):
             raise NotFound.of(self._noun())

@@ -1,7 +1,7 @@
 """What every row has, and the database guards that any table may carry: versions, append-only, coded errors."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
@@ -97,6 +97,41 @@ class Immutable(Guard):
         return f"IF {differs} THEN {refuse} END IF; RETURN NEW;"
 
 
+class NeverFalls(Guard):
+    """BEFORE UPDATE: a counter that fences others only ever rises."""
+
+    when = pgtrigger.Before
+    operation = pgtrigger.Update
+
+    def __init__(self, *, name: str, column: str) -> None:
+        super().__init__(name=name)
+        self.column = column
+
+    def get_func(self, model: Any) -> str:
+        """Refuse when the column would be less."""
+        refuse = self.refuse(f"Cannot lower {self.column} of %: it only rises", "TG_TABLE_NAME")
+        return f'IF NEW."{self.column}" < OLD."{self.column}" THEN {refuse} END IF; RETURN NEW;'
+
+
+class FixedOnceEnded(Guard):
+    """BEFORE UPDATE: a row in one of `states` is history and keeps every column."""
+
+    when = pgtrigger.Before
+    operation = pgtrigger.Update
+
+    def __init__(self, *, name: str, states: Sequence[str]) -> None:
+        super().__init__(name=name)
+        self.states = sorted(str(state) for state in states)
+
+    def get_func(self, model: Any) -> str:
+        """Refuse any change of an ended row."""
+        known = ",".join(self.states)
+        refuse = self.refuse("Cannot change %: it has ended", "TG_TABLE_NAME")
+        return (
+            f"IF OLD.state = ANY('{{{known}}}'::text[]) AND OLD IS DISTINCT FROM NEW THEN {refuse} END IF; RETURN NEW;"
+        )
+
+
 class NoDelete(Guard):
     """BEFORE DELETE: rows stay."""
 
@@ -122,10 +157,14 @@ class NoTruncate(Guard):
         return f"IF {guarded} THEN {refuse} END IF; RETURN NULL;"
 
 
-def versioned(model: M) -> M:
-    """Class decorator: PostgreSQL raises this model's `version` and `updated_at` with every change."""
-    guarded: M = pgtrigger.register(RaiseVersion())(model)
-    return guarded
+def versioned(*, quiet: Sequence[str] = ()) -> Callable[[M], M]:
+    """Class decorator: PostgreSQL raises `version` and `updated_at` with every change, but of the `quiet` columns."""
+
+    def register(model: M) -> M:
+        guarded: M = pgtrigger.register(RaiseVersion(quiet=quiet))(model)
+        return guarded
+
+    return register
 
 
 def append_only(model: M) -> M:

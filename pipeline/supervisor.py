@@ -23,6 +23,9 @@ RESTARTS_A_MINUTE = 5
 STOP_SECONDS = 25.0
 """How long processes may finish what they do after the first signal; the second one shortens it to a second."""
 
+FIRST_SECONDS = 6.0
+"""How much earlier the programs that stop first are told."""
+
 COLOURS = (36, 33, 32, 35, 34)
 
 
@@ -35,6 +38,8 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=dict)
     may_end: bool = False
     """Whether an end with exit code 0 is an end, and no reason to start it again."""
+    stops_first: bool = False
+    """Whether it needs the others to stop in order: they are told when it has ended, or after FIRST_SECONDS."""
 
 
 @dataclass
@@ -73,6 +78,7 @@ class Supervisor:
         self.colours = out.isatty()
         self.signals = 0
         self.stop_by: float | None = None
+        self.others_by: float | None = None
         self.failed = False
 
     def run(self) -> int:
@@ -125,9 +131,16 @@ class Supervisor:
             return
         self.stop_by = time.monotonic() + STOP_SECONDS
         for child in self.children:
-            if child.process is None:
-                child.done = True
-            else:
+            child.done = child.process is None
+        if any(child.program.stops_first and not child.done for child in self.children):
+            self.others_by = time.monotonic() + FIRST_SECONDS
+            self._tell(first=True)
+        else:
+            self._tell(first=False)
+
+    def _tell(self, *, first: bool) -> None:
+        for child in self.children:
+            if child.process is not None and child.program.stops_first == first:
                 # SIGINT: Celery's pool children ignore it and finish their task, SIGTERM would kill them in its middle.
                 _signal_group(child.process.pid, signal.SIGINT)
 
@@ -210,6 +223,12 @@ class Supervisor:
                 self.stop()
             else:
                 self.stop_by = min(self.stop_by, time.monotonic() + 1.0)
+                self.others_by = None if self.others_by is None else 0.0
+        if self.others_by is not None and (
+            time.monotonic() > self.others_by or all(child.done for child in self.children if child.program.stops_first)
+        ):
+            self.others_by = None
+            self._tell(first=False)
         if self.stop_by is not None and time.monotonic() > self.stop_by:
             for child in self.children:
                 if child.process is not None:

@@ -3,9 +3,10 @@
 from django.contrib import admin
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerView
 
 from pipeline import health, views
+from pipeline.auth import HasRole, signed_in
 
 handler400 = "pipeline.problems.bad_request"
 handler403 = "pipeline.problems.denied"
@@ -14,7 +15,11 @@ handler500 = "pipeline.problems.server_error"
 
 api = [
     path("", include("pipeline.api")),
-    path("schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("", include("workers.api")),
+    path("", include("ledger.api")),
+    path("", include("gates.api")),
+    path("", include("costs.api")),
+    path("schema/", SpectacularJSONAPIView.as_view(permission_classes=[HasRole]), name="schema"),
     path("docs/", signed_in(SpectacularSwaggerView.as_view(url_name="schema")), name="docs"),
 ]
 

@@ -17,13 +17,14 @@ from pipeline import kinds, pages
 from pipeline.auth import signed_in
 from pipeline.clock import db_now
 from pipeline.models import Event, Hold, Run, StepAttempt, Task, TaskDependency, Workstream
+from pipeline.models.hold import stored
 from pipeline.progress import Progress, TaskProgress
 from pipeline.refusals import Refused, need_reason
 from pipeline.schedule import Graph
 
 FAILED_RUNS_SHOWN_DAYS = 7
 SHOWN = 10
-HISTORY_SHOWN = 40
+HISTORY_SHOWN = 16
 # What a page about many rows never needs of an event: its documents and the text that was hashed.
 BULK_OF_EVENT = ("canonical", "before", "after", "data")
 BULK_OF_ATTEMPT = ("input_prompt", "error_log", "output_tail", "usage_summary", "metadata")
@@ -41,7 +42,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         hold.may_be_released = principal.may("approver", hold.project_id)
     active = list(runs.active().order_by("-pk")[:SHOWN])
     count_tasks(active)
-    latest = Event.objects.visible_to(principal).exclude(severity="debug").defer(*BULK_OF_EVENT).order_by("-pk")[:14]
+    latest = Event.objects.visible_to(principal).exclude(severity="debug").defer(*BULK_OF_EVENT).order_by("-pk")[:SHOWN]
     return render(
         request,
         "pipeline/overview.html",
@@ -118,7 +119,9 @@ def run(request: HttpRequest, pk: str) -> HttpResponse:
     run = _run(request, pk)
     tasks = list(Task.objects.filter(run=run).defer("spec", "touches").order_by("sequence"))
     now = db_now()
-    scopes = Q(scope_kind="run", scope_id=run.pk) | Q(scope_kind="task", scope_id__in=[task.pk for task in tasks])
+    holds = _holds_over(run, tasks)
+    for hold in holds:
+        hold.may_be_released = request.principal.may("approver", hold.project_id)
     history = Event.objects.filter(run_id=run.pk).exclude(severity="debug").defer(*BULK_OF_EVENT).order_by("-pk")
     count_tasks([run])
     return render(
@@ -135,7 +138,8 @@ def run(request: HttpRequest, pk: str) -> HttpResponse:
             .select_related("task", "tool")
             .defer("task__spec", *BULK_OF_ATTEMPT)
             .order_by("-sequence")[:50],
-            "holds": Hold.objects.active().filter(scopes).order_by("pk"),
+            "holds": holds,
+            "is_held_by_people": any(hold.scope_kind == "run" and hold.kind == "manual" for hold in holds),
             "events": pages.with_addresses(history[:HISTORY_SHOWN]),
             "trail": [(_("Runs"), reverse("runs:list")), (run_title(run), "")],
             "title": run_title(run),
@@ -146,6 +150,12 @@ def run(request: HttpRequest, pk: str) -> HttpResponse:
 def _run(request: HttpRequest, pk: str) -> Run:
     rows = Run.objects.visible_to(request.principal).select_related("project", "phase", "workstream")
     return get_object_or_404(rows, pk=pk)
+
+
+def _holds_over(run: Run, tasks: list[Task]) -> list[Hold]:
+    """The active holds that keep the run, or any of its tasks, from going on. One query."""
+    over_tasks = Hold.objects.active().filter(scope_kind="task", scope_id__in=[stored(task.pk) for task in tasks])
+    return list((Hold.objects.over_run(run) | over_tasks).select_related("project").order_by("pk"))
 
 
 def run_title(run: Run) -> str:
@@ -310,7 +320,7 @@ def hold_release(request: HttpRequest, pk: str) -> HttpResponse:
     hold = get_object_or_404(Hold.objects.visible_to(request.principal), pk=pk)
     request.principal.must("approver", hold.project_id)
     reason = request.POST.get("reason", "")
-    to = reverse("runs:run", args=[hold.scope_id]) if hold.scope_kind == "run" else reverse("overview")
+    to = reverse("runs:run", args=[hold.scope_ref]) if hold.scope_kind == "run" else reverse("overview")
     return pages.act(
         request,
         lambda: hold.release(by=request.principal.actor, reason=need_reason(reason)),

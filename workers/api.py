@@ -260,7 +260,7 @@ class Report(Strict):
     usage = Use(many=True, required=False, max_length=MAX_USAGE)
 
 
-class Completion(Report):
+class Success(Report):
     """The attempt succeeded."""
 
     patch_ids = serializers.ListField(child=IdField(), required=False, max_length=MAX_WORDS)
@@ -289,9 +289,9 @@ class WorkerSerializer(StrictModel):
             "id", "version", "created_at", "updated_at", "worker_type", "state", "health", "name", "host", "api_key",
             "previous_worker", "current_task", "config", "heartbeat_interval", "timeout_seconds", "capabilities",
             "tools", "affinity", "metadata", "started_at", "process_seen_at", "transport_seen_at", "progress_at",
-            "activity", "activity_since", "shutdown_requested_at", "shutdown_mode", "shutdown_deadline_at", "stopped_at",
-            "stop_confirmed", "crashed_at", "crash_message", "crash_trace", "tasks_completed", "tasks_failed",
-            "total_execution_seconds",
+            "activity", "activity_since", "shutdown_requested_at", "shutdown_mode", "shutdown_deadline_at",
+            "stopped_at", "stop_confirmed", "crashed_at", "crash_message", "crash_trace", "tasks_completed",
+            "tasks_failed", "total_execution_seconds",
         )  # fmt: skip
         read_only_fields = fields
 
@@ -480,11 +480,11 @@ class LeaseEndpoint(Listed, Endpoint):
     filterset_class = LeaseFilters
     needs = {"list": "viewer", "retrieve": "viewer", "complete": WORKER, "fail": WORKER}
 
-    @extend_schema(request=Completion, responses=Directive)
+    @extend_schema(request=Success, responses=Directive)
     @action(detail=True, methods=["post"])
     def complete(self, request: Request, id: str) -> Response:
         """The attempt succeeded. Refuses with `stale_claim` when the lease is not live or not of this generation."""
-        lease, given = self.get_object(), self.body(Completion)
+        lease, given = self.get_object(), self.body(Success)
         return Response(claims.complete(lease, by=claims.actor(lease.worker, lease.generation), **given))
 
     @extend_schema(request=Failure, responses=Directive)

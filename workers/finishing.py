@@ -117,11 +117,14 @@ def _judge(report: Report, lease: Lease, task: Task, attempt: StepAttempt) -> No
 
 
 def _move_task(report: Report, lease: Lease, task: Task, by: events.Actor) -> str:
-    if report.outcome == "success":
-        task.deliver(by=by, session_ref=report.session_ref[:200])
-        return task.state
     # Whoever cancelled the task gets a cancelled task, even when its worker was lost before it could say so.
     ending = bool(task.run.ending_to) or lease.stop_outcome == "cancelled"
+    if report.outcome == "success":
+        task.deliver(by=by, session_ref=report.session_ref[:200])
+        if ending:
+            # A run that winds down lands nothing more, and would wait for a validating task for ever.
+            task.cancel(by=by, reason=task.run.ending_reason or lease.stop_reason)
+        return task.state
     return task.settle(
         report.outcome,
         by=by,

@@ -1,6 +1,6 @@
 """What must hold between workers, leases and tasks (domain.md §6)."""
 
-from pipeline.invariants import query, told, ulid
+from pipeline.invariants import query, told
 from workers.models import Worker
 
 query(
@@ -98,14 +98,14 @@ query(
 query(
     26,
     "nothing is claimed under a hold",
-    f"""
+    """
     SELECT l.id FROM workers_lease l JOIN pipeline_task t ON t.id=l.task_id JOIN pipeline_run r ON r.id=t.run_id
         JOIN pipeline_hold h ON h.state='active' AND h.since<l.acquired_at AND (
             h.scope_kind='installation'
-            OR (h.scope_kind='project' AND h.scope_id={ulid("r.project_id")})
-            OR (h.scope_kind='workstream' AND h.scope_id={ulid("r.workstream_id")})
-            OR (h.scope_kind='run' AND h.scope_id={ulid("r.id")})
-            OR (h.scope_kind='task' AND h.scope_id={ulid("t.id")}))
+            OR (h.scope_kind='project' AND h.scope_id=r.project_id::text)
+            OR (h.scope_kind='workstream' AND h.scope_id=r.workstream_id::text)
+            OR (h.scope_kind='run' AND h.scope_id=r.id::text)
+            OR (h.scope_kind='task' AND h.scope_id=t.id::text))
     """,
 )
 told(Worker)

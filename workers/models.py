@@ -15,7 +15,7 @@ from pipeline import events
 from pipeline.clock import ClockNow
 from pipeline.models import ApiKey, StepAttempt, Task
 from pipeline.refusals import InvalidField, Refused, need_reason
-from pipeline.rows import RaiseVersion, Row, in_transaction
+from pipeline.rows import Immutable, RaiseVersion, Row, in_transaction
 from pipeline.states import NOW, InvalidMove, Plus, Stateful, held_by_postgres
 
 SECOND = timedelta(seconds=1)
@@ -259,6 +259,7 @@ class Worker(Stateful):
             models.Index(fields=["state"], name="worker_alive", condition=Q(state__in=["idle", "busy", "paused"])),
             models.Index(fields=["host"], name="worker_of_host", condition=Q(state__in=["idle", "busy", "paused"])),
         ]
+        triggers = [Immutable(name="affinity_fixed", fields=("affinity", "worker_type"))]
 
     def __str__(self) -> str:
         return self.name
@@ -365,18 +366,15 @@ class Worker(Stateful):
         `confirmed` when the worker itself says so; otherwise it is shown as "stopped, unconfirmed".
         """
         with in_transaction():
-            lease = self.live_lease()
-            if lease is not None:
-                lease.finish(
-                    "cancelled",
-                    by=by,
-                    cause="worker_shutdown",
-                    error_code="worker_shutdown",
-                    error=reason or "worker shut down",
-                    due_now=True,
-                    leaves_worker=True,
-                    confirmed=confirmed,
-                )
+            self._give_back(
+                "cancelled",
+                by=by,
+                cause="worker_shutdown",
+                error_code="worker_shutdown",
+                error=reason or "worker shut down",
+                due_now=True,
+                confirmed=confirmed,
+            )
             return self.move(
                 self.State.STOPPED,
                 by=by,
@@ -395,16 +393,13 @@ class Worker(Stateful):
         One transaction, one set of events, however many notice it.
         """
         with in_transaction():
-            lease = self.live_lease()
-            if lease is not None:
-                lease.finish(
-                    outcome,
-                    by=by,
-                    cause=cause or "worker_crashed",
-                    error_code="worker_lost" if outcome == "infra_lost" else "timeout_exceeded",
-                    error=message,
-                    leaves_worker=True,
-                )
+            lost = self._give_back(
+                outcome,
+                by=by,
+                cause=cause or "worker_crashed",
+                error_code="worker_lost" if outcome == "infra_lost" else "timeout_exceeded",
+                error=message,
+            )
             return self.move(
                 self.State.CRASHED,
                 by=by,
@@ -414,8 +409,18 @@ class Worker(Stateful):
                 crash_message=message[:2000],
                 crash_trace=trace[:20000],
                 current_task=None,
-                tasks_failed=Plus(1 if lease else 0),
+                tasks_failed=Plus(1 if lost else 0),
             )
+
+    def _give_back(self, outcome: str, *, by: events.Actor, **report: Any) -> bool:
+        """End the lease that it holds; False when it holds none, or when that lease has just ended another way."""
+        lease = self.live_lease()
+        if lease is None:
+            return False
+        try:
+            return lease.finish(outcome, by=by, leaves_worker=True, **report)
+        except StaleClaim:
+            return False
 
 
 class LeaseQuerySet(models.QuerySet["Lease"]):

@@ -1,7 +1,6 @@
 """Pages of the workers: who is alive, who moves, and what each of them did."""
 
 from collections.abc import Callable
-from datetime import datetime
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
@@ -10,15 +9,13 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
 from pipeline import pages
-from pipeline.auth import Principal, signed_in
+from pipeline.auth import signed_in
 from pipeline.clock import db_now
 from pipeline.models import Event
 from workers.models import Lease, Worker
+from workers.pages import ATTENTION, BULK_OF_WORKER, describe, project_of
 
 ALIVE, FINISHED = "alive", "finished"
-# Who needs a look first; the rest follows in the order of their state.
-ATTENTION = ("unresponsive", "stalled", "late", "healthy", "")
-BULK_OF_WORKER = ("crash_trace", "metadata", "capabilities", "tools", "affinity")
 
 
 @require_GET
@@ -50,15 +47,6 @@ def workers(request: HttpRequest) -> HttpResponse:
     )
 
 
-def describe(workers: list[Worker], principal: Principal, now: datetime) -> None:
-    """Give each worker its `shown_health` at `now` and its live `lease` where `principal` may see it. One query."""
-    live = Lease.objects.visible_to(principal).live().filter(worker__in=workers).select_related("task__run")
-    leases = {lease.worker_id: lease for lease in live.defer("task__spec", "task__touches")}
-    for worker in workers:
-        worker.shown_health = worker.health(now)
-        worker.lease = leases.get(worker.pk)
-
-
 @require_GET
 @signed_in
 def worker(request: HttpRequest, pk: str) -> HttpResponse:
@@ -78,7 +66,7 @@ def worker(request: HttpRequest, pk: str) -> HttpResponse:
             "leases": leases.defer(
                 "task__spec", "attempt__output_tail", "attempt__error_log", "attempt__input_prompt"
             ).order_by("-pk")[:30],
-            "events": pages.with_addresses(history.defer("canonical", "before", "after", "data").order_by("-pk")[:40]),
+            "events": pages.with_addresses(history.defer("canonical", "before", "after", "data").order_by("-pk")[:16]),
             "trail": [(_("Workers"), reverse("workers:list")), (worker.name, "")],
         },
     )
@@ -89,11 +77,6 @@ def _worker(request: HttpRequest, pk: str) -> Worker:
         "api_key", "previous_worker", "current_task__run"
     )
     return get_object_or_404(rows, pk=pk)
-
-
-def project_of(worker: Worker) -> str | None:
-    """The project whose operators look after this worker: that of its key; None when it serves the installation."""
-    return worker.api_key.project_id if worker.api_key else None
 
 
 @require_POST

@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from costs.models import CostRecord
-from costs.views import DAYS, totals
+from costs.pages import DAYS, totals
 from pipeline.models import Run
 from pipeline.pages import today
 from pipeline.templatetags.console import money
@@ -52,14 +52,14 @@ def _plain(amount: Decimal, currency: str) -> str:
 
 @register.simple_tag
 def add_costs(runs: Iterable[Run]) -> str:
-    """Give each run its `costs`: a list of {amount, currency}, one for each currency. Shows nothing. One query."""
+    """Give each run its `spent`: a list of {amount, currency}, one for each currency. Shows nothing. One query."""
     rows = list(runs)
     spent: dict[str, list[dict[str, Any]]] = defaultdict(list)
     summed = CostRecord.objects.live().filter(run__in=rows).values("run_id", "currency").annotate(amount=Sum("amount"))
     for row in summed.order_by("run_id", "currency"):
         spent[row["run_id"]].append(row)
     for run in rows:
-        run.costs = spent[run.pk]
+        run.spent = spent[run.pk]
     return ""
 
 

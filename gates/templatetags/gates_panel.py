@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from gates.models import GateRun
-from gates.views import BULK_OF_GATE_RUN, ISOLATED_FROM
+from gates.pages import BULK_OF_GATE_RUN, ISOLATED_FROM
 from ledger.models import Patch
 from pipeline.pages import today
 

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from django.conf import settings
 from django.contrib.postgres.indexes import GinIndex
-from django.db import models
+from django.db import connection, models
 from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
@@ -94,6 +94,11 @@ class PatchQuerySet(models.QuerySet["Patch"]):
         sha256 = hashlib.sha256(diff_text.encode()).hexdigest()
         with in_transaction():
             run = Run.objects.select_for_update(no_key=True).get(pk=attempt.run_id) if attempt else None
+            with connection.cursor() as cursor:
+                # The same change submitted twice at once: the second waits here, and is answered with the first.
+                cursor.execute(
+                    "SELECT pg_advisory_xact_lock(hashtextextended(%s, 2))", [f"{project.pk} {base_commit} {sha256}"]
+                )
             known = (
                 self.filter(project=project, base_commit=base_commit, sha256=sha256)
                 .exclude(state__in=[Patch.State.DROPPED, Patch.State.ROLLED_BACK])

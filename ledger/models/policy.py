@@ -44,7 +44,7 @@ class PatchPolicyQuerySet(DefinitionQuerySet["PatchPolicy"]):
         return sorted((row for row in rows if row.has_target), key=lambda row: (order.index(row.level), row.pk))
 
 
-@versioned
+@versioned()
 class PatchPolicy(Definition):
     """One layer of what a patch may be. An absent field inherits; a looser one than the wider layer's is refused."""
 

@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from ledger.models import Patch
-from ledger.views import BULK_OF_PATCH, queues_with_items
+from ledger.pages import BULK_OF_PATCH, queues_with_items
 from pipeline.models import Run
 from pipeline.pages import today
 

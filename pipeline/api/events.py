@@ -142,8 +142,9 @@ class EventEndpoint(Listed, Endpoint):
     @extend_schema(
         request=PolymorphicProxySerializer(
             component_name="EventOrEvents",
-            serializers=[EventRequest, serializers.ListSerializer(child=EventRequest())],
+            serializers=[EventRequest, EventRequest(many=True)],
             resource_type_field_name=None,
+            many=False,
         ),
         responses={201: Recorded},
     )

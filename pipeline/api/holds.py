@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import django_filters
+from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.decorators import action
@@ -10,6 +12,7 @@ from rest_framework.response import Response
 
 from pipeline.ids import is_id
 from pipeline.models import Hold, Project, Run, Task, Tool, Workstream
+from pipeline.models.hold import stored
 from pipeline.refusals import InvalidField, NotFound, need_reason
 from pipeline.rest import Endpoint, Filters, Listed, ProjectFilter, Reason, Strict, StrictModel, find_project
 
@@ -20,6 +23,8 @@ OF_A_PROJECT = {"workstream": Workstream, "run": Run, "task": Task}
 
 class HoldSerializer(StrictModel):
     """A recorded "pause and ask" over a scope."""
+
+    scope_id = serializers.CharField(source="scope_ref", read_only=True)
 
     class Meta:
         model = Hold
@@ -32,7 +37,7 @@ class HoldSerializer(StrictModel):
 
 
 class HoldRequest(Strict):
-    """What to pause, and why. `scope_id`: an id, or the key of a project, tool or account; none for the installation."""
+    """What to pause, and why. `scope_id` is an id, or the key of a project, tool or account."""
 
     scope_kind = serializers.ChoiceField(choices=[kind for kind in Hold.Scope.choices if kind[0] != "worker"])
     scope_id = serializers.CharField(required=False, allow_blank=True, default="", max_length=64)
@@ -53,10 +58,15 @@ class HoldFilters(Filters):
     """By scope, kind and state."""
 
     project = ProjectFilter("project")
+    scope_id = django_filters.CharFilter(method="of_scope")
 
     class Meta:
         model = Hold
-        fields = ("scope_kind", "scope_id", "kind", "state", "ref", "created_at")
+        fields = ("scope_kind", "kind", "state", "ref", "created_at")
+
+    def of_scope(self, queryset: QuerySet[Hold], name: str, value: str) -> QuerySet[Hold]:
+        """Over the row with this id, or the tool or account with this key."""
+        return queryset.filter(scope_id=stored(value))
 
 
 class HoldEndpoint(Listed, Endpoint):
@@ -74,7 +84,7 @@ class HoldEndpoint(Listed, Endpoint):
         given = self.body(HoldRequest)
         project, scope_id = self._scope(given["scope_kind"], given["scope_id"])
         self.must_in(project)
-        scope = {"scope_kind": given["scope_kind"], "scope_id": scope_id}
+        scope = {"scope_kind": given["scope_kind"], "scope_id": stored(scope_id)}
         stands = Hold.objects.active().filter(**scope, kind=given["kind"], ref="").exists()
         hold = Hold.objects.place(
             given["scope_kind"],

@@ -13,6 +13,9 @@ from rest_framework.response import Response
 from pipeline.models import Phase, Project, Tool, Workstream
 from pipeline.refusals import InvalidField, NotFound
 from pipeline.rest import INSTALLATION, DefinitionEndpoint, Filters, ProjectFilter, StrictModel, find_project
+from pipeline.schedule import CONCURRENCY
+
+MOST_PARALLEL = 10_000
 
 
 def texts() -> serializers.ListField:
@@ -126,6 +129,15 @@ class WorkstreamSerializer(StrictModel):
             "category", "tags", "depends_on", "resource_scope", "constraints", "acceptance", "concurrency",
             "error_handling", "enabled", "revision",
         )  # fmt: skip
+
+    def validate_concurrency(self, given: dict[str, Any]) -> dict[str, Any]:
+        """A known mode, and a whole number of tasks at once."""
+        if given.get("mode", "parallel") not in CONCURRENCY:
+            raise InvalidField("concurrency", f"mode is one of {', '.join(CONCURRENCY)}")
+        most = given.get("max_parallel")
+        if most is not None and (type(most) is not int or not 1 <= most <= MOST_PARALLEL):
+            raise InvalidField("concurrency", f"max_parallel is a whole number from 1 to {MOST_PARALLEL}")
+        return given
 
 
 class WorkstreamFilters(Filters):

@@ -77,7 +77,7 @@ class RunFilters(Filters):
         fields = ("phase", "workstream", "state", "trigger_type", "retry_of", "created_at", "started_at", "ended_at")
 
 
-class Completion(Strict):
+class RunCompletion(Strict):
     """How a run ended."""
 
     status = serializers.CharField(max_length=20, help_text="succeeded or failed")
@@ -174,11 +174,11 @@ class RunEndpoint(Listed, Endpoint):
         run.start(by=self.by)
         return self.reply(run)
 
-    @extend_schema(request=Completion, responses=RunSerializer)
+    @extend_schema(request=RunCompletion, responses=RunSerializer)
     @action(detail=True, methods=["post"])
     def complete(self, request: Request, id: str) -> Response:
         """End it as succeeded or failed. 409 `invalid_move`, or `run_has_open_work` while anything is open."""
-        run, given = self.get_object(), self.body(Completion)
+        run, given = self.get_object(), self.body(RunCompletion)
         run.complete(given["status"], by=self.by, exit_code=given["exit_code"], error=given["error"])
         return self.reply(run)
 

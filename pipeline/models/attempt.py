@@ -14,7 +14,7 @@ from pipeline.models.run import Run
 from pipeline.models.task import Task
 from pipeline.models.tool import Tool
 from pipeline.refusals import InvalidField, Refused
-from pipeline.rows import Kept, append_only, in_transaction
+from pipeline.rows import FixedOnceEnded, Kept, append_only, in_transaction
 from pipeline.states import NOW, InvalidState, Stateful, held_by_postgres
 
 ENDS = {
@@ -230,9 +230,14 @@ class StepAttempt(Stateful):
             models.CheckConstraint(
                 name="step_outcome_iff_ended",
                 condition=Q(state__in=["pending", "running"], outcome=None)
-                | Q(state="succeeded", outcome="success")
-                | Q(state="failed", outcome__in=["task_failed", "infra_lost"])
-                | Q(state="canceled", outcome__in=["quota_wait", "budget_stop", "needs_human", "cancelled"]),
+                # A comparison with NULL is NULL, which a CHECK lets pass: so each says that there is an outcome.
+                | Q(state="succeeded", outcome__isnull=False, outcome="success")
+                | Q(state="failed", outcome__isnull=False, outcome__in=["task_failed", "infra_lost"])
+                | Q(
+                    state="canceled",
+                    outcome__isnull=False,
+                    outcome__in=["quota_wait", "budget_stop", "needs_human", "cancelled"],
+                ),
             ),
             models.CheckConstraint(
                 name="step_time_runs_forward",
@@ -240,6 +245,7 @@ class StepAttempt(Stateful):
             ),
         ]
         indexes = [models.Index(fields=["task", "-sequence"], name="step_of_task")]
+        triggers = [FixedOnceEnded(name="ended_is_fixed", states=("succeeded", "failed", "canceled"))]
 
     def __str__(self) -> str:
         return f"step {self.sequence}"

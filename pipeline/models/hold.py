@@ -74,6 +74,8 @@ class HoldQuerySet(models.QuerySet["Hold"]):
         reason = need_reason(reason)
         if scope_kind not in Hold.Scope.values:
             raise InvalidField("scope_kind", f"one of {', '.join(Hold.Scope.values)}, not “{scope_kind}”")
+        if not scope_id and scope_kind != Hold.Scope.INSTALLATION:
+            raise InvalidField("scope_id", f"a hold over a {scope_kind} names it")
         if kind not in Hold.Kind.values:
             raise InvalidField("kind", f"one of {', '.join(Hold.Kind.values)}, not “{kind}”")
         with in_transaction():

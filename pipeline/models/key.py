@@ -84,7 +84,7 @@ class ApiKeyQuerySet(DefinitionQuerySet["ApiKey"]):
         return NewKey(row, f"sbx_{prefix}_{secret}")
 
 
-@versioned
+@versioned(quiet=("last_used_at",))
 class ApiKey(Definition):
     """A program's way in: stored hashed with a pepper, shown once, revocable at once, for one project or for all."""
 

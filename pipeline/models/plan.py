@@ -3,6 +3,7 @@
 from typing import Any, Self
 
 from django.conf import settings
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
@@ -23,7 +24,7 @@ class PhaseQuerySet(DefinitionQuerySet["Phase"]):
         return self if ids is None else self.filter(project__in=ids)
 
 
-@versioned
+@versioned()
 class Phase(Definition):
     """A stage of a project: its scope, constraints and acceptance bind every workstream in it."""
 
@@ -33,7 +34,7 @@ class Phase(Definition):
     key = models.CharField(max_length=64, validators=[slug_rule])
     name = models.CharField(max_length=200)
     category = models.CharField(max_length=64)
-    sequence = models.PositiveIntegerField(default=1)
+    sequence = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1)])
     depends_on = models.JSONField(default=list, blank=True)
     resource_scope = models.JSONField(default=dict, blank=True)
     constraints = models.JSONField(default=dict, blank=True)
@@ -88,7 +89,7 @@ class WorkstreamQuerySet(DefinitionQuerySet["Workstream"]):
         return self.filter(enabled=True)
 
 
-@versioned
+@versioned()
 class Workstream(Definition):
     """An ordered body of work inside a phase: tasks with their dependencies, executed as a whole by a run."""
 

@@ -52,7 +52,7 @@ class ProjectQuerySet(DefinitionQuerySet["Project"]):
         return self.filter(archived_at=None)
 
 
-@versioned
+@versioned()
 class Project(Definition):
     """One repository under our care, and the rules that hold over it.
 
@@ -137,7 +137,7 @@ class MembershipQuerySet(DefinitionQuerySet["Membership"]):
         return self if ids is None else self.filter(project__in=ids)
 
 
-@versioned
+@versioned()
 class Membership(Definition):
     """What one user may do in one project (domain.md §1.8)."""
 

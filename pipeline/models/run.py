@@ -185,7 +185,9 @@ class Run(Stateful):
                 condition=Q(state__in=["pending", "running"], ended_at=None)
                 | (Q(ended_at__isnull=False) & ~Q(state__in=["pending", "running"])),
             ),
-            models.CheckConstraint(name="run_success_exits_zero", condition=~Q(state="succeeded") | Q(exit_code=0)),
+            models.CheckConstraint(
+                name="run_success_exits_zero", condition=~Q(state="succeeded") | Q(exit_code__isnull=False, exit_code=0)
+            ),
             models.CheckConstraint(
                 name="run_time_runs_forward", condition=Q(ended_at=None) | Q(ended_at__gte=F("created_at"))
             ),

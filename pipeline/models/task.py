@@ -14,7 +14,7 @@ from pipeline.clock import ClockNow, db_now
 from pipeline.models.run import Run
 from pipeline.questions import ask
 from pipeline.refusals import InvalidField, Refused, need_reason
-from pipeline.rows import Kept, in_transaction
+from pipeline.rows import Immutable, Kept, NeverFalls, in_transaction
 from pipeline.schedule import Graph
 from pipeline.states import NOW, InvalidMove, Plus, Stateful, held_by_postgres
 
@@ -198,6 +198,10 @@ class Task(Stateful):
                 | (~Q(state__in=["completed", "failed", "cancelled"]) & Q(completed_at=None)),
             ),
         ]
+        triggers = [
+            Immutable(name="snapshot_fixed", fields=("run", "key", "sequence", "spec", "is_critical")),
+            NeverFalls(name="generation_rises", column="generation"),
+        ]
         indexes = [
             # Read by claims: the next task to hand out, in the order of the claim.
             models.Index(fields=["-score", "sequence", "id"], name="task_claim", condition=Q(state="queued")),
@@ -323,11 +327,11 @@ class Task(Stateful):
             columns[following.counted] = Plus(1)
         if state == "retrying":
             columns["retry_at"] = db_now() + (timedelta(0) if due_now else following.wait or timedelta(0))
-            if following.wait is None:
-                self._wait_for(outcome, error or reason, by)
         else:
             columns["completed_at"] = NOW
         self.move(state, by=by, reason=reason, verb="complete task", working=True, state_reason=reason, **columns)
+        if state == "retrying" and following.wait is None:
+            self._wait_for(outcome, error or reason, by)
         if state == "failed":
             Run.objects.filter(pk=self.run_id).update(count_errors=F("count_errors") + 1)
         return str(state)
@@ -362,7 +366,7 @@ class Task(Stateful):
         )
 
     def requeue(self, *, by: events.Actor) -> bool:
-        """retrying -> queued, once its time has come."""
+        """retrying -> queued. The caller has seen that its time has come (`due()`) and holds the run's lock."""
         return self.move(
             self.State.QUEUED, by=by, verb="queue task", working=True, only_from=(self.State.RETRYING,), retry_at=None
         )

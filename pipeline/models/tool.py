@@ -2,6 +2,7 @@
 
 from typing import Any, Self
 
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
@@ -23,7 +24,7 @@ class ToolQuerySet(DefinitionQuerySet["Tool"]):
         return self.filter(enabled=True)
 
 
-@versioned
+@versioned()
 class Tool(Definition):
     """A configured command-line agent, validator or analyser. Its command is an argument vector, never a shell
     string.
@@ -52,8 +53,8 @@ class Tool(Definition):
     adapter = models.CharField(max_length=6, choices=Adapter)
     command = models.JSONField()
     capabilities = models.JSONField(default=dict)
-    max_parallel = models.PositiveIntegerField(null=True, blank=True)
-    timeout_seconds = models.PositiveIntegerField(null=True, blank=True)
+    max_parallel = models.PositiveIntegerField(null=True, blank=True, validators=[MinValueValidator(1)])
+    timeout_seconds = models.PositiveIntegerField(null=True, blank=True, validators=[MinValueValidator(1)])
     safety_tier = models.CharField(max_length=6, choices=Safety, default=Safety.MEDIUM)
     model = models.CharField(max_length=100, blank=True)
     account = models.CharField(max_length=100, blank=True)

@@ -1,16 +1,19 @@
 """Who may ask what: for every address of the API by its name, the role that each method needs.
 
-A role is VIEWER … ADMIN (held in the row's project), WORKER (a worker's key), SIGNED_IN (anybody with a key or session),
-INSTALLATION (its admin), or a tuple of these. `OBJECTS` makes, for every router name (`run` of `run-detail`), a row in the
-world's project and answers the keyword arguments of its address. Rows of the names in `SHARED` belong to no project.
+A role is VIEWER … ADMIN (held in the row's project), WORKER (a worker's key), SIGNED_IN (anybody with a key or a
+session), INSTALLATION (its admin), or a tuple of these. `OBJECTS` makes, for every router name (`run` of `run-detail`),
+a row in the world's project and answers the keyword arguments of its address; a row that only an address of that full
+name needs stands under the full name. Rows of the names in `SHARED` belong to no project.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ledger.models import Patch
 from pipeline.models import ApiKey, Event, ExecutionRequest, Project, PromptInstance, RoutingDecision, Task
 from tests import factories
+from workers.models import Lease
 
 VIEWER, OPERATOR, APPROVER, ADMIN = "viewer", "operator", "approver", "admin"
 WORKER, SIGNED_IN, INSTALLATION = "worker", "signed in", "installation"
@@ -78,6 +81,56 @@ EXPECTED: dict[str, dict[str, Role]] = {
     "hold-release": {"post": APPROVER},
     "event-list": {"get": VIEWER, "post": OPERATOR},
     "event-detail": {"get": VIEWER},
+    # workers
+    "worker-list": {"get": VIEWER, "post": WORKER},
+    "worker-detail": {"get": VIEWER},
+    "worker-heartbeat": {"post": WORKER},
+    "worker-heartbeats": {"post": WORKER},
+    "worker-claim": {"post": WORKER},
+    "worker-assign": {"post": OPERATOR},
+    "worker-pause": {"post": OPERATOR},
+    "worker-resume": {"post": OPERATOR},
+    "worker-shutdown": {"post": (WORKER, OPERATOR)},
+    "worker-crash": {"post": (WORKER, OPERATOR)},
+    "lease-list": {"get": VIEWER},
+    "lease-detail": {"get": VIEWER},
+    "lease-complete": {"post": WORKER},
+    "lease-fail": {"post": WORKER},
+    # ledger
+    "patch-list": {"get": VIEWER, "post": (OPERATOR, WORKER)},
+    "patch-detail": {"get": VIEWER},
+    "patch-diff": {"get": VIEWER},
+    "patch-history": {"get": VIEWER},
+    "patch-validate": {"post": OPERATOR},
+    "patch-queue": {"post": OPERATOR},
+    "patch-requeue": {"post": OPERATOR},
+    "patch-quarantine": {"post": OPERATOR},
+    "patch-drop": {"post": OPERATOR},
+    "patch-release": {"post": APPROVER},
+    "merge-queue-list": {"get": VIEWER},
+    "merge-queue-detail": {"get": VIEWER},
+    "merge-queue-of-branch": {"get": VIEWER},
+    "merge-queue-pause": {"post": OPERATOR},
+    "merge-queue-resume": {"post": OPERATOR},
+    "policy-list": CRUD["list"],
+    "policy-detail": CRUD["detail"],
+    # gates
+    "gate-list": CRUD["list"],
+    "gate-detail": CRUD["detail"],
+    "gate-run-list": {"get": VIEWER},
+    "gate-run-detail": {"get": VIEWER},
+    "gate-run-results": {"get": VIEWER},
+    "gate-run-log": {"get": VIEWER},
+    "gate-run-skip": {"post": APPROVER},
+    "gate-run-waive": {"post": APPROVER},
+    "gate-run-rerun": {"post": OPERATOR},
+    # costs
+    "cost-list": {"get": VIEWER, "post": (OPERATOR, WORKER)},
+    "cost-detail": {"get": VIEWER, "delete": ADMIN},
+    "cost-void": {"post": ADMIN},
+    "cost-summary": {"get": VIEWER},
+    "price-list": {"get": VIEWER, "post": INSTALLATION},
+    "price-detail": {"get": VIEWER, "patch": INSTALLATION, "delete": INSTALLATION},
     "schema": {"get": SIGNED_IN},
 }
 
@@ -123,11 +176,39 @@ def decision_of(world: World) -> RoutingDecision:
     )
 
 
+def _lease(world: World) -> Lease:
+    """A live lease of one of the world's workers on a task of its project."""
+    run = factories.make_run(factories.make_workstream(factories.make_phase(world.project)), started=True)
+    return factories.make_lease(factories.make_worker(api_key=world.worker_key), factories.make_task(run))
+
+
+def _patch(world: World) -> Patch:
+    """A created patch of a project whose branch has its queue."""
+    patch = factories.make_patch(world.project)
+    factories.make_merge_queue(world.project)
+    return patch
+
+
 OBJECTS: dict[str, Callable[[World], dict[str, Any]]] = {
     "project": lambda world: {"id": world.project.pk},
     "phase": lambda world: {"id": factories.make_phase(world.project).pk},
     "workstream": lambda world: {"id": in_project(world)["workstream"].pk},
     "tool": lambda world: {"id": factories.make_tool().pk},
+    "worker": lambda world: {"id": factories.make_worker(api_key=world.worker_key).pk},
+    "worker-heartbeats": lambda world: {},
+    "lease": lambda world: {"id": _lease(world).pk},
+    "patch": lambda world: {"id": _patch(world).pk},
+    "merge-queue": lambda world: {"id": factories.make_merge_queue(world.project).pk},
+    "merge-queue-of-branch": lambda world: {
+        "project": world.project.key,
+        "branch": factories.make_merge_queue(world.project, target_branch="release/1.x").target_branch,
+    },
+    "policy": lambda world: {"id": factories.make_policy(project=world.project).pk},
+    "gate": lambda world: {"id": factories.make_gate(world.project).pk},
+    "gate-run": lambda world: {"id": factories.make_gate_run(factories.make_gate(world.project)).pk},
+    "cost": lambda world: {"id": factories.make_cost(project=world.project).pk},
+    "cost-summary": lambda world: {},
+    "price": lambda world: {"id": factories.make_price().pk},
     "membership": lambda world: {"id": factories.make_membership(project=world.project).pk},
     "key": lambda world: {"id": factories.make_key("viewer", project=world.project).row.pk},
     "run": lambda world: {"id": factories.make_run(**in_project(world)).pk},
@@ -140,4 +221,4 @@ OBJECTS: dict[str, Callable[[World], dict[str, Any]]] = {
     "event": lambda world: {"id": Event.objects.filter(project_id=world.project.pk).latest("id").pk},
 }
 
-SHARED: set[str] = {"tool"}
+SHARED: set[str] = {"tool", "price"}

@@ -91,7 +91,7 @@ class House:
         """What landed on the branch since the beginning, oldest first."""
         found = []
         for commit in git.log(self.project.mirror, self.project.default_branch, 100):
-            if commit.sha == self.first_commit:
+            if commit.id == self.first_commit:
                 break
             found.append(commit)
         return found[::-1]
@@ -148,7 +148,9 @@ class House:
                 else:
                     path.write_text(text)
             run_git(clone, "add", "--all")
-            return run_git(clone, "diff", "--cached", "--full-index") + "\n"
+            # To a file: what run_git answers has lost its last blank lines.
+            run_git(clone, "diff", "--cached", "--full-index", f"--output={place}/diff")
+            return (Path(place) / "diff").read_text()
 
     def submit(self, document: Mapping[str, Any], files: Mapping[str, str | None]) -> Patch:
         """Submit the change that `files` are, in the name of the document's lease."""
@@ -214,10 +216,10 @@ class House:
         assert git.fsck(self.project.mirror) == []
         landed = {patch.commit_sha: patch for patch in Patch.objects.filter(project=self.project, state="committed")}
         ours = [commit for commit in self.new_commits() if "Signalbox-Patch" in commit.message]
-        assert [commit.sha for commit in ours if commit.sha not in landed] == []
+        assert [commit.id for commit in ours if commit.id not in landed] == []
         assert len(ours) == len(landed)
         for commit in ours:
-            patch = landed[commit.sha]
+            patch = landed[commit.id]
             assert commit.tree == patch.committed_tree == patch.tested_tree
             trees = {run.tree_hash for run in GateRun.objects.filter(patch=patch) if run.verdict == "passed"}
             assert commit.tree in trees

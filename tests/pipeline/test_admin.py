@@ -114,7 +114,7 @@ def fill() -> None:
     make.make_cost(attempt=lease.attempt)
     Tick.objects.take("sweep", timedelta(seconds=5))
     StoredAnswer.objects.create(
-        principal="key", key="k", body_hash="0", body="sbx_secret", expires_at=timezone.now() + timedelta(days=1)
+        principal="key", key=new_id(), body_hash="0", body="sbx_secret", expires_at=timezone.now() + timedelta(days=1)
     )
     if not EventEpoch.objects.exists():
         EventEpoch.objects.create(number=1, reason="made")
@@ -147,18 +147,17 @@ def test_every_list_and_page_answers(client: Client) -> None:
         assert searched.status_code == 200, model
 
 
-@pytest.mark.parametrize("model", LOOK_ONLY, ids=named)
-def test_what_machines_own_is_not_added_edited_or_deleted(client: Client, model: type[models.Model]) -> None:
+def test_what_machines_own_is_not_added_edited_or_deleted(client: Client) -> None:
     fill()
-    row = model._default_manager.first()
-    assert row is not None
-    before = model._default_manager.count()
-    assert client.get(url(model, "add")).status_code == 403
-    assert client.post(url(model, "add"), {}).status_code == 403
-    assert client.post(url(model, "change", row.pk), {"state": "x"}).status_code == 403
-    assert client.get(url(model, "delete", row.pk)).status_code == 403
-    assert client.post(url(model, "delete", row.pk), {"post": "yes"}).status_code == 403
-    assert model._default_manager.count() == before
+    for model in LOOK_ONLY:
+        row, before = model._default_manager.first(), model._default_manager.count()
+        assert row is not None
+        assert client.get(url(model, "add")).status_code == 403
+        assert client.post(url(model, "add"), {}).status_code == 403
+        assert client.post(url(model, "change", row.pk), {"state": "x"}).status_code == 403
+        assert client.get(url(model, "delete", row.pk)).status_code == 403
+        assert client.post(url(model, "delete", row.pk), {"post": "yes"}).status_code == 403
+        assert model._default_manager.count() == before
 
 
 @pytest.mark.parametrize("model", DEFINITIONS, ids=named)
@@ -166,17 +165,14 @@ def test_every_definition_offers_its_form(client: Client, model: type[models.Mod
     assert client.get(url(model, "add")).status_code == 200
 
 
-@pytest.mark.parametrize("column", ["diff_text", "output_tail", "error_log", "crash_trace", "canonical", "trace"])
-def test_no_list_loads_long_texts(client: Client, column: str) -> None:
+def test_no_list_loads_long_texts(client: Client) -> None:
     fill()
-    with CaptureQueriesContext(
-        connection,
-    ) as queries:
+    with CaptureQueriesContext(connection) as queries:
         for model in LOOK_ONLY:
-            client.get(url(model, "changelist"))
-    selects = [q["sql"] for q in queries if q["sql"].startswith("SELECT")]
-    assert selects
-    assert not [sql for sql in selects if f'"{column}"' in sql]
+            assert client.get(url(model, "changelist")).status_code == 200
+    loaded = " ".join(query["sql"] for query in queries)
+    for column in ("diff_text", "output_tail", "error_log", "crash_trace", "canonical", "trace"):
+        assert f'"{column}"' not in loaded
 
 
 def test_the_number_of_queries_does_not_grow_with_the_rows(client: Client) -> None:
@@ -276,6 +272,15 @@ def test_a_stale_form_is_refused_and_shows_what_changed(client: Client) -> None:
     project.refresh_from_db()
     assert (project.name, project.default_branch) == ("Theirs", "main")
     assert client.post(address, form_of(client, address, default_branch="trunk")).status_code == 302
+
+
+def test_the_page_carries_the_version_that_it_shows(client: Client) -> None:
+    project = make.make_project()
+    project.edit(by=make.BY, name="Edited")
+    page = client.get(url(Project, "change", project.pk)).text
+    (field,) = re.findall(r"<input[^>]*name=\"seen_version\"[^>]*>", page)
+    assert 'type="hidden"' in field
+    assert 'value="2"' in field
 
 
 def test_a_form_without_its_version_writes_nothing(client: Client) -> None:

@@ -49,6 +49,23 @@ def test_a_key_that_is_taken_is_refused_as_duplicate():
     assert (refusal.value.code, refusal.value.status) == ("duplicate_key", 409)
 
 
+@pytest.mark.parametrize(
+    ("make", "fields"), [(factories.make_phase, {"sequence": 0}), (factories.make_tool, {"max_parallel": 0})]
+)
+def test_a_figure_out_of_bounds_is_a_wrong_field_and_no_duplicate(make, fields):
+    with pytest.raises(InvalidField) as refusal:
+        make(**fields)
+    assert refusal.value.code != "duplicate_key"
+    row = make()
+    with pytest.raises(InvalidField):
+        row.edit(by=BY, **fields)
+
+
+def test_a_field_that_is_none_cannot_be_edited():
+    with pytest.raises((InvalidField, AttributeError, TypeError)):
+        factories.make_project().edit(by=BY, nmae="Typo")
+
+
 def test_an_edit_is_told_with_the_changed_fields_alone():
     project = factories.make_project(name="Old")
     assert project.edit(by=BY, name="New", currency="USD") is True

@@ -552,3 +552,21 @@ def test_the_default_partition_is_empty_and_the_months_follow_each_other():
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM pipeline_event_default")
         assert cursor.fetchone() == (0,)
+
+
+@pytest.mark.django_db
+def test_a_stray_in_the_default_partition_keeps_no_later_month_from_being_made():
+    stray = note(factories.make_project())
+    with connection.cursor() as cursor:
+        columns = ", ".join(f'"{field.column}"' for field in Event._meta.fields if field.name != "id")
+        cursor.execute(
+            f"INSERT INTO pipeline_event (id, {columns}) SELECT signalbox_lowest_ulid(now() + interval '5 months'), "
+            f"{columns} FROM pipeline_event WHERE id = %s",
+            [Event._meta.pk.get_db_prep_value(stray.pk, connection)],
+        )
+        cursor.execute("SELECT count(*) FROM pipeline_event_default")
+        assert cursor.fetchone() == (1,)
+    months = len(partitions())
+    events.make_partitions(7)
+    assert len(partitions()) >= months + 3
+    assert Event.objects.filter(subject_id=stray.subject_id).count() == 3

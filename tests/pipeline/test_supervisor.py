@@ -127,6 +127,28 @@ def test_a_program_that_ignores_the_signal_is_killed_after_the_second_one() -> N
     assert "one does not stop: killing it" in out.getvalue()
 
 
+def test_a_program_that_stops_first_has_ended_before_the_others_are_told() -> None:
+    slow = python(
+        "import signal, sys, time\n"
+        "def told(*_):\n    time.sleep(0.3); print('goodbye'); sys.exit()\n"
+        "signal.signal(signal.SIGINT, told); print('ready'); time.sleep(60)"
+    )
+    server = python(
+        "import signal, sys, time\n"
+        "def told(*_):\n    print('closing'); sys.exit()\n"
+        "signal.signal(signal.SIGINT, told); print('ready'); time.sleep(60)"
+    )
+
+    def heard(line: str) -> None:
+        if out.getvalue().count("ready") == 1 and "ready" in line:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    out = Listener(heard)
+    assert Supervisor([Program("web", server), Program("demo", slow, stops_first=True)], out=out).run() == 0
+    lines = [line.split(" | ")[1] for line in out.getvalue().splitlines()]
+    assert [line for line in lines if line in ("goodbye", "closing")] == ["goodbye", "closing"]
+
+
 def test_output_without_a_last_newline_and_with_strange_bytes_is_shown() -> None:
     out = Listener()
     odd = python("import sys; sys.stdout.buffer.write(b'caf\\xe9\\nlast')")

@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 from pipeline.clock import db_now
 from pipeline.models import StepAttempt
 from workers.models import Lease, Worker
-from workers.views import ATTENTION, BULK_OF_WORKER, describe
+from workers.pages import ATTENTION, BULK_OF_WORKER, describe
 
 register = template.Library()
 

@@ -12,8 +12,6 @@ from django.core.management import BaseCommand
 from pipeline import invariants
 from pipeline.invariants import Finding, Result
 
-SHOWN = 10
-
 
 class Command(BaseCommand):
     """One line for each probe and each invariant of domain.md §6; exit code 1 when one is broken."""
@@ -48,9 +46,8 @@ def line(result: Result) -> str:
         return f"{result.number} not applicable  {result.text}"
     if result.holds:
         return f"{result.number} ok  {result.text}"
-    count = len(result.violations)
-    rest = f" and {count - SHOWN} more" if count > SHOWN else ""
-    return f"{result.number} BROKEN ({count})  {result.text}: {', '.join(result.violations[:SHOWN])}{rest}"
+    violations = invariants.listed(result.violations)
+    return f"{result.number} BROKEN ({len(result.violations)})  {result.text}: {violations}"
 
 
 def document(findings: dict[str, Finding], results: list[Result], good: bool) -> dict[str, Any]:

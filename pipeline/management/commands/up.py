@@ -162,7 +162,9 @@ class Command(BaseCommand):
         ]
         if demo:
             environment = {**shared, "SIGNALBOX_ROLE": "command", "SIGNALBOX_PORT": str(port)}
-            found.append(Program("demo", [python, "manage.py", "demo", "--agents"], environment, may_end=True))
+            command = [python, "manage.py", "demo", "--agents", "--url", _url(host, port)]
+            # Its agents say goodbye to the web server, so that no worker is left that nobody has heard of since.
+            found.append(Program("demo", command, environment, may_end=True, stops_first=True))
         return found
 
     def supervise(self, programs: list[Program], servers: embedded.Embedded | None, host: str, port: int) -> int:
@@ -191,6 +193,12 @@ class Command(BaseCommand):
             directory=settings.BASE_DIR,
         )
         return supervisor.run()
+
+
+def _url(host: str, port: int) -> str:
+    """Where a program on this machine reaches the server that listens on `host`."""
+    reached = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
 
 
 def _listens(host: str, port: int) -> bool:

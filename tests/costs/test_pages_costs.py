@@ -1,0 +1,103 @@
+"""The page of costs: sums by day, tool and currency, what is left out of them, and what is flagged."""
+
+from decimal import Decimal
+
+import pytest
+from django.urls import reverse
+
+from tests import factories
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def quiet_broker(nudges):
+    """No page waits for a broker here."""
+
+
+@pytest.fixture
+def project():
+    return factories.make_project(key="relay")
+
+
+@pytest.fixture
+def run(project):
+    return factories.make_run(factories.make_workstream(factories.make_phase(project)), started=True)
+
+
+@pytest.fixture
+def viewer(client, project):
+    user = factories.make_user()
+    factories.make_membership(user, project)
+    client.force_login(user)
+    return client
+
+
+def test_currencies_are_never_added_and_voided_uses_left_out(viewer, run):
+    factories.make_cost(run=run, amount="1.25")
+    factories.make_cost(run=run, amount="2", currency="EUR")
+    factories.make_cost(run=run, amount="50").void("booked twice", by=factories.BY)
+
+    context = viewer.get("/costs/").context
+
+    assert [(total["currency"], total["amount"], total["n"]) for total in context["totals"]] == [
+        ("EUR", Decimal(2), 1),
+        ("USD", Decimal("1.25"), 1),
+    ]
+    assert [(day["currency"], day["amount"]) for day in context["days"]] == [
+        ("EUR", Decimal(2)),
+        ("USD", Decimal("1.25")),
+    ]
+    assert len(context["records"]) == 3
+
+
+def test_sums_by_tool_and_model_put_the_dearest_first(viewer, run):
+    step = factories.make_step(run, start=True, tool=factories.make_tool(key="dear"))
+    factories.make_cost(run=run, amount="1", model="small")
+    factories.make_cost(attempt=step, amount="4", model="large")
+    factories.make_cost(attempt=step, amount="2", model="large")
+
+    tools = viewer.get("/costs/").context["tools"]
+
+    assert [(tool["tool__key"], tool["model"], tool["amount"]) for tool in tools] == [
+        ("dear", "large", Decimal(6)),
+        (None, "small", Decimal(1)),
+    ]
+
+
+def test_what_was_booked_at_the_ceiling_is_flagged_and_can_be_listed_alone(viewer, run):
+    factories.make_cost(run=run)
+    unknown = factories.make_cost(run=run, amount=None, model="mystery", tokens={"output": 1000})
+
+    answer = viewer.get("/costs/?unpriced=yes")
+
+    assert [record.pk for record in answer.context["records"]] == [unknown.pk]
+    assert "the price of the model is unknown" in answer.text
+
+
+def test_waste_is_summed_beside_what_landed(viewer, run):
+    cost = factories.make_cost(run=run, amount="3")
+    factories.make_cost(run=run, amount="1")
+    cost.reclass("waste", "quarantined", by=factories.BY)
+
+    (day,) = viewer.get("/costs/").context["days"]
+
+    assert (day["waste"], day["landed"], day["amount"]) == (Decimal(3), Decimal(0), Decimal(4))
+
+
+def test_a_run_and_the_list_of_runs_show_what_was_spent(viewer, run):
+    factories.make_cost(run=run, amount="1234.5")
+
+    assert "$1,234.50" in viewer.get("/runs/").text
+    assert "$1,234.50" in viewer.get(reverse("runs:run", args=[run.pk])).text
+    assert "$1,234.50" in viewer.get("/").text
+
+
+def test_costs_of_other_projects_and_of_none_are_not_shown(viewer, run):
+    factories.make_cost(project=factories.make_project(), amount="77")
+    factories.make_cost(amount="78")
+
+    answer = viewer.get("/costs/")
+
+    assert answer.context["records"] == []
+    assert "Nothing booked" in answer.text

@@ -1,0 +1,147 @@
+"""The pages of the gates: verdicts, results, how isolated a check was, and the buttons by role."""
+
+from decimal import Decimal
+
+import pytest
+from django.urls import reverse
+
+from gates.criteria import Judgement
+from gates.junit import Results, TestCase
+from gates.models import GateRun
+from pipeline.events import SYSTEM
+from tests import factories
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def quiet_broker(nudges):
+    """No page waits for a broker here."""
+
+
+@pytest.fixture
+def project():
+    return factories.make_project(key="relay")
+
+
+@pytest.fixture
+def gate_run(project):
+    return factories.make_gate_run(factories.make_gate(project, name="Unit tests"))
+
+
+def signed_in_as(client, project, role):
+    user = factories.make_user()
+    factories.make_membership(user, project, role)
+    client.force_login(user)
+    return user
+
+
+def page_of(client, gate_run):
+    return client.get(reverse("gates:run", args=[gate_run.pk]))
+
+
+def failed(gate_run, *, level=1):
+    verdicts = {"max_failures": {"status": "fail", "value": 1, "threshold": 0, "evidence": "1 of 2 tests failed"}}
+    tests = (
+        TestCase(test_key="tests/a.py::test_good", name="test_good"),
+        TestCase(test_key="tests/a.py::test_bad", name="test_bad", outcome="fail", message="no", trace="<b>3 != 4</b>"),
+    )
+    gate_run.start(by=SYSTEM, runner="r", sandbox_level=level)
+    gate_run.complete(
+        Judgement("failed", "", False, "max_failures: fail (1, threshold 0)", verdicts),
+        by=SYSTEM,
+        results=Results(total=2, passed=1, failed=1, tests=tests),
+        exit_code=1,
+        duration_seconds=Decimal("1.5"),
+        output_tail="1 failed, 1 passed",
+    )
+    return gate_run
+
+
+def test_a_gate_run_shows_verdicts_failures_results_and_output_escaped(client, project, gate_run):
+    signed_in_as(client, project, "viewer")
+    failed(gate_run)
+
+    answer = page_of(client, gate_run)
+
+    assert "1 of 2 tests failed" in answer.text
+    assert "&lt;b&gt;3 != 4&lt;/b&gt;" in answer.text
+    assert "1 failed, 1 passed" in answer.text
+    assert [result.name for result in answer.context["failures"]] == ["test_bad"]
+    only = client.get(reverse("gates:run", args=[gate_run.pk]) + "?outcome=pass").context["results"]
+    assert [result.name for result in only] == ["test_good"]
+
+
+@pytest.mark.parametrize(("level", "warned"), [(0, True), (1, True), (2, False), (3, False)])
+def test_a_check_that_was_not_isolated_says_so(client, project, gate_run, level, warned):
+    signed_in_as(client, project, "viewer")
+    failed(gate_run, level=level)
+
+    for page in (page_of(client, gate_run).text, client.get("/gates/").text):
+        assert f"level {level}" in page
+        assert ("not isolated" in page) is warned
+
+
+def test_gate_runs_are_filtered_by_state_and_gate(client, project, gate_run):
+    signed_in_as(client, project, "viewer")
+    other = failed(factories.make_gate_run(factories.make_gate(project)))
+
+    def shown(query):
+        return [row.pk for row in client.get(f"/gates/?{query}").context["gate_runs"]]
+
+    assert shown("state=failed") == [other.pk]
+    assert shown(f"gate={gate_run.gate_id}") == [gate_run.pk]
+    assert shown("") == [other.pk, gate_run.pk]
+
+
+@pytest.mark.parametrize(
+    ("role", "verb", "ended", "allowed"),
+    [
+        ("viewer", "rerun", True, False),
+        ("operator", "rerun", True, True),
+        ("operator", "skip", False, False),
+        ("approver", "skip", False, True),
+        ("operator", "waive", True, False),
+        ("approver", "waive", True, True),
+    ],
+)
+def test_a_gate_run_s_button_asks_for_its_role(client, project, gate_run, role, verb, ended, allowed):
+    signed_in_as(client, project, role)
+    if ended:
+        failed(gate_run)
+    address = reverse(f"gates:{verb}", args=[gate_run.pk])
+
+    assert (f'action="{address}"' in page_of(client, gate_run).text) is allowed
+    assert client.post(address, {"reason": "looked at it"}).status_code == (302 if allowed else 403)
+
+
+def test_a_waiver_names_who_gave_it_and_why(client, project, gate_run):
+    user = signed_in_as(client, project, "approver")
+    failed(gate_run)
+
+    client.post(reverse("gates:waive", args=[gate_run.pk]), {"reason": "known to be broken"})
+
+    page = page_of(client, gate_run).text
+    assert f"Waived by {user.get_username()}:" in page
+    assert "known to be broken" in page
+
+
+def test_a_rerun_is_a_new_record_and_leads_to_it(client, project, gate_run):
+    signed_in_as(client, project, "operator")
+    failed(gate_run)
+
+    answer = client.post(reverse("gates:rerun", args=[gate_run.pk]))
+
+    again = GateRun.objects.get(retry_of=gate_run)
+    assert answer["Location"] == reverse("gates:run", args=[again.pk])
+    assert again.state == "pending"
+
+
+def test_a_skip_owes_a_reason(client, project, gate_run):
+    signed_in_as(client, project, "approver")
+
+    answer = client.post(reverse("gates:skip", args=[gate_run.pk]), follow=True)
+
+    assert "A reason is required" in answer.text
+    gate_run.refresh_from_db()
+    assert gate_run.state == "pending"

@@ -1,0 +1,164 @@
+"""The log over HTTP: programs outside add to it, and readers follow it in the order of commits."""
+
+import json
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from pipeline.api.ingest import read_kind
+from pipeline.ids import new_id
+from pipeline.kinds import KINDS
+from pipeline.models import Event, Run
+from tests import factories
+from tests.conftest import Threads
+
+pytestmark = pytest.mark.django_db
+EVENTS = "/api/v1/events/"
+
+
+def client_of(role: str, project: Any = None) -> Client:
+    """A client that comes with a new key."""
+    return Client(headers={"authorization": f"Bearer {factories.make_key(role, project=project, name='ci').text}"})
+
+
+def send(client: Client, body: Any) -> Any:
+    """The answer to POST /events/."""
+    return client.post(EVENTS, json.dumps(body), content_type="application/json")
+
+
+def test_what_happened_outside_is_recorded_by_an_integration_and_moves_nothing() -> None:
+    run = factories.make_run()
+    client = client_of("operator", run.project)
+
+    answer = send(client, {"kind": "run_started", "run": run.pk, "id": "their-7", "message": "off it goes"})
+
+    assert answer.status_code == 201
+    [row] = answer.json()["events"]
+    event = Event.objects.get(pk=row["id"])
+    assert (event.kind, event.subject_id, event.run_id) == ("run.started", run.pk, run.pk)
+    assert (event.actor_kind, event.actor_name) == ("integration", "ci")
+    assert (event.before, event.after) == (None, None)
+    assert event.data == {"sender_id": "their-7"}
+    assert Run.objects.get(pk=run.pk).state == "pending"
+
+
+def test_a_batch_is_all_or_none_and_keeps_its_order() -> None:
+    run, other = factories.make_run(), factories.make_run()
+    client = client_of("admin")
+    before = Event.objects.count()
+
+    bad = send(client, [{"kind": "a.b", "run": run.pk}, {"kind": "c.d", "run": new_id()}])
+    assert (bad.status_code, Event.objects.count()) == (404, before)
+
+    sent = [{"kind": "noise", "run": (other, run)[number % 2].pk, "message": str(number)} for number in range(6)]
+    rows = send(client, sent).json()["events"]
+
+    assert [row["message"] for row in rows] == list("012345")
+    assert {row["kind"] for row in rows} == {"note.added"}
+    assert rows[0]["data"] == {"original_kind": "noise"}
+
+
+@pytest.mark.parametrize("body", [[], [{"kind": "x"}] * 1001, {}, {"kind": "x"}, {"kind": "x", "state": "y"}])
+def test_what_is_no_event_is_refused(body: Any) -> None:
+    before = Event.objects.count()
+    client = client_of("admin")
+
+    assert send(client, body).status_code in (400, 422)
+    assert Event.objects.exclude(kind="api_key.added").count() == before
+
+
+def test_what_it_names_must_belong_together() -> None:
+    run, other = factories.make_run(), factories.make_run()
+
+    answer = send(client_of("admin"), {"kind": "x", "run": run.pk, "project": other.project.key})
+
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "project")
+
+
+def test_a_stranger_neither_adds_nor_reads() -> None:
+    run = factories.make_run()
+    stranger = client_of("operator", factories.make_project())
+
+    assert send(stranger, {"kind": "x", "run": run.pk}).status_code == 404
+    assert stranger.get(f"{EVENTS}?run={run.pk}").json()["results"] == []
+    assert stranger.get(f"{EVENTS}?after=0-0-0&run={run.pk}").json()["results"] == []
+    assert send(client_of("viewer", run.project), {"kind": "x", "run": run.pk}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "kind"),
+    [
+        ("task_started", "", "task.started"),
+        ("merge_queue_paused", "", "merge_queue.paused"),
+        ("worker_spawned", "", "worker.started"),
+        ("run_completed", "succeeded", "run.succeeded"),
+        ("run_completed", "error", "run.failed"),
+        ("step_completed", "completed", "step.succeeded"),
+        ("run_completed", "", "note.added"),
+        ("circuit_half_open", "", "breaker.half_opened"),
+        ("patch.created", "", "patch.created"),
+        ("whatever", "", "note.added"),
+    ],
+)
+def test_names_from_outside_are_read_as_kinds(name: str, status: str, kind: str) -> None:
+    read = read_kind(name, status)
+
+    assert read.kind == kind
+    assert (read.original_kind == name) == (kind == "note.added")
+
+
+def test_every_kind_is_read_under_both_its_names() -> None:
+    for kind in KINDS:
+        assert read_kind(kind).kind == kind
+        assert read_kind(kind.replace(".", "_")).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("query", "kinds"),
+    [
+        ("kind=run.*", {"run.created", "run.started"}),
+        ("kind=run.created", {"run.created"}),
+        ("kind=run.created,task.q*", {"run.created", "task.queued"}),
+        ("kind=*.created", {"run.created", "task.created"}),
+        ("kind=run.cre.ted", set()),
+        ("kind=run(", set()),
+        ("severity=critical", set()),
+        ("channel=worker_status", set()),
+    ],
+)
+def test_filters_of_the_log(query: str, kinds: set[str]) -> None:
+    run = factories.make_run(started=True)
+
+    rows = client_of("viewer", run.project).get(f"{EVENTS}?run={run.pk}&{query}").json()["results"]
+
+    assert {row["kind"] for row in rows} == kinds
+
+
+@pytest.mark.parametrize("cursor", ["x", "1-2", "1-2-3-4", "-1-2-3", "a-b-c", "9" * 40 + "-1-1", "1--1", ""])
+def test_a_cursor_that_is_none_is_400(cursor: str) -> None:
+    answer = client_of("admin").get(EVENTS, {"after": cursor})
+
+    assert answer.status_code == (200 if cursor == "" else 400)
+    if cursor:
+        assert answer.json()["code"] == "invalid_cursor"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_reader_follows_the_log_in_the_order_of_commits_and_misses_nothing(threads: Threads) -> None:
+    run = factories.make_run(started=True)
+    client = client_of("viewer", run.project)
+    seen: list[str] = []
+    cursor = "0-0-0"
+    while True:
+        page = client.get(f"{EVENTS}?after={cursor}&limit=2&run={run.pk}").json()
+        if not page["results"]:
+            break
+        seen += [row["id"] for row in page["results"]]
+        cursor = page["next"]
+
+    assert sorted(seen) == sorted(Event.objects.filter(run_id=run.pk).values_list("pk", flat=True))
+    assert len(seen) == len(set(seen))
+    run.cancel(by=factories.BY)
+    fresh = client.get(f"/api/v1/runs/{run.pk}/events/?after={cursor}").json()
+    assert "run.canceled" in [row["kind"] for row in fresh["results"]]

@@ -1,0 +1,128 @@
+"""The pages of workers: health beside state, what a worker holds, and its buttons by role."""
+
+from datetime import timedelta
+
+import pytest
+from django.urls import reverse
+
+from pipeline.clock import db_now
+from pipeline.models import Event
+from tests import factories
+from workers.models import Worker
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def quiet_broker(nudges):
+    """No page waits for a broker here."""
+
+
+@pytest.fixture
+def project():
+    return factories.make_project(key="relay")
+
+
+@pytest.fixture
+def worker(project):
+    return factories.make_worker(name="ada-1", api_key=factories.make_key("worker", project=project).row)
+
+
+def signed_in_as(client, project, role):
+    user = factories.make_user()
+    factories.make_membership(user, project, role)
+    client.force_login(user)
+    return user
+
+
+def lease_in(project, worker):
+    workstream = factories.make_workstream(factories.make_phase(project), tasks=[factories.task_spec("the-task")])
+    return factories.make_lease(worker, factories.make_task(factories.make_run(workstream, started=True)))
+
+
+def test_the_list_shows_the_living_and_those_first_that_need_a_look(client, project, worker):
+    signed_in_as(client, project, "viewer")
+    key = worker.api_key
+    silent = factories.make_worker(name="silent", api_key=key)
+    gone = factories.make_worker(name="gone", api_key=key)
+    newest = factories.make_worker(name="newest", api_key=key)
+    gone.shutdown(by=factories.BY)
+    Worker.objects.filter(pk=silent.pk).update(transport_seen_at=db_now() - timedelta(hours=1))
+
+    shown = client.get("/workers/").context["workers"]
+    assert (shown[0].name, shown[0].shown_health) == ("silent", "unresponsive")
+    assert {row.name for row in shown} == {"silent", "newest", "ada-1"}
+    assert newest.name in client.get("/workers/?state=idle").text
+    assert [row.name for row in client.get("/workers/?state=finished").context["workers"]] == ["gone"]
+
+
+def test_a_worker_shows_its_lease_and_never_says_stopped_too_early(client, project, worker):
+    signed_in_as(client, project, "viewer")
+    lease = lease_in(project, worker)
+    lease.request_stop(by=factories.BY, reason="enough")
+
+    page = client.get(reverse("workers:worker", args=[worker.pk])).text
+
+    assert "the-task" in page
+    assert "stop requested" in page
+    assert "stopped" not in page.split("<main")[1]
+
+
+def test_a_worker_of_the_installation_tells_other_projects_nothing_of_its_task_or_crash(client, project):
+    shared = factories.make_worker(name="shared")
+    lease_in(project, shared)
+    shared.crash("lost while working on the secret plan", by=factories.BY, trace="secret plan")
+    signed_in_as(client, factories.make_project(), "viewer")
+
+    page = client.get(reverse("workers:worker", args=[shared.pk])).text
+
+    assert "shared" in page
+    assert "the-task" not in page
+    assert "secret plan" not in page
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "drain", "stop"])
+def test_a_viewer_presses_no_button_of_a_worker(client, project, worker, verb):
+    signed_in_as(client, project, "viewer")
+
+    assert client.post(reverse(f"workers:{verb}", args=[worker.pk]), {"reason": "x"}).status_code == 403
+    assert 'class="actions"' not in client.get(reverse("workers:worker", args=[worker.pk])).text
+    worker.refresh_from_db()
+    assert (worker.state, worker.shutdown_mode) == ("idle", "")
+
+
+def test_an_operator_of_one_project_does_not_stop_a_worker_of_the_installation(client, project):
+    shared = factories.make_worker()
+    signed_in_as(client, project, "operator")
+
+    assert client.post(reverse("workers:drain", args=[shared.pk])).status_code == 403
+
+
+def test_an_operator_pauses_resumes_and_drains(client, project, worker):
+    user = signed_in_as(client, project, "operator")
+    for verb, state, mode in (("pause", "paused", ""), ("resume", "idle", ""), ("drain", "idle", "drain")):
+        client.post(reverse(f"workers:{verb}", args=[worker.pk]))
+        worker.refresh_from_db()
+        assert (worker.state, worker.shutdown_mode) == (state, mode)
+    assert Event.objects.get(kind="worker.paused").actor_name == user.get_username()
+
+
+def test_a_stop_owes_a_reason(client, project, worker):
+    signed_in_as(client, project, "operator")
+    address = reverse("workers:stop", args=[worker.pk])
+
+    assert "A reason is required" in client.post(address, follow=True).text
+    worker.refresh_from_db()
+    assert worker.shutdown_mode == ""
+
+    assert "Stop requested" in client.post(address, {"reason": "it loops"}, follow=True).text
+    worker.refresh_from_db()
+    assert worker.shutdown_mode == "now"
+
+
+def test_a_resume_of_what_is_not_paused_is_refused_in_words(client, project, worker):
+    signed_in_as(client, project, "operator")
+
+    answer = client.post(reverse("workers:resume", args=[worker.pk]), follow=True)
+
+    assert "Cannot resume" in answer.text
