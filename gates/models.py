@@ -123,6 +123,12 @@ class Gate(Definition):
         if not isinstance(self.command, list) or not self.command or not all(isinstance(a, str) for a in self.command):
             raise InvalidField("command", "an argument vector: a list of texts, the program first, never a shell line")
         rules.check(self.criteria)
+        for name in ("applies_to", "env_allow", "depends_on"):
+            given = getattr(self, name)
+            if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
+                raise InvalidField(name, "a list of texts")
+        if not isinstance(self.evidence, dict) or not all(isinstance(path, str) for path in self.evidence.values()):
+            raise InvalidField("evidence", "an object: kind of evidence to its path")
         unknown = set(self.evidence) - set(EVIDENCE_KINDS)
         if unknown:
             raise InvalidField(
@@ -134,7 +140,8 @@ class Gate(Definition):
             scope.check_path(self.cwd, "cwd")
         for glob in self.applies_to:
             scope.check_glob(glob, "applies_to")
-        if not all(isinstance(code, int) for code in self.expected_exit_codes):
+        codes = self.expected_exit_codes
+        if not isinstance(codes, list) or not all(isinstance(c, int) and not isinstance(c, bool) for c in codes):
             raise InvalidField("expected_exit_codes", "a list of whole numbers")
         siblings = dict(
             Gate.objects.filter(project=self.project_id).exclude(pk=self.pk).values_list("key", "depends_on")

@@ -1,5 +1,6 @@
 """The demo's rows: made once, started once, and taken off the overview again, all by the house's verbs."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,8 @@ from gates.models import Gate
 from ledger import projects
 from pipeline import events
 from pipeline.models import ApiKey, Hold, Phase, Project, Run, Tool, Workstream
+from pipeline.models.project import ProjectQuerySet
+from pipeline.states import InvalidMove
 from workers.models import Worker
 
 BY = events.Actor("system", "", "demo")
@@ -29,12 +32,17 @@ _FAREWELL_SECONDS = 9.0
 
 def find() -> Project | None:
     """The demo's project; None when there is none, or none any more."""
-    return Project.objects.live().filter(profile__contains=MARK).order_by("pk").first()
+    return every().live().first()
+
+
+def every() -> ProjectQuerySet:
+    """The demo's projects, the removed ones too, oldest first."""
+    return Project.objects.filter(profile__contains=MARK).order_by("pk")
 
 
 def was_removed() -> bool:
     """Whether there was a demo once, and it was taken away."""
-    return find() is None and Project.objects.filter(profile__contains=MARK).exists()
+    return find() is None and every().exists()
 
 
 def set_up() -> Project:
@@ -131,7 +139,8 @@ def end_keys(project: Project, *, reason: str) -> None:
     """End the workers that still count as alive, so that what they held is due again now, and the agents' keys."""
     keys = ApiKey.objects.filter(project=project, role=ApiKey.Role.WORKER, created_by=BY.name, revoked_at=None)
     for worker in Worker.objects.alive().filter(api_key__in=keys).order_by("pk"):
-        worker.shutdown(by=BY, reason=reason)
+        with contextlib.suppress(InvalidMove):  # it ended in between
+            worker.shutdown(by=BY, reason=reason)
     for key in keys.order_by("pk"):
         key.revoke(by=BY, reason=reason)
 
@@ -145,14 +154,16 @@ def remove(project: Project, *, say: Callable[[str], object] = lambda line: None
     What happened stays in the event log and the ledger, which nobody can shorten. Safe to repeat.
     """
     reason = "the demo is removed"
-    project.edit(by=BY, archived_at=timezone.now())
+    if project.archived_at is None:
+        project.edit(by=BY, archived_at=timezone.now())
     for run in Run.objects.of(project).active().order_by("pk"):
         run.cancel(by=BY, reason=reason)
     for hold in Hold.objects.active().filter(project=project).order_by("pk"):
         hold.release(by=BY, reason=reason)
     alive = Worker.objects.alive().filter(api_key__project=project)
     for worker in alive.order_by("pk"):
-        worker.request_shutdown(by=BY, mode="now", reason=reason)
+        with contextlib.suppress(InvalidMove):  # the agents' own program saw the project go, and was faster
+            worker.request_shutdown(by=BY, mode="now", reason=reason)
     give_up_at = time.monotonic() + _FAREWELL_SECONDS
     while alive.exists() and time.monotonic() < give_up_at:
         time.sleep(0.2)

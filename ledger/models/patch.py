@@ -283,6 +283,7 @@ class Patch(Stateful):
     objects = PatchQuerySet.as_manager()
 
     class Meta:
+        verbose_name_plural = _("patches")
         constraints = [
             models.UniqueConstraint(
                 fields=["project", "base_commit", "sha256"],

@@ -245,7 +245,7 @@ class StepAttempt(Stateful):
             ),
         ]
         indexes = [models.Index(fields=["task", "-sequence"], name="step_of_task")]
-        triggers = [FixedOnceEnded(name="ended_is_fixed", states=("succeeded", "failed", "canceled"))]
+        triggers = [FixedOnceEnded(name="past_is_fixed", states=("succeeded", "failed", "canceled"))]
 
     def __str__(self) -> str:
         return f"step {self.sequence}"

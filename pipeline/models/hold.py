@@ -175,7 +175,7 @@ class Hold(Stateful):
         indexes = [models.Index(fields=["scope_kind", "scope_id"], name="hold_active", condition=Q(state="active"))]
 
     def __str__(self) -> str:
-        return f"hold on {self.scope_kind} {self.scope_id}: {self.reason}"
+        return f"hold on {self.scope_kind} {self.scope_ref}: {self.reason}"
 
     def correlation(self) -> dict[str, str | None]:
         """Events about a hold belong to its project, and to the run or task that it is over."""

@@ -164,9 +164,15 @@ class Workstream(Definition):
         if not isinstance(self.tasks, list) or not self.tasks:
             raise InvalidField("tasks", "a workstream has at least one task")
         self.plan().refuse()
+        for name in ("concurrency", "error_handling", "acceptance"):
+            if not isinstance(getattr(self, name), dict):
+                raise InvalidField(name, "an object")
         mode = self.concurrency.get("mode", "parallel")
-        if mode not in ("sequential", "parallel", "parallel_groups"):
+        if not isinstance(mode, str) or mode not in ("sequential", "parallel", "parallel_groups"):
             raise InvalidField("concurrency", f"mode is sequential, parallel or parallel_groups, not “{mode}”")
+        limit = self.concurrency.get("max_parallel")
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+            raise InvalidField("concurrency", "max_parallel is a whole number of at least 1")
         if self.strategy not in self.OnError.values:
             raise InvalidField(
                 "error_handling", f"strategy is one of {', '.join(self.OnError.values)}, not “{self.strategy}”"
@@ -210,7 +216,7 @@ def plan_of(tasks: list[dict[str, Any]], layers: list[Layer], *, mode: str = "pa
 
 
 def _check_keys(field: str, keys: Any, *, known: set[str]) -> None:
-    if not isinstance(keys, list) or len(set(keys)) != len(keys):
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) != len(keys):
         raise InvalidField(field, "a list of different keys")
     for key in keys:
         if key not in known:

@@ -486,6 +486,7 @@ class TaskDependency(Kept):
     objects = TaskDependencyQuerySet.as_manager()
 
     class Meta:
+        verbose_name_plural = _("task dependencies")
         constraints = [
             models.UniqueConstraint(fields=["task", "needs"], name="taskdependency_once"),
             models.CheckConstraint(name="taskdependency_not_itself", condition=~Q(task=F("needs"))),

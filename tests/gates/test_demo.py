@@ -297,6 +297,41 @@ def test_removal_ends_everything_and_keeps_the_books(db: None, capsys: pytest.Ca
     assert "There is no demo to remove" in capsys.readouterr().out
 
 
+def test_a_removal_that_was_broken_off_is_carried_on(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = rows.set_up()
+    rows.start_runs(project)
+    rows.make_keys(project)
+    end_keys = rows.end_keys
+    monkeypatch.setattr(rows, "end_keys", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        call_command("demo", remove=True)
+    monkeypatch.setattr(rows, "end_keys", end_keys)
+    assert ApiKey.objects.live().exists()
+    call_command("demo", remove=True)
+    assert not ApiKey.objects.live().exists()
+    assert not Tool.objects.enabled().exists()
+
+
+def test_an_agent_that_ends_during_the_removal_is_no_error(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = rows.set_up()
+    rows.make_keys(project)
+    worker = make_worker(api_key=ApiKey.objects.get(name=f"demo agent {plan.ADA}"))
+
+    def ask_too_late(asked: Worker, **told: str) -> bool:
+        Worker.objects.get(pk=asked.pk).shutdown(by=rows.BY)
+        return request_shutdown(asked, **told)
+
+    request_shutdown = Worker.request_shutdown
+    monkeypatch.setattr(Worker, "request_shutdown", ask_too_late)
+    rows.remove(project)
+    worker.refresh_from_db()
+    assert worker.state == Worker.State.STOPPED
+
+
+def interrupt(*args: object, **told: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_removed_demo_comes_back_only_when_asked_for(
     db: None, capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:

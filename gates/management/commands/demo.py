@@ -53,13 +53,14 @@ class Command(BaseCommand):
             raise CommandError(str(refusal)) from refusal
 
     def remove(self) -> None:
-        """Takes every demo away that is there."""
-        project = rows.find()
-        if project is None:
+        """Takes every demo away that is there, and what a removal left that was broken off."""
+        if rows.find() is None:
             self.stdout.write(_("There is no demo to remove."))
-        while project is not None:
-            rows.remove(project, say=self.stdout.write)
-            project = rows.find()
+        for project in rows.every():
+            if project.archived_at is None:
+                rows.remove(project, say=self.stdout.write)
+            else:
+                rows.remove(project)
 
     def run_agents(self, url: str, *, fast: bool) -> None:
         """The agents as one program of `manage.py up`; ends by itself when there is no demo any more."""

@@ -1,0 +1,244 @@
+"""The merge queue: what lands, on what, and who is put out when it cannot."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gates.models import GateRun
+from ledger import queue
+from ledger.models import Patch, QueueItem
+from pipeline.events import Event
+from pipeline.refusals import Refused
+from tests.conftest import Threads
+from tests.factories import BY
+from tests.flows.house import House, piece
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> House:
+    """Two tasks that may write the same files and never run at the same time; their patches may meet in the queue."""
+    return House(tmp_path, [piece("a", conflict_group="g"), piece("b", conflict_group="g")])
+
+
+@pytest.fixture
+def single(tmp_path: Path) -> House:
+    """One task."""
+    return House(tmp_path, [piece("a")])
+
+
+def test_two_patches_made_on_one_base_land_one_after_the_other(pair: House) -> None:
+    first, second = pair.deliver({"a.txt": "a\n"}), pair.deliver({"b.txt": "b\n"})
+    assert first.base_commit == second.base_commit == pair.first_commit
+    pair.drain()
+    one, two = pair.new_commits()
+    assert one.parents == (pair.first_commit,)
+    assert two.parents == (one.id,)
+    assert (pair.file("a.txt"), pair.file("b.txt")) == ("a", "b")
+    runs = {run.patch_id: run.tree_hash for run in pair.gate_runs()}
+    assert runs == {first.pk: one.tree, second.pk: two.tree}
+    assert pair.run.state == "succeeded"
+    pair.must_hold()
+
+
+def test_a_patch_that_conflicts_with_what_landed_before_it_is_put_out_and_sent_back(pair: House) -> None:
+    first = pair.deliver({"README.md": "# Mine\n"})
+    second = pair.deliver({"README.md": "# Yours\n"})
+    pair.drain()
+    first.refresh_from_db()
+    second.refresh_from_db()
+    assert first.state == "committed"
+    assert (second.state, second.last_error_code) == ("apply_failed", "stale_base")
+    assert second.tests_ran is False
+    item = QueueItem.objects.get(patch=second)
+    assert (item.state, item.culprit_id) == ("evicted", item.pk)
+    assert "README.md" in second.last_error_message
+    loser = second.task
+    assert (loser.state, loser.count_repairs) == ("queued", 1)
+    assert pair.file("README.md") == "# Mine"
+    document = pair.claim()
+    assert document["checkout"]["commit"] == pair.head
+    pair.report(document, pair.submit(document, {"README.md": "# Mine and yours\n"}))
+    pair.drain()
+    assert pair.run.state == "succeeded"
+    pair.must_hold()
+
+
+def test_a_change_that_the_branch_holds_already_is_not_an_empty_commit(pair: House) -> None:
+    pair.deliver({"a.txt": "same\n"})
+    document = pair.claim()
+    again = pair.submit(document, {"a.txt": "same\n", "b.txt": "more\n"})
+    pair.report(document, again)
+    pair.drain()
+    again.refresh_from_db()
+    assert again.state in ("committed", "apply_failed")
+    assert all(commit.tree != pair.new_commits()[0].tree for commit in pair.new_commits()[1:])
+    pair.must_hold()
+
+
+def test_a_branch_that_a_person_moves_while_a_patch_lands_is_built_on_and_tested_again(
+    single: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[str] = []
+
+    def push(point: str) -> None:
+        if point == "land.before_ref" and not moved:
+            moved.append(single.human_commits("by-hand.txt", "hello\n"))
+
+    monkeypatch.setattr(queue, "crashpoint", push)
+    patch = single.work({"a.txt": "a\n"})
+    patch.refresh_from_db()
+    assert patch.state == "committed"
+    ours = single.new_commits()[-1]
+    assert ours.parents == (moved[0],)
+    assert single.file("by-hand.txt") == "hello"
+    item = QueueItem.objects.get(patch=patch)
+    assert (item.restarts, item.builds) == (1, 2)
+    first, second = single.gate_runs()
+    assert (first.state, second.state) == ("passed", "passed")
+    assert first.tree_hash != second.tree_hash == ours.tree
+    assert (patch.attempts, patch.reapplies) == (1, 1)
+    assert single.run.state == "succeeded"
+    single.must_hold()
+
+
+def test_a_rebase_onto_a_move_that_gives_the_same_tree_runs_no_gate_again(
+    single: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch = single.deliver({"a.txt": "a\n"})
+    head = single.human_commits("README.md", "# Calc, by hand\n")
+    single.drain()
+    patch.refresh_from_db()
+    assert patch.state == "committed"
+    assert patch.tested_parent == head
+    assert len(single.gate_runs()) == 1
+
+
+def test_a_verdict_that_is_no_longer_fresh_is_asked_for_again_before_the_branch_moves(
+    single: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified = Patch.verify
+
+    def verify(patch: Patch, **facts: Any) -> bool:
+        done = verified(patch, **facts)
+        gate = single.gates["words"]
+        gate.refresh_from_db()
+        if gate.gate_version == 1:
+            gate.edit(by=BY, command=["true"])
+        return done
+
+    monkeypatch.setattr(Patch, "verify", verify)
+    single.work({"a.txt": "a\n"})
+    assert [(run.gate_version, run.state) for run in single.gate_runs()] == [(1, "passed"), (2, "passed")]
+    assert single.run.state == "succeeded"
+    single.must_hold()
+
+
+def test_a_paused_queue_builds_nothing_and_goes_on_when_resumed(single: House) -> None:
+    single.queue.pause(by=BY, reason="a release is being cut")
+    patch = single.work({"a.txt": "a\n"})
+    patch.refresh_from_db()
+    assert patch.state == "queued"
+    assert single.gate_runs() == []
+    single.queue.resume(by=BY)
+    single.drain()
+    assert single.run.state == "succeeded"
+
+
+def test_a_patch_in_quarantine_leaves_the_queue_and_a_release_takes_it_through_everything_again(single: House) -> None:
+    single.queue.pause(by=BY)
+    patch = single.work({"a.txt": "a\n"})
+    patch.refresh_from_db()
+    patch.quarantine("who asked for this?", by=BY)
+    single.queue.resume(by=BY)
+    single.drain()
+    patch.refresh_from_db()
+    assert patch.state == "quarantined"
+    assert [item.state for item in patch.queue_items.all()] == ["withdrawn"]
+    assert single.states() == {"a": "validating"}
+    single.must_hold()
+
+    patch.release(by=BY, reason="the owner did")
+    assert not patch.is_valid
+    single.drain()
+    patch.refresh_from_db()
+    assert patch.state == "committed"
+    kinds = list(Event.objects.filter(subject_id=patch.pk).order_by("stream_seq").values_list("kind", flat=True))
+    assert kinds.count("patch.validated") == 2
+    assert single.run.state == "succeeded"
+    single.must_hold()
+
+
+def test_a_patch_that_a_person_drops_is_work_to_be_done_again(single: House) -> None:
+    single.queue.pause(by=BY)
+    patch = single.work({"a.txt": "a\n"})
+    patch.refresh_from_db()
+    patch.drop("not like this", by=BY)
+    single.queue.resume(by=BY)
+    single.drain()
+    task = single.task("a")
+    assert (task.state, task.count_repairs) == ("queued", 1)
+    assert "not like this" in single.claim()["prompt"]["text"]
+    single.must_hold()
+
+
+def test_what_is_landing_right_now_cannot_be_dropped(single: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[str] = []
+
+    def drop(point: str) -> None:
+        if point == "land.before_ref":
+            with pytest.raises(Refused) as problem:
+                Patch.objects.get(run=single.run).drop("too late", by=BY)
+            refused.append(problem.value.code)
+
+    monkeypatch.setattr(queue, "crashpoint", drop)
+    single.work({"a.txt": "a\n"})
+    assert refused == ["invalid_move"]
+    assert single.run.state == "succeeded"
+    single.must_hold()
+
+
+def test_only_one_advances_a_queue_at_a_time(
+    single: House, threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    single.queue.pause(by=BY)
+    single.work({"a.txt": "a\n"})
+    single.queue.resume(by=BY)
+    threads.at_once(*[lambda: queue.advance(single.queue.pk) for _ in range(4)])
+    single.drain()
+    assert Event.objects.filter(project_id=single.project.pk, kind="patch.committed").count() == 1
+    assert Event.objects.filter(project_id=single.project.pk, kind="queue_item.building").count() == 1
+    single.must_hold()
+
+
+@pytest.mark.parametrize(
+    ("summary", "title"),
+    [
+        ("Add a file", "Add a file"),
+        ("  two\n\nlines\tand\x07 a bell ", "two lines and a bell"),
+        ("Signalbox-Patch: 01ARZ3NDEKTSV4RRFFQ69G5FAV", "Change: Signalbox-Patch: 01ARZ3NDEKTSV4RRFFQ69G5FAV"),
+        ("x" * 200, "x" * 72),
+        ("", "Change by an agent"),
+    ],
+)
+def test_a_commit_message_is_one_clean_line_and_our_trailer(summary: str, title: str) -> None:
+    patch = Patch(summary=summary)
+    assert queue.message(patch) == f"{title}\n\nSignalbox-Patch: {patch.pk}\n"
+
+
+def test_a_superseded_gate_run_is_skipped_and_is_no_verdict(single: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed: list[str] = []
+
+    def push(point: str) -> None:
+        if point == "build.done" and not pushed:
+            pushed.append(single.human_commits("by-hand.txt", "hello\n"))
+
+    monkeypatch.setattr(queue, "crashpoint", push)
+    single.work({"a.txt": "a\n"})
+    assert single.run.state == "succeeded"
+    skipped = [run for run in GateRun.objects.filter(project=single.project) if run.state == "skipped"]
+    assert all(run.skip_reason == "Skipped: superseded" for run in skipped)
+    assert single.new_commits()[-1].parents == (pushed[0],)
+    single.must_hold()

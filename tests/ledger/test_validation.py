@@ -1,0 +1,99 @@
+"""Validation: what a patch's text, its result and the policy make of it, and where a failure is sent."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledger import validation
+from ledger.models import Patch
+from pipeline.events import Event
+from tests.factories import BY, make_patch, make_policy
+from tests.flows.house import House, piece
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    """One task, that may touch everything but `secret/`."""
+    return House(tmp_path, [piece("a")])
+
+
+def test_a_patch_waits_for_its_attempt_before_it_is_queued(house: House) -> None:
+    document = house.claim()
+    patch = house.submit(document, {"a.txt": "a\n"})
+    house.drain()
+    patch.refresh_from_db()
+    assert patch.state == "validated"
+    assert patch.queue_items.count() == 0
+    house.report(document, patch)
+    house.drain()
+    patch.refresh_from_db()
+    assert patch.state == "committed"
+
+
+def test_a_valid_patch_keeps_a_snapshot_of_the_policy_that_it_was_judged_by(house: House) -> None:
+    make_policy(project=house.project, constraints={"max_files_changed": 3})
+    patch = house.work({"a.txt": "a\n"})
+    patch.refresh_from_db()
+    assert patch.is_valid
+    assert patch.policy_snapshot["max_files_changed"] == 3
+    assert patch.validation_errors == []
+
+
+@pytest.mark.parametrize(
+    ("constraints", "code"),
+    [
+        ({"max_files_changed": 1}, "max_files_changed"),
+        ({"max_lines_changed": 1}, "max_lines_changed"),
+        ({"forbid_touching_paths": ["docs/**"]}, "forbid_touching_paths"),
+        ({"require_issue_ref": True}, "require_issue_ref"),
+    ],
+)
+def test_a_broken_constraint_is_told_with_its_rule(house: House, constraints: dict[str, Any], code: str) -> None:
+    make_policy(project=house.project, constraints=constraints)
+    patch = house.work({"a.txt": "a\n", "docs/b.txt": "b\n"})
+    patch.refresh_from_db()
+    assert (patch.state, patch.last_error_code) == ("apply_failed", code)
+    assert (patch.format_ok, patch.scope_ok, patch.constraints_ok) == (True, True, False)
+    assert patch.validation_errors[0]["rule"] == code
+
+
+@pytest.mark.parametrize("route", ["quarantined", "dropped"])
+def test_the_policy_says_where_a_scope_failure_goes(house: House, route: str) -> None:
+    make_policy(project=house.project, constraints={"on_validation_failure": {"scope": route}})
+    patch = house.work({"secret/key": "hush\n"})
+    patch.refresh_from_db()
+    assert patch.state == route
+    assert house.states() == {"a": "validating" if route == "quarantined" else "queued"}
+    house.must_hold()
+
+
+def test_hunks_that_do_not_fit_their_base_are_a_stale_base(house: House) -> None:
+    text = "--- a/README.md\n+++ b/README.md\n@@ -1 +1 @@\n-# Something else\n+# New\n"
+    patch, _is_new = Patch.objects.submit(
+        project=house.project, diff_text=f"diff --git a/README.md b/README.md\n{text}", base_commit=house.head, by=BY
+    )
+    assert validation.validate(patch.pk) is True
+    patch.refresh_from_db()
+    assert (patch.state, patch.last_error_code, patch.format_ok) == ("apply_failed", "stale_base", False)
+
+
+def test_a_patch_is_judged_once(house: House) -> None:
+    patch = make_patch(house.project)
+    assert validation.validate(patch.pk) is True
+    assert validation.validate(patch.pk) is False
+    assert Event.objects.filter(subject_id=patch.pk, kind="patch.validated").count() == 1
+
+
+def test_a_person_who_was_faster_than_the_validation_wins(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    patch = make_patch(house.project)
+
+    def drop(point: str) -> None:
+        Patch.objects.get(pk=patch.pk).drop("never mind", by=BY)
+
+    monkeypatch.setattr(validation, "crashpoint", drop)
+    assert validation.validate(patch.pk) is False
+    patch.refresh_from_db()
+    assert patch.state == "dropped"
