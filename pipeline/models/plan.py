@@ -163,7 +163,6 @@ class Workstream(Definition):
         """At least one task; a plan that can work; nothing looser than the phase; dependencies without a cycle."""
         if not isinstance(self.tasks, list) or not self.tasks:
             raise InvalidField("tasks", "a workstream has at least one task")
-        self.plan().refuse()
         for name in ("concurrency", "error_handling", "acceptance"):
             if not isinstance(getattr(self, name), dict):
                 raise InvalidField(name, "an object")
@@ -177,6 +176,7 @@ class Workstream(Definition):
             raise InvalidField(
                 "error_handling", f"strategy is one of {', '.join(self.OnError.values)}, not “{self.strategy}”"
             )
+        self.plan().refuse()
         siblings = (
             Workstream.objects.filter(phase__project=self.phase.project_id).exclude(pk=self.pk).select_related("phase")
         )

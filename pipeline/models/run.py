@@ -72,7 +72,7 @@ class RunQuerySet(models.QuerySet["Run"]):
             raise InvalidField("trigger_type", f"one of {', '.join(Run.Trigger.values)}, not “{trigger_type}”")
         phase.project.must_be_live()
         if pk is not None and (known := self.filter(pk=pk).first()):
-            if known.workstream_id != (workstream and workstream.pk):
+            if (known.workstream_id, known.phase_id) != (workstream and workstream.pk, phase.pk):
                 raise Refused(f"Run {pk} already exists and is another one", code="duplicate_id")
             return known
         if workstream is not None:

@@ -200,9 +200,7 @@ def test_what_is_landing_right_now_cannot_be_dropped(single: House, monkeypatch:
     single.must_hold()
 
 
-def test_only_one_advances_a_queue_at_a_time(
-    single: House, threads: Threads, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_one_advances_a_queue_at_a_time(single: House, threads: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
     single.queue.pause(by=BY)
     single.work({"a.txt": "a\n"})
     single.queue.resume(by=BY)

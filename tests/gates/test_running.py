@@ -1,0 +1,180 @@
+"""Running gates: a fresh copy, a verdict for exactly that tree, and a machine's failure that is not the patch's."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings
+
+from gates import criteria, runner, running
+from gates.models import GateRun
+from ledger import git
+from pipeline.clock import db_now
+from pipeline.refusals import Refused
+from tests.conftest import Threads
+from tests.factories import BY, make_gate, make_gate_run
+from tests.flows.house import House, piece
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
+
+PASSED = criteria.Judgement("passed", "", True, "as it should be")
+
+
+def house_with(tmp_path: Path, **gates: dict[str, Any]) -> House:
+    """A house with one task and these gates."""
+    return House(tmp_path, [piece("a")], gates=gates)
+
+
+def gate_runs(house: House) -> dict[str, str]:
+    """The newest run's state of every gate."""
+    return {run.name: run.state for run in house.gate_runs()}
+
+
+def test_a_gate_sees_exactly_the_tree_and_leaves_no_copy_behind(tmp_path: Path) -> None:
+    listing = {"command": ["sh", "-c", "find . -type f | sort; test ! -e .git"]}
+    house = house_with(tmp_path, listing=listing)
+    house.work({"a.txt": "a\n"})
+    (run,) = house.gate_runs()
+    assert run.state == "passed"
+    assert run.output_tail.split() == ["./README.md", "./a.txt", "./calc.py"]
+    assert run.runner != ""
+    assert list((Path(settings.DATA_DIR) / "gates").iterdir()) == []
+
+
+def test_what_a_gate_writes_into_its_copy_changes_neither_the_branch_nor_the_next_gate(tmp_path: Path) -> None:
+    spoil = {"command": ["sh", "-c", "echo BROKEN > a.txt"]}
+    look = {"command": ["sh", "-c", "grep -q fine a.txt"], "depends_on": ["spoil"]}
+    house = house_with(tmp_path, spoil=spoil, tell=look)
+    house.work({"a.txt": "fine\n"})
+    assert gate_runs(house) == {"spoil": "passed", "tell": "passed"}
+    assert house.file("a.txt") == "fine"
+
+
+def test_a_gate_waits_for_the_gates_it_depends_on_and_never_runs_when_they_fail(tmp_path: Path) -> None:
+    house = house_with(tmp_path, first={"command": ["false"]}, second={"command": ["true"], "depends_on": ["first"]})
+    patch = house.work({"a.txt": "a\n"})
+    patch.refresh_from_db()
+    assert patch.state == "apply_failed"
+    assert gate_runs(house) == {"first": "failed", "second": "skipped"}
+    house.must_hold()
+
+
+def test_a_failing_gate_that_is_not_required_keeps_nobody_back(tmp_path: Path) -> None:
+    house = house_with(tmp_path, must={"command": ["true"]}, may={"command": ["false"], "required": False})
+    house.work({"a.txt": "a\n"})
+    assert gate_runs(house) == {"must": "passed", "may": "failed"}
+    assert house.run.state == "succeeded"
+    house.must_hold()
+
+
+def test_a_gate_judges_only_the_paths_that_it_applies_to(tmp_path: Path) -> None:
+    house = house_with(tmp_path, all={"command": ["true"]}, docs={"command": ["false"], "applies_to": ["docs/**"]})
+    house.work({"a.txt": "a\n"})
+    assert gate_runs(house) == {"all": "passed"}
+    assert house.run.state == "succeeded"
+
+
+def test_a_command_that_hangs_is_ended_and_counts_against_the_patch(tmp_path: Path) -> None:
+    house = house_with(tmp_path, slow={"command": ["sleep", "60"], "timeout_seconds": 1})
+    patch = house.work({"a.txt": "a\n"})
+    patch.refresh_from_db()
+    (run,) = house.gate_runs()
+    assert (run.state, run.error_kind) == ("error", "timeout")
+    assert patch.state == "apply_failed"
+    assert house.task("a").count_repairs == 1
+
+
+def test_what_a_command_claims_without_evidence_is_not_believed(tmp_path: Path) -> None:
+    promise = {
+        "gate_type": "unit_tests",
+        "command": ["true"],
+        "evidence": {"junit": "junit.xml"},
+        "criteria": {"min_tests": 1},
+    }
+    house = house_with(tmp_path, tests=promise)
+    patch = house.work({"a.txt": "a\n"})
+    patch.refresh_from_db()
+    assert patch.state == "apply_failed"
+    assert house.gate_runs()[0].verdict == "failed"
+
+
+def test_a_machines_failure_is_run_again_and_the_patch_lands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute, failures = runner.execute, [OSError("no space left on device")]
+
+    def flaky(*arguments: Any, **options: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return execute(*arguments, **options)
+
+    monkeypatch.setattr(runner, "execute", flaky)
+    house = house_with(tmp_path, words={"command": ["true"]})
+    house.work({"a.txt": "a\n"})
+    first, second = house.gate_runs()
+    assert (first.state, first.error_kind, second.state) == ("error", "infra", "passed")
+    assert "no space left" in first.decision_reason
+    assert second.retry_of_id == first.pk
+    assert house.task("a").count_repairs == 0
+    assert house.run.state == "succeeded"
+    house.must_hold()
+
+
+def test_a_run_whose_runner_is_silent_is_closed_and_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def vanish(point: str) -> None:
+        if point == "gate.started":
+            raise SystemExit
+
+    house = house_with(tmp_path, words={"command": ["true"]})
+    house.deliver({"a.txt": "a\n"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "crashpoint", vanish)
+        with pytest.raises(SystemExit):
+            house.drain()
+    (run,) = house.gate_runs()
+    assert run.state == "running"
+    house.drain()
+    assert [run.state for run in house.gate_runs()] == ["running"]
+    GateRun.objects.filter(pk=run.pk).update(seen_at=db_now() - timedelta(seconds=50))
+    house.drain()
+    assert [(run.state, run.error_kind) for run in house.gate_runs()] == [("error", "infra"), ("passed", "")]
+    assert house.run.state == "succeeded"
+    house.must_hold()
+
+
+def test_two_runners_never_run_the_same_one(tmp_path: Path, threads: Threads) -> None:
+    house = house_with(tmp_path)
+    gate = make_gate(house.project, command=["true"])
+    waiting = make_gate_run(gate, tree_hash=git.tree_of(house.project.mirror, house.head))
+    outcomes = threads.at_once(*[lambda: running.run(waiting.pk)] * 4)
+    assert sorted(outcome.result() for outcome in outcomes) == [False, False, False, True]
+    waiting.refresh_from_db()
+    assert waiting.state == "passed"
+
+
+def test_a_runner_whose_run_was_given_to_another_is_refused() -> None:
+    run = make_gate_run()
+    run.start(by=BY, runner="one")
+    GateRun.objects.filter(pk=run.pk).update(runner="two")
+    assert run.beat("one") is False
+    with pytest.raises(Refused) as refused:
+        run.complete(PASSED, by=BY, runner="one", exit_code=0)
+    assert refused.value.code == "stale_claim"
+    run.refresh_from_db()
+    assert run.state == "running"
+
+
+def test_a_run_that_was_skipped_meanwhile_ends_its_runner_without_a_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def skip(point: str) -> None:
+        if point == "gate.executed":
+            GateRun.objects.get(pk=waiting.pk).skip("not needed", by=BY)
+
+    house = house_with(tmp_path)
+    waiting = make_gate_run(
+        make_gate(house.project, command=["true"]), tree_hash=git.tree_of(house.project.mirror, house.head)
+    )
+    monkeypatch.setattr(running, "crashpoint", skip)
+    assert running.run(waiting.pk) is False
+    waiting.refresh_from_db()
+    assert (waiting.state, waiting.verdict) == ("skipped", "unknown")
