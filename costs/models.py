@@ -385,9 +385,9 @@ class CostRecord(Row):
         }
 
     def same_use(self, values: Mapping[str, Any]) -> bool:
-        """Whether a repeated report tells of the same use: type, model, tokens, quantity, and amount where stated."""
+        """Whether a repeated report tells of the same use: place, type, model, tokens, quantity, and amount if stated."""
         names = ["resource_type", "model", "usage_quantity", *TOKEN_FIELDS, "stated_amount", "currency"]
-        return all(getattr(self, name) == values[name] for name in names)
+        return self.leaf_id == values["leaf_id"] and all(getattr(self, name) == values[name] for name in names)
 
     def void(self, reason: str, *, by: events.Actor) -> bool:
         """Take it out of every sum, with a reason; true if it was live. Raises ReasonRequired."""

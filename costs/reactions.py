@@ -21,6 +21,9 @@ USAGE_FIELDS = {
 }  # fmt: skip
 
 
+TEXTS = {"resource_type", "model", "provider", "usage_unit", "currency", "idempotency_key", "source", "resource_name"}
+
+
 @answers("lease.end")
 def book_use(
     *, lease: Lease, outcome: str, usage: list[dict[str, Any]], duration_seconds: Decimal | None, by: events.Actor
@@ -48,6 +51,9 @@ def _book(lease: Lease, item: dict[str, Any], number: int, by: events.Actor) -> 
     if unknown:
         raise InvalidField("usage", f"unknown field {', '.join(sorted(map(str, unknown)))}")
     values = {name: item[name] for name in USAGE_FIELDS & set(item)}
+    for name in TEXTS & set(values):
+        if not isinstance(values[name], str):
+            raise InvalidField(name, "text")
     values["source"] = str(values.get("source") or "agent")
     values["idempotency_key"] = str(values.get("idempotency_key") or f"{lease.pk}:{number}")
     values.setdefault("resource_type", "custom")

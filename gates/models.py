@@ -116,10 +116,21 @@ class Gate(Definition):
         """Whether it applies to a change of these paths; without globs it applies to every change."""
         return not self.applies_to or any(scope.matches(path, self.applies_to) for path in paths)
 
+    def check_fields(self) -> None:
+        """As every definition; an unknown type has a code of its own, which the field's choices would hide."""
+        if self.gate_type not in self.Type.values:
+            allowed = ", ".join(self.Type.values)
+            raise InvalidField(
+                "gate_type", f"Invalid gate_type: {self.gate_type}; it is one of {allowed}", code="invalid_gate_type"
+            )
+        super().check_fields()
+
     def check_rules(self) -> None:
         """The command is a vector, criteria and evidence are known, dependencies are gates without a cycle."""
-        if self.gate_type not in self.Type.values:
-            raise InvalidField("gate_type", f"Invalid gate_type: {self.gate_type}", code="invalid_gate_type")
+        for name in ("phase", "workstream"):
+            place = getattr(self, name)
+            if place is not None and place.correlation()["project_id"] != self.project_id:
+                raise InvalidField(name, f"a {name} of another project")
         if not isinstance(self.command, list) or not self.command or not all(isinstance(a, str) for a in self.command):
             raise InvalidField("command", "an argument vector: a list of texts, the program first, never a shell line")
         rules.check(self.criteria)

@@ -102,7 +102,7 @@ def count_tasks(runs: list[Run]) -> None:
         for row in rows.annotate(
             total=Count("pk"),
             done=Count("pk", filter=Q(state="completed")),
-            failed=Count("pk", filter=Q(state__in=["failed", "cancelled"])),
+            failed=Count("pk", filter=Q(state="failed")),
             running=Count("pk", filter=Q(state__in=["running", "validating"])),
         )
     }

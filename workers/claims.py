@@ -44,7 +44,7 @@ WITH beat AS (
         activity_since = CASE WHEN activity IS DISTINCT FROM %(activity)s
             THEN clock_timestamp() ELSE activity_since END,
         activity = %(activity)s
-    WHERE id = %(worker)s AND state IN ('idle', 'busy', 'paused')
+    WHERE id = %(worker)s AND api_key_id IS NOT DISTINCT FROM %(key)s AND state IN ('idle', 'busy', 'paused')
     RETURNING id, state, shutdown_mode,
         COALESCE((config->>'timeout_seconds')::int, %(timeout)s) AS timeout_seconds
 ), renewed AS (
@@ -101,6 +101,7 @@ def heartbeat(
             _BEAT,
             {
                 "worker": to_uuid(worker_id),
+                "key": to_uuid(api_key_id) if api_key_id else None,
                 "process_alive": process_alive,
                 "progress": bool(quoted and quoted.get("progress")),
                 "activity": activity,
@@ -112,7 +113,7 @@ def heartbeat(
         )
         row = cursor.fetchone()
     if row is None:
-        worker = Worker.objects.filter(pk=worker_id).first()
+        worker = Worker.objects.filter(pk=worker_id, api_key=api_key_id).first()
         if worker is None:
             raise NotFound.of("worker", worker_id)
         raise WorkerFinished(worker)
@@ -302,6 +303,10 @@ def _must_be_claimable(task: Task) -> None:
 
 
 def _must_be_fit(worker: Worker, task: Task) -> None:
+    if worker.shutdown_requested_at is not None:
+        raise Refused("Cannot assign task: the worker is shutting down", code="worker_draining")
+    if worker.api_key_id and worker.api_key.project_id not in (None, task.run.project_id):
+        raise Refused("Cannot assign task: the worker serves another project", code="worker_unfit")
     missing = set(task.spec.get("capabilities") or ()) - set(worker.capabilities)
     if missing:
         raise Refused(f"Cannot assign task: capability {', '.join(sorted(missing))} missing", code="worker_unfit")

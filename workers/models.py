@@ -19,6 +19,7 @@ from pipeline.rows import Immutable, RaiseVersion, Row, in_transaction
 from pipeline.states import NOW, InvalidMove, Plus, Stateful, held_by_postgres
 
 SECOND = timedelta(seconds=1)
+DAY_SECONDS = 24 * 3600
 
 
 class StaleClaim(Refused):
@@ -148,8 +149,8 @@ def check_config(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in config.items():
         if name not in names:
             raise InvalidField(f"config.{name}", f"unknown; the settings are {', '.join(names)}")
-        if name != "extra" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise InvalidField(f"config.{name}", "a whole number of at least 1")
+        if name != "extra" and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= DAY_SECONDS):
+            raise InvalidField(f"config.{name}", f"a whole number from 1 to {DAY_SECONDS}")
     return dict(config)
 
 

@@ -17,7 +17,7 @@ from pipeline.clock import ClockNow, db_now
 from pipeline.ids import ULIDField, new_id
 from pipeline.models import ExecutionRequest, Phase, Project, PromptInstance, Run, StepAttempt, Task, User, Workstream
 from pipeline.questions import ask
-from pipeline.refusals import InvalidField, Refused, need_reason
+from pipeline.refusals import InvalidField, NotFound, Refused, need_reason
 from pipeline.rows import Kept, append_only, in_transaction
 from pipeline.states import NOW, InvalidMove, Plus, Stateful, held_by_postgres
 
@@ -414,9 +414,13 @@ class Patch(Stateful):
         with in_transaction():
             queue = None
             if self.custody == Project.Custody.MANAGED:
-                queue = MergeQueue.objects.select_for_update(no_key=True).get(
-                    project=self.project_id, target_branch=self.target_branch
+                queue = (
+                    MergeQueue.objects.select_for_update(no_key=True)
+                    .filter(project=self.project_id, target_branch=self.target_branch)
+                    .first()
                 )
+                if queue is None:
+                    raise NotFound.of("merge_queue", self.target_branch)
             current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
             if current.state not in (self.State.VALIDATED, self.State.APPLY_FAILED):
                 raise InvalidMove(current, current.state, "queued", verb="queue", allowed=self.MOVES[current.state])
