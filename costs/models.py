@@ -385,7 +385,7 @@ class CostRecord(Row):
         }
 
     def same_use(self, values: Mapping[str, Any]) -> bool:
-        """Whether a repeated report tells of the same use: place, type, model, tokens, quantity, and amount if stated."""
+        """Whether a repeated report tells of the same use: place, type, model, tokens, quantity, stated amount."""
         names = ["resource_type", "model", "usage_quantity", *TOKEN_FIELDS, "stated_amount", "currency"]
         return self.leaf_id == values["leaf_id"] and all(getattr(self, name) == values[name] for name in names)
 

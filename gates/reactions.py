@@ -19,6 +19,12 @@ def open_gates(event: Event) -> None:
         GateRun.objects.open_for(patch, item, by=events.SYSTEM)
 
 
+def open_missing_gates() -> int:
+    """Open what a standing candidate lacks: a gate that was added or edited since, or a run that was skipped."""
+    testing = QueueItem.objects.filter(state=QueueItem.State.TESTING).select_related("patch__project").order_by("pk")
+    return sum(len(GateRun.objects.open_for(item.patch, item, by=events.SYSTEM)) for item in testing)
+
+
 @on("gate_run.created", "gate_run.passed", "gate_run.waived")
 def start_runner(event: Event) -> None:
     """A run waits, or one that another depends on passed: wake a runner."""
@@ -43,11 +49,12 @@ def run_again(event: Event) -> None:
 
 @on("queue_item.restarted", "queue_item.withdrawn", "queue_item.evicted")
 def skip_what_is_left(event: Event) -> None:
-    """The candidate is no more: the runs that have not started judge nothing."""
+    """The candidate is no more: the runs that have not ended judge nothing."""
     item = QueueItem.objects.get(pk=event.subject_id)
-    for gate_run in (
-        GateRun.objects.open().filter(queue_item=item).exclude(tree_hash=item.candidate_tree).order_by("pk")
-    ):
+    left = GateRun.objects.open().filter(queue_item=item)
+    if item.state not in QueueItem.ENDED:
+        left = left.exclude(tree_hash=item.candidate_tree)  # built again meanwhile
+    for gate_run in left.order_by("pk"):
         gate_run.skip("superseded", by=events.SYSTEM)
 
 
@@ -79,4 +86,5 @@ def _send_work() -> None:
 
 
 events.chore(running.close_lost)
+events.chore(open_missing_gates)
 events.chore(running.run_pending, send=_send_work)

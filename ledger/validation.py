@@ -101,7 +101,7 @@ def validate(patch_id: str, *, by: events.Actor = events.SYSTEM) -> bool:
     found = judge(patch)
     crashpoint("validate.judged")
     try:
-        return patch.note_validation(found, by=by)
+        return patch.note_validation(found, by=by, only_from=(Patch.State.CREATED,))
     except Refused:
         return False  # somebody was faster, or took it another way
 

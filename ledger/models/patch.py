@@ -1,6 +1,7 @@
 """Patches: every change that a worker or a person proposes, from submission to what became of it."""
 
 import hashlib
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any, Self
 
@@ -351,7 +352,9 @@ class Patch(Stateful):
         """How often it may be tried to apply."""
         return int(self.policy_snapshot.get("max_apply_attempts", settings.SIGNALBOX_MAX_APPLY_ATTEMPTS))
 
-    def note_validation(self, findings: dict[str, Any], *, by: events.Actor) -> bool:
+    def note_validation(
+        self, findings: dict[str, Any], *, by: events.Actor, only_from: Collection[str] = ("created", "apply_failed")
+    ) -> bool:
         """created, apply_failed -> validated; or created -> apply_failed, quarantined or dropped, as the policy routes.
 
         `findings` are those of `validation.judge`: three flags, the errors, the policy's snapshot and the route of a
@@ -363,7 +366,7 @@ class Patch(Stateful):
         }
         with in_transaction():
             current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
-            if current.state not in (self.State.CREATED, self.State.APPLY_FAILED):
+            if current.state not in only_from:
                 raise InvalidMove(
                     current, current.state, "validated", verb="validate", allowed=self.MOVES[current.state]
                 )

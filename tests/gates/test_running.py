@@ -56,14 +56,17 @@ def test_a_gate_waits_for_the_gates_it_depends_on_and_never_runs_when_they_fail(
     patch = house.work({"a.txt": "a\n"})
     patch.refresh_from_db()
     assert patch.state == "apply_failed"
-    assert gate_runs(house) == {"first": "failed", "second": "skipped"}
+    first, second = house.gate_runs()
+    assert (first.verdict, first.exit_code) == ("failed", 1)
+    assert (second.state, second.skip_reason) == ("skipped", "Skipped: superseded")
+    assert second.started_at is None
     house.must_hold()
 
 
 def test_a_failing_gate_that_is_not_required_keeps_nobody_back(tmp_path: Path) -> None:
     house = house_with(tmp_path, must={"command": ["true"]}, may={"command": ["false"], "required": False})
     house.work({"a.txt": "a\n"})
-    assert gate_runs(house) == {"must": "passed", "may": "failed"}
+    assert {run.name: run.verdict for run in house.gate_runs()} == {"must": "passed", "may": "failed"}
     assert house.run.state == "succeeded"
     house.must_hold()
 
@@ -137,6 +140,22 @@ def test_a_run_whose_runner_is_silent_is_closed_and_run_again(tmp_path: Path, mo
     GateRun.objects.filter(pk=run.pk).update(seen_at=db_now() - timedelta(seconds=50))
     house.drain()
     assert [(run.state, run.error_kind) for run in house.gate_runs()] == [("error", "infra"), ("passed", "")]
+    assert house.run.state == "succeeded"
+    house.must_hold()
+
+
+def test_a_gate_that_is_edited_while_it_is_awaited_is_run_again_as_it_is_now(tmp_path: Path) -> None:
+    house = house_with(tmp_path, words={"command": ["true"]})
+    house.deliver({"a.txt": "a\n"})
+
+    def edit(point: str) -> None:
+        if point == "gate.executed" and house.gates["words"].gate_version == 1:
+            house.gates["words"].edit(by=BY, command=["test", "-e", "a.txt"])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "crashpoint", edit)
+        house.drain()
+    assert [(run.gate_version, run.state) for run in house.gate_runs()] == [(1, "passed"), (2, "passed")]
     assert house.run.state == "succeeded"
     house.must_hold()
 

@@ -1,0 +1,102 @@
+"""The wiring of the house as one literal table: who reacts to what, who answers what, and what is done by the clock."""
+
+from celery import current_app
+
+from pipeline import events, questions
+from pipeline.celery import SCHEDULE
+
+REACTIONS = {
+    "task.validating": ["pipeline.reactions.advance_run"],
+    "task.completed": ["pipeline.reactions.advance_run", "costs.reactions.reclass"],
+    "task.retrying": ["pipeline.reactions.advance_run"],
+    "task.cancelled": ["pipeline.reactions.advance_run", "ledger.reactions.follow_the_task", "costs.reactions.reclass"],
+    "task.failed": ["pipeline.reactions.advance_run", "ledger.reactions.follow_the_task", "costs.reactions.reclass"],
+    "hold.released": ["pipeline.reactions.advance_run"],
+    "lease.ended": ["pipeline.reactions.advance_run", "ledger.reactions.follow_the_task"],
+    "patch.created": ["ledger.reactions.start_validation"],
+    "patch.validated": ["ledger.reactions.enqueue"],
+    "patch.queued": ["ledger.reactions.advance_queue"],
+    "patch.applied": ["ledger.reactions.advance_queue", "gates.reactions.open_gates"],
+    "patch.committed": ["pipeline.reactions.advance_run", "costs.reactions.reclass"],
+    "patch.released": ["ledger.reactions.start_validation", "costs.reactions.reclass"],
+    "patch.dropped": ["pipeline.reactions.advance_run", "costs.reactions.reclass"],
+    "patch.apply_failed": ["pipeline.reactions.advance_run"],
+    "patch.quarantined": ["pipeline.reactions.advance_run", "costs.reactions.reclass"],
+    "patch.rolled_back": ["pipeline.reactions.advance_run", "costs.reactions.reclass"],
+    "merge_queue.resumed": ["ledger.reactions.advance_queue"],
+    "queue_item.passing": ["ledger.reactions.advance_queue"],
+    "queue_item.landed": ["ledger.reactions.advance_queue"],
+    "queue_item.failing": ["ledger.reactions.advance_queue"],
+    "queue_item.restarted": ["ledger.reactions.advance_queue", "gates.reactions.skip_what_is_left"],
+    "queue_item.withdrawn": ["ledger.reactions.advance_queue", "gates.reactions.skip_what_is_left"],
+    "queue_item.evicted": ["ledger.reactions.advance_queue", "gates.reactions.skip_what_is_left"],
+    "gate_run.created": ["gates.reactions.start_runner"],
+    "gate_run.passed": ["ledger.reactions.advance_queue", "gates.reactions.start_runner"],
+    "gate_run.waived": [
+        "pipeline.reactions.advance_run",
+        "ledger.reactions.advance_queue",
+        "gates.reactions.start_runner",
+    ],
+    "gate_run.failed": ["ledger.reactions.advance_queue"],
+    "gate_run.error": ["ledger.reactions.advance_queue", "gates.reactions.run_again"],
+}
+
+ANSWERS = {
+    "task.claim": ["ledger.reactions.base_and_checkout"],
+    "lease.end": ["costs.reactions.book_use"],
+    "lease.report": ["ledger.reactions.check_patches"],
+    "task.stop": ["workers.reactions.ask_lease_to_stop"],
+    "task.complete": ["ledger.reactions.are_patches_landed"],
+    "run.complete": ["ledger.reactions.is_a_patch_open"],
+    "tree.verdict": ["gates.reactions.verdict_of_tree"],
+    "patch.commit": ["gates.reactions.is_verdict_fresh"],
+    "patch.receipt": ["costs.reactions.cost_of_patch"],
+    "blockers": [],
+}
+
+CHORES = [
+    "pipeline.orchestrate.sweep",
+    "pipeline.orchestrate.end_due_holds",
+    "workers.claims.sweep",
+    "ledger.reactions.place_patches",
+    "ledger.validation.validate_created",
+    "ledger.queue.advance_all",
+    "gates.running.close_lost",
+    "gates.reactions.open_missing_gates",
+    "gates.running.run_pending",
+]
+
+
+def test_every_event_that_somebody_reacts_to_is_reacted_to_by_these() -> None:
+    assert events.table() == REACTIONS
+
+
+def test_every_question_is_answered_by_these() -> None:
+    assert questions.table() == ANSWERS
+
+
+def test_the_sweep_does_these_chores() -> None:
+    assert [f"{work.__module__}.{work.__name__}" for work, _send in events._chores] == CHORES
+
+
+def test_celery_knows_these_tasks_and_no_other_of_ours() -> None:
+    current_app.loader.import_default_modules()
+    ours = {name for name in current_app.tasks if not name.startswith("celery.")}
+    assert ours == {
+        "gates.tasks.run_pending",
+        "ledger.tasks.advance",
+        "ledger.tasks.validate",
+        "pipeline.tasks.react",
+        "pipeline.tasks.sweep",
+        "pipeline.tasks.tidy",
+    }
+
+
+def test_the_clock_starts_these() -> None:
+    assert {line.task: line.seconds for line in SCHEDULE} == {"pipeline.tasks.sweep": 5, "pipeline.tasks.tidy": 3600}
+    schedule = current_app.conf.beat_schedule
+    assert {name: entry["schedule"] for name, entry in schedule.items()} == {
+        "pipeline.tasks.sweep": 5,
+        "pipeline.tasks.tidy": 3600,
+    }
+    assert all(entry["options"]["expires"] >= 2 * entry["schedule"] for entry in schedule.values())
