@@ -9,6 +9,9 @@ from pipeline import events
 from pipeline.events import Event, nudge_later, on
 from pipeline.questions import answers
 
+SHOWN_TESTS = 20
+SHOWN_OUTPUT = 1000
+
 
 @on("patch.applied")
 def open_gates(event: Event) -> None:
@@ -68,8 +71,15 @@ def verdict_of_tree(*, patch: Patch, tree: str) -> tuple[str, str]:
     for gate in Gate.objects.judging(patch):
         run = GateRun.objects.newest(gate, tree) if gate.required else None
         if run is not None and run.verdict == "failed":
-            reasons.append(f"{gate.key}: {run.decision_reason or run.state_reason}")
-    return verdict, "; ".join(reasons)
+            reasons.append(f"{gate.key}: {run.decision_reason or run.state_reason}{_details(run)}")
+    return verdict, "\n".join(reasons)
+
+
+def _details(run: GateRun) -> str:
+    """What the next attempt has to know: the failing tests with what they said, or how the output ends."""
+    failing = run.results.filter(outcome__in=["fail", "error"]).order_by("pk")[:SHOWN_TESTS]
+    lines = [f"{test.name}: {(test.message.strip().splitlines() or [''])[0][:200]}" for test in failing]
+    return "".join(f"\n{line}" for line in lines or run.output_tail[-SHOWN_OUTPUT:].strip().splitlines())
 
 
 @answers("patch.commit")

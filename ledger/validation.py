@@ -7,7 +7,7 @@ from typing import Any
 from ledger import diff as diffs
 from ledger import git, policy
 from ledger.models import Patch, PatchPolicy
-from pipeline import constraints, events
+from pipeline import constraints, events, taskspec
 from pipeline.crashpoints import crashpoint
 from pipeline.models import Project
 from pipeline.refusals import Refused
@@ -26,8 +26,6 @@ def effective(patch: Patch) -> constraints.Effective:
     for level in ("phase", "workstream", "task"):
         layers += [plans.get(level), policies.get(level)]
     if task is not None:
-        from pipeline import taskspec
-
         layers.append(constraints.Layer("task", taskspec.delta_values(task.spec)))
     return constraints.resolve([layer for layer in layers if layer is not None], strict=False)
 

@@ -6,10 +6,11 @@ from datetime import timedelta
 from functools import wraps
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
+from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect
 from django.utils import timezone
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
@@ -222,7 +223,7 @@ def signed_in(view: View) -> View:
     @wraps(view)
     def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if not request.user.is_authenticated:
-            return redirect(f"/login/?next={request.get_full_path()}")
+            return redirect_to_login(request.get_full_path(), settings.LOGIN_URL)
         request.principal = principal_of(request)  # type: ignore[attr-defined]
         try:
             return view(request, *args, **kwargs)

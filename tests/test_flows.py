@@ -98,7 +98,9 @@ def test_a_failing_gate_sends_the_task_back_with_what_was_said_and_the_repair_la
     (told,) = document["previous_failures"]
     assert told["outcome"] == "gate_failed"
     assert "words" in told["error"]
-    assert told["error"].splitlines()[0] in document["prompt"]["text"]
+    assert "./new.py:1:BROKEN" in told["error"]
+    for line in told["error"].splitlines():
+        assert line in document["prompt"]["text"]
     second = house.submit(document, {"new.py": "fine\n"})
     house.report(document, second)
     house.drain()
@@ -112,6 +114,17 @@ def test_a_failing_gate_sends_the_task_back_with_what_was_said_and_the_repair_la
     assert house.costs() == {"a1": ("waste", "gate_failed"), "a2": ("landed", "")}
     assert len(house.new_commits()) == 1
     house.must_hold()
+
+
+def test_the_names_of_failing_tests_reach_the_next_attempt(build: Build) -> None:
+    tests = {"gate_type": "unit_tests", "command": PYTEST, "evidence": {"junit": "junit.xml"}}
+    house = build(piece("a"), gates={"tests": tests}, files={"calc.py": "def add(a, b):\n    return a + b\n"})
+    house.work({"test_calc.py": TEST.replace("== 3", "== 4, 'one and two are three'")})
+    (run,) = house.gate_runs()
+    assert (run.state, run.failed_tests) == ("failed", 1)
+    prompt = house.claim()["prompt"]["text"]
+    assert "test_add" in prompt
+    assert "one and two are three" in prompt
 
 
 def test_when_the_repairs_are_used_up_the_patches_are_set_aside_and_the_run_with_them(build: Build) -> None:

@@ -10,6 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from pipeline import events
 from pipeline.clock import ClockNow
+from pipeline.models.hold import Hold, stored
 from pipeline.models.plan import Phase, Workstream, plan_of, specs_of
 from pipeline.models.project import Project
 from pipeline.questions import ask
@@ -40,9 +41,7 @@ class RunQuerySet(models.QuerySet["Run"]):
 
     def with_open_work(self) -> Self:
         """Those that have a task that has not ended."""
-        from pipeline.models.task import Task
-
-        return self.filter(Exists(Task.objects.filter(run=OuterRef("pk")).unfinished()))
+        return self.filter(Exists(self.model.tasks.rel.related_model.objects.unfinished().filter(run=OuterRef("pk"))))
 
     def open(
         self,
@@ -63,8 +62,6 @@ class RunQuerySet(models.QuerySet["Run"]):
         `run.created` is its first event. The same `pk` with the same workstream answers with that run. Raises Refused
         `invalid_plan`, `circular_dependency` and their kin, `project_archived`, `duplicate_id`.
         """
-        from pipeline.models.task import Task
-
         phase = workstream.phase if workstream else phase
         if phase is None:
             raise InvalidField("workstream", "a run executes a workstream, or a task list in a phase")
@@ -97,7 +94,7 @@ class RunQuerySet(models.QuerySet["Run"]):
             )
             run.save(force_insert=True)
             run.born(by=by)
-            Task.objects.open_all(run, specs, by=by)
+            run.tasks.open_all(run, specs, by=by)
         return run
 
 
@@ -220,9 +217,6 @@ class Run(Stateful):
 
         Raises InvalidMove, Refused `held` or `prerequisites_open`.
         """
-        from pipeline.models.hold import Hold
-        from pipeline.models.task import Task
-
         with in_transaction():
             self.project.must_be_live()
             held = Hold.objects.over_run(self).first()
@@ -244,7 +238,7 @@ class Run(Stateful):
             self.move(self.State.RUNNING, by=by, verb="start run", working=True, started_at=NOW)
             if first:
                 events.record("phase.entered", self.phase, by=by, run_id=self.pk)
-            Task.objects.filter(run=self).release_first(by=by)
+            self.tasks.release_first(by=by)
         return True
 
     def open_prerequisites(self) -> list[str]:
@@ -306,10 +300,7 @@ class Run(Stateful):
 
     def must_have_no_open_work(self) -> None:
         """Raises Refused `run_has_open_work` while a task or step has not ended."""
-        from pipeline.models.attempt import StepAttempt
-        from pipeline.models.task import Task
-
-        if Task.objects.filter(run=self).unfinished().exists() or StepAttempt.objects.filter(run=self).open().exists():
+        if self.tasks.unfinished().exists() or self.steps.open().exists():
             raise Refused("Run has open steps or tasks", code="run_has_open_work")
 
     def cancel(self, *, by: events.Actor, reason: str = "") -> bool:
@@ -326,8 +317,6 @@ class Run(Stateful):
         Tasks that hold no lease are cancelled, every leased one is asked to stop, and the final move is made when the
         last lease has ended (at once when there is none). Quiet when it is there, or on its way there, already.
         """
-        from pipeline.models.task import Task
-
         if to not in (self.State.CANCELED, self.State.FAILED, self.State.QUARANTINED):
             raise InvalidState(to, (self.State.CANCELED, self.State.FAILED, self.State.QUARANTINED))
         with in_transaction():
@@ -343,7 +332,7 @@ class Run(Stateful):
                     ending_to=to, ending_reason=reason, ending_requested_at=ClockNow()
                 )
                 events.record("run.winding_down", self, by=by, reason=reason, data={"to": to})
-                for task in Task.objects.filter(run=self).unfinished().order_by("pk"):
+                for task in self.tasks.unfinished().order_by("pk"):
                     task.cancel(by=by, reason=reason)
                 current.refresh_from_db()
                 current.finish_winding_down(by=by)
@@ -382,16 +371,12 @@ class Run(Stateful):
 
     def hold(self, *, by: events.Actor, reason: str) -> Any:
         """Pause it: a Hold over the run. Raises Refused `run_finished`."""
-        from pipeline.models.hold import Hold
-
         if self.is_finished:
             raise Refused("Run is finished", code="run_finished", state=self.state)
         return Hold.objects.place("run", self.pk, reason=reason, by=by, project=self.project, holder=by.name)
 
     def release(self, *, by: events.Actor, reason: str) -> bool:
         """Release every manual hold over the run; False when there is none."""
-        from pipeline.models.hold import Hold, stored
-
         holds = Hold.objects.active().filter(scope_kind="run", scope_id=stored(self.pk), kind="manual").order_by("pk")
         released = [hold.release(by=by, reason=need_reason(reason)) for hold in holds]
         return any(released)

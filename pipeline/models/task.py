@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 
 from pipeline import constraints, events, retry, taskspec
 from pipeline.clock import ClockNow, db_now
+from pipeline.models.hold import Hold
 from pipeline.models.run import Run
 from pipeline.questions import ask
 from pipeline.refusals import InvalidField, Refused, need_reason
@@ -351,8 +352,6 @@ class Task(Stateful):
 
     def _wait_for(self, outcome: str, reason: str, by: events.Actor) -> None:
         """Quota, money and questions are waited for under a Hold over the task, which a person or the system ends."""
-        from pipeline.models.hold import Hold
-
         kind, holder_kind, holder = HOLDS_FOR[outcome]
         Hold.objects.place(
             "task",

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from django.db import connection, models
 
 from pipeline.clock import ClockNow
+from pipeline.ids import new_id, to_uuid
 from pipeline.rows import Kept
 
 
@@ -23,16 +24,10 @@ class TickQuerySet(models.QuerySet["Tick"]):
                 VALUES (%s, %s, to_timestamp(floor(extract(epoch FROM clock_timestamp()) / %s) * %s))
                 ON CONFLICT (schedule, due_at) DO NOTHING RETURNING id
                 """,
-                [self._fresh_uuid(), schedule, period.total_seconds(), period.total_seconds()],
+                [to_uuid(new_id()), schedule, period.total_seconds(), period.total_seconds()],
             )
             row = cursor.fetchone()
         return None if row is None else self.get(pk=row[0])
-
-    @staticmethod
-    def _fresh_uuid() -> object:
-        from pipeline.ids import new_id, to_uuid
-
-        return to_uuid(new_id())
 
     def forget(self, before: datetime) -> int:
         """Delete the moments before `before`; returns how many."""

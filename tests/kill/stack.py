@@ -97,7 +97,7 @@ class Stack:
         self.up: subprocess.Popen[bytes] | None = None
         self.agents: list[subprocess.Popen[bytes]] = []
         self.numbers = 0
-        self.key = ""
+        self.key = self.admin_key = ""
 
     # -- its life ----------------------------------------------------------------------------------------------------
 
@@ -110,8 +110,8 @@ class Stack:
             )
         self.until(lambda: self.get("/readyz")[0] == 200, 120, "the site answers")
         if not self.key:
-            told = self.manage("createkey", "--role", "worker", "--name", "agents")
-            self.key = told.split()[-1]
+            self.key = self.manage("createkey", "--role", "worker").split()[-1]
+            self.admin_key = self.manage("createkey", "--role", "admin").split()[-1]
 
     def stop(self) -> None:
         """Stop everything in order, agents first."""
@@ -213,11 +213,19 @@ class Stack:
         return rows[0][0] if rows else None
 
     def get(self, path: str, seconds: float = 10.0) -> tuple[int, float]:
-        """(status, seconds that it took); status 0 when nobody answered."""
+        """(status, seconds that it took) as an administrator; status 0 when nobody answered."""
+        return self._ask(path, None, seconds)
+
+    def post(self, path: str, body: dict[str, Any], seconds: float = 10.0) -> tuple[int, float]:
+        """The same, sending `body`."""
+        return self._ask(path, json.dumps(body).encode(), seconds)
+
+    def _ask(self, path: str, body: bytes | None, seconds: float) -> tuple[int, float]:
         began = time.monotonic()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}", headers={"Authorization": f"Bearer {self.key}"} if self.key else {}
-        )
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data=body)
+        request.add_header("Content-Type", "application/json")
+        if self.admin_key:
+            request.add_header("Authorization", f"Bearer {self.admin_key}")
         try:
             with urllib.request.urlopen(request, timeout=seconds) as answer:
                 status: int = answer.status
