@@ -3,6 +3,7 @@
 from django.contrib import admin
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
+from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerView
 
 from pipeline import health, views
@@ -43,6 +44,7 @@ events = [
 
 pages = [
     path("", views.overview, name="overview"),
+    path("favicon.ico", RedirectView.as_view(url="/static/console/favicon.svg"), name="favicon"),
     path("login/", LoginView.as_view(), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("runs/", include((runs, "runs"))),
