@@ -179,6 +179,20 @@ def earlier_failures(task: Task) -> list[prompts.Failure]:
         for attempt in reversed(ended)
         if attempt.outcome != "success"
     ]
-    if task.last_outcome == "gate_failed":
-        failures.append(prompts.Failure(attempt=task.generation, outcome="gate_failed", message=task.last_error))
+    if message := _repair_message(task):
+        failures.append(prompts.Failure(attempt=task.generation, outcome="gate_failed", message=message))
     return failures
+
+
+def _repair_message(task: Task) -> str:
+    """Why the task was last sent back for repair; "" when it was not.
+
+    An attempt that was lost since then has overwritten the task's own note, but what failed has still to be repaired.
+    """
+    if task.last_outcome == "gate_failed":
+        return task.last_error
+    if not task.count_repairs:
+        return ""
+    failed = events.Event.objects.filter(run_id=task.run_id, kind="patch.apply_failed", task_id=task.pk)
+    newest = failed.order_by("-seq").first()
+    return newest.reason[:2000] if newest else ""

@@ -127,6 +127,15 @@ def test_the_names_of_failing_tests_reach_the_next_attempt(build: Build) -> None
     assert "one and two are three" in prompt
 
 
+def test_what_a_gate_said_is_not_forgotten_when_the_repairing_worker_dies(build: Build) -> None:
+    house = build(piece("a"))
+    house.work({"new.py": "BROKEN\n"})
+    document = house.claim()
+    long_ago(Lease.objects.get(pk=document["lease"]["id"]), "expires_at")
+    house.drain()
+    assert "./new.py:1:BROKEN" in house.claim(make_worker())["prompt"]["text"]
+
+
 def test_when_the_repairs_are_used_up_the_patches_are_set_aside_and_the_run_with_them(build: Build) -> None:
     house = build(*chain("a", "b"))
     for attempt in range(3):

@@ -387,7 +387,7 @@ def test_a_disabled_and_a_missing_trigger_are_reported() -> None:
     code, said = doctor()
     (line,) = [line for line in said.splitlines() if line.startswith("triggers ")]
     assert code == 1
-    assert line.startswith("triggers BROKEN  not as they should be (4): ")
+    assert line.startswith("triggers BROKEN  not as they should be (5): ")
 
 
 def test_a_missing_partition_is_reported() -> None:
