@@ -41,7 +41,7 @@ class RunQuerySet(models.QuerySet["Run"]):
 
     def with_open_work(self) -> Self:
         """Those that have a task that has not ended."""
-        return self.filter(Exists(self.model.tasks.rel.related_model.objects.unfinished().filter(run=OuterRef("pk"))))
+        return self.filter(tasks__isnull=False, tasks__completed_at=None).distinct()
 
     def open(
         self,

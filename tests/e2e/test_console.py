@@ -20,7 +20,7 @@ from tests.factories import (
 
 pytestmark = [pytest.mark.e2e, pytest.mark.django_db(transaction=True)]
 
-PASSWORD = "correct horse battery staple"  # noqa: S105 - of a user that lives for one test
+PASSWORD = "correct horse battery staple"
 
 
 @pytest.fixture

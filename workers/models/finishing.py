@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.db.models import F
-from django.db.models.functions import Greatest
 
 from pipeline import events
 from pipeline.clock import ClockNow
@@ -15,7 +14,10 @@ from pipeline.questions import ask, ask_facts
 from pipeline.refusals import InvalidField
 from pipeline.rows import in_transaction
 from pipeline.states import Plus
-from workers.models import Lease, StaleClaim, Worker
+from workers.models.worker import StaleClaim, Worker
+
+if TYPE_CHECKING:
+    from workers.models.lease import Lease
 
 # The cause that a lease's row keeps when the attempt's outcome alone says how it ended.
 CAUSES = {
@@ -49,7 +51,7 @@ class Report:
     confirmed: bool = False
 
 
-def finish(lease: Lease, report: Report, *, generation: int | None, by: events.Actor) -> bool:
+def finish(lease: "Lease", report: Report, *, generation: int | None, by: events.Actor) -> bool:
     """End `lease` as `report` says. Raises StaleClaim when it is not live, or another generation's."""
     if report.outcome not in CAUSES:
         raise InvalidField("outcome", f"one of {', '.join(CAUSES)}, not “{report.outcome}”")
@@ -73,7 +75,7 @@ def finish(lease: Lease, report: Report, *, generation: int | None, by: events.A
             session_ref=report.session_ref[:200],
         )
         state = _move_task(report, lease, task, by)
-        Lease.objects.filter(pk=lease.pk).update(
+        type(lease).objects.filter(pk=lease.pk).update(
             ended_at=ClockNow(),
             end_cause=report.cause or CAUSES[report.outcome],
             stop_confirmed=report.confirmed or bool(lease.stop_requested_at and not report.leaves_worker),
@@ -88,7 +90,7 @@ def finish(lease: Lease, report: Report, *, generation: int | None, by: events.A
     return True
 
 
-def _lock_all(lease: Lease) -> tuple[Lease, Task, StepAttempt, Worker]:
+def _lock_all(lease: "Lease") -> tuple["Lease", Task, StepAttempt, Worker]:
     task = Task.objects.select_related("run").get(pk=lease.task_id)
     run = Run.objects.select_for_update(no_key=True).get(pk=task.run_id)
     task = Task.objects.select_for_update(no_key=True).get(pk=task.pk)
@@ -96,12 +98,12 @@ def _lock_all(lease: Lease) -> tuple[Lease, Task, StepAttempt, Worker]:
     attempt = StepAttempt.objects.select_for_update(no_key=True, of=("self",)).get(pk=lease.attempt_id)
     attempt.run, attempt.task = run, task
     worker = Worker.objects.select_for_update(no_key=True).get(pk=lease.worker_id)
-    fresh = Lease.objects.select_for_update(no_key=True).get(pk=lease.pk)
+    fresh = type(lease).objects.select_for_update(no_key=True).get(pk=lease.pk)
     fresh.task, fresh.worker, fresh.attempt = task, worker, attempt
     return fresh, task, attempt, worker
 
 
-def _judge(report: Report, lease: Lease, task: Task, attempt: StepAttempt) -> None:
+def _judge(report: Report, lease: "Lease", task: Task, attempt: StepAttempt) -> None:
     """What the report is worth: its patches are the attempt's own, and a required patch that is missing is a
     failure.
     """
@@ -116,7 +118,7 @@ def _judge(report: Report, lease: Lease, task: Task, attempt: StepAttempt) -> No
         report.error_code, report.error = "timeout_exceeded", lease.stop_reason
 
 
-def _move_task(report: Report, lease: Lease, task: Task, by: events.Actor) -> str:
+def _move_task(report: Report, lease: "Lease", task: Task, by: events.Actor) -> str:
     # Whoever cancelled the task gets a cancelled task, even when its worker was lost before it could say so.
     ending = bool(task.run.ending_to) or lease.stop_outcome == "cancelled"
     if report.outcome == "success":
@@ -149,11 +151,10 @@ def _free_worker(worker: Worker, report: Report, seconds: Decimal, by: events.Ac
         )
 
 
-def _measured(lease: Lease) -> Decimal:
-    seconds = (
-        Lease.objects.filter(pk=lease.pk).values_list(Greatest("ended_at", "acquired_at") - F("acquired_at")).get()[0]
-    )
-    return Decimal(str(seconds.total_seconds()))
+def _measured(lease: "Lease") -> Decimal:
+    """How long the lease was held, by the database's clock."""
+    ended, acquired = type(lease).objects.filter(pk=lease.pk).values_list("ended_at", "acquired_at").get()
+    return Decimal(str(max((ended - acquired).total_seconds(), 0)))
 
 
 def _duration(given: Any) -> Decimal | None:
