@@ -87,7 +87,7 @@ MAX_LIMIT = 500
 MAX_DEPTH = 32
 MAX_KEY_LENGTH = 200
 ANSWER_LIFE = timedelta(hours=24)
-LOOK_AGAIN_SECONDS = 0.25
+LOOK_AGAIN_SECONDS = 0.5
 PRINTABLE = re.compile(rf"[\x20-\x7e]{{1,{MAX_KEY_LENGTH}}}")
 IF_MATCH = re.compile(r'"([0-9]{1,9})"')
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
