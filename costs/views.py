@@ -8,7 +8,7 @@ from django.db.models import Count, F, Q, QuerySet, Sum, Value
 from django.db.models.functions import TruncDate
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_safe
 
 from costs.models import TOKEN_FIELDS, CostRecord
 from costs.pages import DAYS, totals
@@ -18,7 +18,7 @@ from pipeline.auth import signed_in
 TOOLS_SHOWN = 30
 
 
-@require_GET
+@require_safe
 @signed_in
 def costs(request: HttpRequest) -> HttpResponse:
     """Sums of what was booked and not voided, each currency for itself, and the records themselves."""

@@ -180,6 +180,8 @@ def _execute(
                 "HOME": str(scratch),
                 "TMPDIR": str(scratch),
                 "LANG": "C.UTF-8",
+                # git must not take a repository above the copy for the copy's own.
+                "GIT_CEILING_DIRECTORIES": str(directory.parent),
                 **env,
                 EVIDENCE_VARIABLE: str(output_dir),
             },

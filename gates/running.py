@@ -6,6 +6,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipeline.ids import new_id
 from pipeline.refusals import Refused
 
 BEAT_SECONDS = 15.0
+COPY_KEPT_SECONDS = 24 * 3600
 
 
 def run_pending() -> int:
@@ -104,8 +106,10 @@ def _judge(gate_run: GateRun, stop: threading.Event) -> dict[str, Any]:
     gate = gate_run.gate
     if gate is None:
         raise Refused("a run without a gate has nothing to execute", code="gate_not_found")
-    copies = Path(settings.DATA_DIR) / "gates"
+    copies = Path(settings.GATES_DIR)
     copies.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if copies.stat().st_uid != os.geteuid():
+        raise Refused(f"{copies} belongs to somebody else; name another by SIGNALBOX_GATES_DIR", code="gates_dir_taken")
     place = Path(tempfile.mkdtemp(prefix="run-", dir=copies))
     try:
         tree, output = place / "tree", place / "evidence"
@@ -172,6 +176,18 @@ def _results(declared: dict[str, str], output: Path) -> tuple[Results | None, di
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def sweep_copies() -> int:
+    """Remove the copies that a killed runner left behind, a day after the longest gate has ended; returns how many."""
+    copies = Path(settings.GATES_DIR)
+    if not copies.is_dir():
+        return 0
+    oldest = time.time() - settings.SIGNALBOX_GATE_TIMEOUT_SECONDS - COPY_KEPT_SECONDS
+    left = [place for place in copies.glob("run-*") if place.stat().st_mtime < oldest]
+    for place in left:
+        shutil.rmtree(place, ignore_errors=True)
+    return len(left)
 
 
 def close_lost(*, by: events.Actor = events.SYSTEM) -> int:

@@ -7,5 +7,6 @@ from gates import running
 
 @shared_task
 def run_pending() -> None:
-    """Run the gates that wait."""
+    """Clear away what a killed runner left, and run the gates that wait."""
+    running.sweep_copies()
     running.run_pending()

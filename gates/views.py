@@ -6,7 +6,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from gates.models import Gate, GateRun, TestResult
 from gates.pages import BULK_OF_GATE_RUN, ISOLATED_FROM
@@ -19,7 +19,7 @@ FAILURES_SHOWN = 50
 FAILED_OUTCOMES = ("fail", "error", "infra")
 
 
-@require_GET
+@require_safe
 @signed_in
 def gate_runs(request: HttpRequest) -> HttpResponse:
     """The executions, newest first. No output is loaded."""
@@ -53,7 +53,7 @@ def _columns() -> list[str]:
     return [field.name for field in GateRun._meta.fields if field.name not in BULK_OF_GATE_RUN]
 
 
-@require_GET
+@require_safe
 @signed_in
 def gate_run(request: HttpRequest, pk: str) -> HttpResponse:
     """One execution: its verdict by criterion, what every test said, and the end of its output."""

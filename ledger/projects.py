@@ -28,6 +28,8 @@ def register(
 
     Raises Refused `duplicate_key`, InvalidField, GitFailed, UnknownCommit when the branch has no commit.
     """
+    if not source.strip():
+        raise InvalidField("source", "name the repository: a path, or a file, https or ssh URL")
     path = Path(source).expanduser()
     if path.exists():
         source = str(path.resolve())

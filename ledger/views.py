@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from ledger import rendering
 from ledger.models import Patch, PatchContent, QueueItem
@@ -21,7 +21,7 @@ HISTORY_SHOWN = 60
 ROAD = ("created", "validated", "queued", "applied", "verified", "committed")
 
 
-@require_GET
+@require_safe
 @signed_in
 def patches(request: HttpRequest) -> HttpResponse:
     """The patches, newest first. No diff is loaded."""
@@ -50,7 +50,7 @@ def patches(request: HttpRequest) -> HttpResponse:
     )
 
 
-@require_GET
+@require_safe
 @signed_in
 def patch(request: HttpRequest, pk: str) -> HttpResponse:
     """One patch: where it stands, what it changes, what was found, what happened."""
@@ -113,7 +113,7 @@ def _rail(patch: Patch, newest_first: list[Event]) -> list[dict[str, Any]]:
     return steps
 
 
-@require_GET
+@require_safe
 @signed_in
 def patch_diff(request: HttpRequest, pk: str) -> HttpResponse:
     """The diff as it came, as plain text."""
@@ -177,7 +177,7 @@ def _act(request: HttpRequest, pk: str, role: str, verb: Callable[[Patch, str], 
     return pages.act(request, lambda: verb(patch, reason), done=done, to=reverse("ledger:patch", args=[pk]))
 
 
-@require_GET
+@require_safe
 @signed_in
 def merge_queues(request: HttpRequest) -> HttpResponse:
     """The queue of every branch: what lands next, and on what it is tested."""

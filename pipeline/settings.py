@@ -3,9 +3,11 @@
 `docs/operate.md` lists what may be set; a test keeps that list complete.
 """
 
+import hashlib
 import logging
 import os
 import re
+import tempfile
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,13 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 READ["SIGNALBOX_DATA"] = ".data"
 DATA_DIR = embedded.data_directory(os.environ)
 PLACE = embedded.place(DATA_DIR)
+
+GATES_DIR = Path(
+    text("SIGNALBOX_GATES_DIR")
+    or Path(tempfile.gettempdir()) / f"signalbox-gates-{hashlib.sha256(str(DATA_DIR).encode()).hexdigest()[:12]}"
+).absolute()
+"""Where gates get their copies of a tree: never below a repository, whose configuration tools would find upward."""
+READ["SIGNALBOX_GATES_DIR"] = "below the system's temporary directory"
 
 SIGNALBOX_ROLE = one_of("SIGNALBOX_ROLE", "command", "web", "worker", "command", "migrate")
 """What this process is; `manage.py up` tells its children. It decides about connections and timeouts, nothing else."""
@@ -177,6 +186,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "pipeline.middleware.RequestIdMiddleware",
+    "pipeline.middleware.BodyLengthMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "pipeline.content_policy.ContentPolicyMiddleware",

@@ -11,7 +11,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from pipeline import kinds, pages
 from pipeline.auth import signed_in
@@ -30,7 +30,7 @@ BULK_OF_EVENT = ("canonical", "before", "after", "data")
 BULK_OF_ATTEMPT = ("input_prompt", "error_log", "output_tail", "usage_summary", "metadata")
 
 
-@require_GET
+@require_safe
 @signed_in
 def overview(request: HttpRequest) -> HttpResponse:
     """Is it moving, is it safe, what does it cost, and what waits for a person. Each app draws its own panels."""
@@ -58,7 +58,7 @@ def overview(request: HttpRequest) -> HttpResponse:
 # -- runs --------------------------------------------------------------------------------------------------------
 
 
-@require_GET
+@require_safe
 @signed_in
 def runs(request: HttpRequest) -> HttpResponse:
     """The runs, newest first, with how far each is."""
@@ -112,7 +112,7 @@ def count_tasks(runs: list[Run]) -> None:
             setattr(run, f"tasks_{name}", found.get(name, 0))
 
 
-@require_GET
+@require_safe
 @signed_in
 def run(request: HttpRequest, pk: str) -> HttpResponse:
     """One run: how far, what next, and what happened."""
@@ -205,7 +205,7 @@ def _progress(run: Run, tasks: list[Task]) -> Progress:
     )
 
 
-@require_GET
+@require_safe
 @signed_in
 def attempt(request: HttpRequest, pk: str, sequence: int) -> HttpResponse:
     """One attempt: what it was told and what it said."""
@@ -343,7 +343,7 @@ def _done(request: HttpRequest, run: Run, verb: Any, done: str) -> HttpResponse:
 # -- events ------------------------------------------------------------------------------------------------------
 
 
-@require_GET
+@require_safe
 @signed_in
 def events(request: HttpRequest) -> HttpResponse:
     """What happened, newest first; any object's history is this page, filtered."""
@@ -374,7 +374,7 @@ def events(request: HttpRequest) -> HttpResponse:
     )
 
 
-@require_GET
+@require_safe
 @signed_in
 def event(request: HttpRequest, pk: str) -> HttpResponse:
     """One event whole: who, what about, before and after."""

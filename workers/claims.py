@@ -338,7 +338,7 @@ def _grant(worker: Worker, task: Task, attempt: StepAttempt, generation: int, by
         refusal.parts["noun"] = "worker"
         raise
     now = db_now()
-    timeout_at = now + timedelta(seconds=task.timeout_seconds)
+    timeout_at = now + timedelta(seconds=time_limit(task, attempt.tool))
     deadline_at = timeout_at + DEADLINE_GRACE
     lease = Lease(
         worker=worker,
@@ -358,6 +358,12 @@ def _grant(worker: Worker, task: Task, attempt: StepAttempt, generation: int, by
     return lease
 
 
+def time_limit(task: Task, tool: Tool | None) -> int:
+    """How many seconds an attempt may take: the task's limit, or its tool's own where that is shorter."""
+    own = tool.timeout_seconds if tool else None
+    return min(task.timeout_seconds, own or task.timeout_seconds)
+
+
 def document(lease: Lease) -> dict[str, Any]:
     """What a claim answers (api.md, `/workers/{id}/claim/`)."""
     task, attempt = lease.task, lease.attempt
@@ -375,7 +381,7 @@ def document(lease: Lease) -> dict[str, Any]:
             "run": task.run_id,
             "project": task.run.project_id,
             "requires_patch": task.requires_patch,
-            "timeout_seconds": task.timeout_seconds,
+            "timeout_seconds": time_limit(task, request.tool),
             "touches": task.touches,
         },
         "execution_request": {
@@ -449,7 +455,7 @@ def sweep() -> int:
     for pk in _ids(Lease.objects.live().filter(deadline_at__lte=ClockNow())):
         done += _crash(pk, "did not stop", outcome="task_failed")
     for lease in Lease.objects.live().filter(timeout_at__lt=ClockNow(), stop_requested_at=None).order_by("pk"):
-        reason = f"timed out after {lease.task.timeout_seconds} s"
+        reason = f"timed out after {(lease.timeout_at - lease.acquired_at).total_seconds():.0f} s"
         done += lease.request_stop(by=events.SYSTEM, reason=reason, outcome="task_failed")
     for worker in _silent():
         if worker.shutdown_requested_at is not None:

@@ -6,7 +6,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from pipeline import pages
 from pipeline.auth import signed_in
@@ -18,7 +18,7 @@ from workers.pages import ATTENTION, BULK_OF_WORKER, describe, project_of
 ALIVE, FINISHED = "alive", "finished"
 
 
-@require_GET
+@require_safe
 @signed_in
 def workers(request: HttpRequest) -> HttpResponse:
     """The workers, newest first in pages; within a page those first that need a look. The living ones unless asked."""
@@ -47,7 +47,7 @@ def workers(request: HttpRequest) -> HttpResponse:
     )
 
 
-@require_GET
+@require_safe
 @signed_in
 def worker(request: HttpRequest, pk: str) -> HttpResponse:
     """One worker: its three clocks, what it holds, what it did."""

@@ -166,6 +166,12 @@ def test_a_body_beyond_the_limit_is_413(root: Client) -> None:
     assert not Project.objects.exists()
 
 
+def test_a_body_without_a_length_is_411_and_not_read_as_empty(root: Client) -> None:
+    answer = root.generic("POST", PROJECTS, b"", headers={"Transfer-Encoding": "chunked"}, CONTENT_LENGTH="")
+
+    assert_problem(answer, 411, "length_required")
+
+
 @pytest.mark.parametrize("text", ["\\u0000", "a\\u0000b", "\\ud800", "\\udfff\\ud800"])
 def test_text_that_cannot_be_stored_is_422_and_names_its_field(root: Client, text: str) -> None:
     body = '{"key": "x", "name": "n", "repository_url": "/r", "profile": {"a": [{"b": "%s"}]}}' % text  # noqa: UP031

@@ -1,5 +1,6 @@
 """Running gates: a fresh copy, a verdict for exactly that tree, and a machine's failure that is not the patch's."""
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,38 @@ def test_a_gate_sees_exactly_the_tree_and_leaves_no_copy_behind(tmp_path: Path) 
     assert run.state == "passed"
     assert run.output_tail.split() == ["./README.md", "./a.txt", "./calc.py"]
     assert run.runner != ""
-    assert list((Path(settings.DATA_DIR) / "gates").iterdir()) == []
+    assert list(Path(settings.GATES_DIR).iterdir()) == []
+
+
+def test_nothing_above_the_copy_is_taken_for_the_project_s_own_configuration(tmp_path: Path) -> None:
+    # pytest, ruff, mypy and git all look upward; below our own checkout they would find ours.
+    tests = {
+        "gate_type": "unit_tests",
+        "command": ["python", "-m", "pytest", "-p", "no:cacheprovider", "--junitxml={evidence}/junit.xml"],
+        "evidence": {"junit": "junit.xml"},
+        "criteria": {"max_failures": 0, "min_tests": 1},
+    }
+    house = house_with(tmp_path, tests=tests, git={"command": ["sh", "-c", "! git rev-parse --show-toplevel"]})
+    house.work({"test_it.py": "def test_it():\n    assert True\n"})
+    assert gate_runs(house) == {"git": "passed", "tests": "passed"}
+    told = next(run.output_tail for run in house.gate_runs() if run.name == "tests")
+    assert "rootdir: " in told
+    assert "configfile" not in told
+    above = [Path(settings.GATES_DIR), *Path(settings.GATES_DIR).parents]
+    assert settings.BASE_DIR not in above
+    assert not any((folder / "pyproject.toml").exists() for folder in above)
+
+
+def test_a_copy_that_a_killed_runner_left_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    copies = Path(settings.GATES_DIR)
+    copies.mkdir(mode=0o700, parents=True, exist_ok=True)
+    old, young = copies / "run-old", copies / "run-young"
+    for place in (old, young):
+        place.mkdir()
+    os.utime(old, (0, 0))
+    assert running.sweep_copies() == 1
+    assert (old.exists(), young.exists()) == (False, True)
+    young.rmdir()
 
 
 def test_what_a_gate_writes_into_its_copy_changes_neither_the_branch_nor_the_next_gate(tmp_path: Path) -> None:

@@ -40,6 +40,17 @@ def test_twenty_claimants_of_one_task_get_one_lease(tmp_path: Path, threads: Thr
     house.must_hold()
 
 
+def test_an_attempt_may_take_no_longer_than_its_tool_allows(tmp_path: Path) -> None:
+    house = House(tmp_path, [piece("a")])
+    Tool.objects.update(timeout_seconds=5)
+    document = claims.claim(house.worker)
+    assert document is not None
+    lease = Lease.objects.get(pk=document["lease"]["id"])
+    assert document["task"]["timeout_seconds"] == 5
+    assert (lease.timeout_at - lease.acquired_at).total_seconds() == 5
+    assert house.task("a").timeout_seconds > 5
+
+
 def test_one_worker_that_claims_twice_at_once_gets_one_task(tmp_path: Path, threads: Threads) -> None:
     house = House(tmp_path, [apart("a"), apart("b")])
     outcomes = threads.at_once(*[lambda: claims.claim(type(house.worker).objects.get(pk=house.worker.pk))] * 4)

@@ -158,6 +158,9 @@ class Heart:
                 if held is not None:
                     held.lost = True
         elif refusal.is_stale and held is not None:
+            with self._changed:
+                if held is not self._held:
+                    return  # reported while this beat was under way: nothing is lost
             logger.warning("the lease is lost: %s", refusal)
             with self._changed:
                 held.lost = True

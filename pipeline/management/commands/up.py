@@ -75,6 +75,8 @@ class Command(BaseCommand):
 
     def refuse_taken_port(self, host: str, port: int) -> None:
         """CommandError when nobody can listen on `port`."""
+        if not 1 <= port <= 65535:
+            raise CommandError(_("--port is %(port)s; it must be a number from 1 to 65535") % {"port": port})
         end = time.monotonic() + PORT_PATIENCE_SECONDS
         while True:
             try:
