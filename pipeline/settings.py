@@ -419,7 +419,27 @@ LOGGING: dict[str, Any] = {
     },
 }
 
-UNFOLD = {"SITE_TITLE": "Signalbox", "SITE_HEADER": "Signalbox", "SHOW_HISTORY": True, "SHOW_VIEW_ON_SITE": False}
+# The admin wears the console's accent: lightness, chroma and hue of one blue, from light to dark.
+_BLUES = {
+    "50": "97% .014 254.604",
+    "100": "93.2% .032 255.585",
+    "200": "88.2% .059 254.128",
+    "300": "80.9% .105 251.813",
+    "400": "70.7% .165 254.624",
+    "500": "62.3% .214 259.815",
+    "600": "54.6% .245 262.881",
+    "700": "48.8% .243 264.376",
+    "800": "42.4% .199 265.638",
+    "900": "37.9% .146 265.522",
+    "950": "28.2% .091 267.935",
+}
+UNFOLD = {
+    "SITE_TITLE": "Signalbox",
+    "SITE_HEADER": "Signalbox",
+    "SHOW_HISTORY": True,
+    "SHOW_VIEW_ON_SITE": False,
+    "COLORS": {"primary": {shade: f"oklch({blue})" for shade, blue in _BLUES.items()}},
+}
 
 # The default numbers of the domain. A name is the same here, in the environment and in docs/operate.md.
 
