@@ -15,6 +15,7 @@ from ledger import diff as diffs
 from ledger import git
 from pipeline import events
 from pipeline.clock import ClockNow, db_now
+from pipeline.crashpoints import crashpoint
 from pipeline.ids import ULIDField, new_id
 from pipeline.models import ExecutionRequest, Phase, Project, PromptInstance, Run, StepAttempt, Task, User, Workstream
 from pipeline.questions import ask
@@ -100,6 +101,7 @@ class PatchQuerySet(models.QuerySet["Patch"]):
                 cursor.execute(
                     "SELECT pg_advisory_xact_lock(hashtextextended(%s, 2))", [f"{project.pk} {base_commit} {sha256}"]
                 )
+            crashpoint("submit.locked")
             known = (
                 self.filter(project=project, base_commit=base_commit, sha256=sha256)
                 .exclude(state__in=[Patch.State.DROPPED, Patch.State.ROLLED_BACK])
@@ -142,6 +144,7 @@ class PatchQuerySet(models.QuerySet["Patch"]):
                 force_insert=True
             )
             patch.born(by=by, reason="Initial creation")
+            crashpoint("submit.stored")
             if run is not None:
                 Run.objects.filter(pk=run.pk).update(count_patches_created=F("count_patches_created") + 1)
         return patch, True
