@@ -455,7 +455,7 @@ def sweep() -> int:
     for pk in _ids(Lease.objects.live().filter(deadline_at__lte=ClockNow())):
         done += _crash(pk, "did not stop", outcome="task_failed")
     for lease in Lease.objects.live().filter(timeout_at__lt=ClockNow(), stop_requested_at=None).order_by("pk"):
-        reason = f"timed out after {(lease.timeout_at - lease.acquired_at).total_seconds():.0f} s"
+        reason = f"timed out after {time_limit(lease.task, lease.attempt.tool)} s"
         done += lease.request_stop(by=events.SYSTEM, reason=reason, outcome="task_failed")
     for worker in _silent():
         if worker.shutdown_requested_at is not None:

@@ -304,7 +304,7 @@ class TestWhatItSees:
         monkeypatch.setenv("SIGNALBOX_A_SECRET", "swordfish")
         ended = run(folders, ["env"], env={"GIVEN": "yes"})
         names = {line.partition("=")[0] for line in ended.output.splitlines()}
-        assert names == {"PATH", "HOME", "TMPDIR", "LANG", "GIVEN", "SIGNALBOX_EVIDENCE"}
+        assert names == {"PATH", "HOME", "TMPDIR", "LANG", "GIT_CEILING_DIRECTORIES", "GIVEN", "SIGNALBOX_EVIDENCE"}
         assert "swordfish" not in ended.output
 
     def test_no_environment_on_the_way_to_it_holds_ours(
