@@ -128,16 +128,11 @@ def test_a_program_that_ignores_the_signal_is_killed_after_the_second_one() -> N
 
 
 def test_a_program_that_stops_first_has_ended_before_the_others_are_told() -> None:
-    slow = python(
-        "import signal, sys, time\n"
-        "def told(*_):\n    time.sleep(0.3); print('goodbye'); sys.exit()\n"
-        "signal.signal(signal.SIGINT, told); print('ready'); time.sleep(60)"
-    )
-    server = python(
-        "import signal, sys, time\n"
-        "def told(*_):\n    print('closing'); sys.exit()\n"
-        "signal.signal(signal.SIGINT, told); print('ready'); time.sleep(60)"
-    )
+    # Short sleeps: a signal that comes between Python's look for signals and one long sleep is heard only at its end.
+    waits = "signal.signal(signal.SIGINT, told); print('ready')\nwhile True: time.sleep(0.05)"
+    start = "import signal, sys, time\ndef told(*_):\n    "
+    slow = python(f"{start}time.sleep(0.3); print('goodbye'); sys.exit()\n{waits}")
+    server = python(f"{start}print('closing'); sys.exit()\n{waits}")
 
     def heard(line: str) -> None:
         if out.getvalue().count("ready") == 1 and "ready" in line:
