@@ -1,8 +1,9 @@
 """An early pytest plugin that gives the tests their own PostgreSQL before Django reads its settings.
 
 It must be early (`-p tests.embedded_plugin`): pytest-django reads the settings before any conftest.py, and a later
-change of the environment would send the tests to the database of the developer. The controller of pytest-xdist starts
-the server, its workers inherit the address. With DATABASE_URL set, that server is used and none is started.
+change of the environment would send the tests to the database of the developer. Each worker of pytest-xdist has a
+server of its own: a reader of the log never passes a transaction that is open anywhere on the server, so the tests of
+one worker would hold up those of another. With DATABASE_URL set, that server is used and none is started.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ import pytest
 from pipeline import embedded
 
 OWNER = "SIGNALBOX_TEST_OWNER"
-"""Holds the process id of the controller, which alone starts the server and removes the directory."""
+"""Holds the id of the pytest process that starts the server and removes the directory; its children inherit it."""
 
 FAST = {
     "fsync": "off",
@@ -32,7 +33,7 @@ _servers: list[embedded.Embedded] = []
 
 
 def _claim_environment() -> None:
-    if OWNER in os.environ:
+    if OWNER in os.environ and "PYTEST_XDIST_WORKER" not in os.environ:
         return
     data = Path(tempfile.mkdtemp(prefix="signalbox-tests-"))
     # As root the server runs as another user, which has to reach this directory.
@@ -56,8 +57,9 @@ _claim_environment()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Starts the server in the controller; a failed start ends the session with its reason."""
-    if _servers and not config.option.help and not config.option.version:
+    """Starts the server, unless only workers run tests; a failed start ends the session with its reason."""
+    only_workers_test = bool(getattr(config.option, "numprocesses", None)) and not hasattr(config, "workerinput")
+    if _servers and not only_workers_test and not config.option.help and not config.option.version:
         try:
             _servers[0].start()
         except embedded.EmbeddedError as exc:
