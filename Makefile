@@ -10,7 +10,7 @@ ARGS ?=
 # without it every start costs two seconds more.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --no-compile
 
-.PHONY: up test bench fmt lint lock clean
+.PHONY: up test bench chaos fmt lint lock clean
 
 up: .venv/runtime
 	@exec $(BIN)/python manage.py up $(ARGS)
@@ -18,9 +18,13 @@ up: .venv/runtime
 test: .venv/dev
 	@exec bash .ci/checks
 
+# Figures beside their baselines; docs/bench.md says how to read them. ARGS="claim --profile claim.txt" measures one.
 bench: .venv/dev
-	@test -d tests/bench || { echo "There is nothing to measure yet: tests/bench does not exist."; exit 0; }; \
-	exec $(BIN)/python -m pytest -m bench -p no:randomly tests/bench
+	@exec $(BIN)/python -m tests.bench --json .data/bench.json $(ARGS)
+
+# The same faults as in `make test`, at full size: an hour of kills. CHAOS_SEED=2 throws other dice.
+chaos: .venv/dev
+	@CHAOS=full exec $(BIN)/python -m pytest -m kill -p no:randomly -s tests/chaos $(ARGS)
 
 fmt: .venv/dev
 	$(BIN)/ruff check --fix .

@@ -15,12 +15,12 @@ from django.utils.translation import gettext_lazy as _
 
 from costs import pricing
 from pipeline import events
-from pipeline.clock import ClockNow, db_now
+from pipeline.clock import BirthTimeField, ClockNow, db_now
 from pipeline.definitions import Definition, DefinitionQuerySet
 from pipeline.ids import ULIDField
 from pipeline.models import ExecutionRequest, Phase, Project, Run, StepAttempt, Task, Tool, Workstream
 from pipeline.refusals import InvalidField, Refused, need_reason
-from pipeline.rows import Row, in_transaction, versioned
+from pipeline.rows import Told, in_transaction, versioned
 from workers.models import Worker
 
 TOKEN_FIELDS = tuple(f"tokens_{name}" for name in pricing.CLASSES)
@@ -223,7 +223,8 @@ class CostRecordQuerySet(models.QuerySet["CostRecord"]):
                     source=source[:64], idempotency_key=idempotency_key[:200], defaults=values
                 )
             if created:
-                events.record("cost.recorded", row, by=by, data={"amount": row.amount, "currency": row.currency})
+                told = {"amount": row.amount, "currency": row.currency}
+                events.record("cost.recorded", row, by=by, data=told, before={}, after=row.birth())
                 if row.unpriced:
                     events.record("cost.unpriced", row, by=by, data={"model": row.model, "amount": row.amount})
             elif not row.same_use(values):
@@ -264,7 +265,7 @@ def _place(
 
 
 @versioned()
-class CostRecord(Row):
+class CostRecord(Told):
     """One booked use. Never edited: it is voided with a reason, and rebooked."""
 
     NOUN = "cost_record"
@@ -336,7 +337,7 @@ class CostRecord(Row):
     idempotency_key = models.CharField(max_length=200, blank=True)
     landing = models.CharField(max_length=9, choices=Landing)
     waste_cause = models.CharField(max_length=12, blank=True)
-    recorded_at = models.DateTimeField(db_default=ClockNow())
+    recorded_at = BirthTimeField(db_default=ClockNow())
     reported_at = models.DateTimeField(null=True)
     voided_at = models.DateTimeField(null=True)
     voided_by = models.CharField(max_length=200, blank=True)
@@ -393,14 +394,21 @@ class CostRecord(Row):
         """Take it out of every sum, with a reason; true if it was live. Raises ReasonRequired."""
         reason = need_reason(reason)
         with in_transaction():
+            now = db_now()
             done = (
                 CostRecord.objects.live()
                 .filter(pk=self.pk)
-                .update(voided_at=ClockNow(), voided_by=by.name, void_reason=reason)
+                .update(voided_at=now, voided_by=by.name, void_reason=reason)
             )
             if done:
                 events.record(
-                    "cost.voided", self, by=by, reason=reason, before={"amount": self.amount}, after={"amount": None}
+                    "cost.voided",
+                    self,
+                    by=by,
+                    reason=reason,
+                    data={"amount": self.amount, "currency": self.currency},
+                    before={"voided_at": None, "voided_by": "", "void_reason": ""},
+                    after={"voided_at": now, "voided_by": by.name, "void_reason": reason},
                 )
         self.refresh_from_db()
         return bool(done)
@@ -408,18 +416,12 @@ class CostRecord(Row):
     def reclass(self, landing: str, waste_cause: str, *, by: events.Actor) -> bool:
         """Say what became of the work that it was spent on; False when that is known already."""
         with in_transaction():
-            done = (
-                CostRecord.objects.filter(pk=self.pk)
-                .exclude(landing=landing, waste_cause=waste_cause)
-                .update(landing=landing, waste_cause=waste_cause)
-            )
+            current = CostRecord.objects.select_for_update(no_key=True).get(pk=self.pk)
+            before = {"landing": current.landing, "waste_cause": current.waste_cause}
+            after = {"landing": str(landing), "waste_cause": waste_cause}
+            done = before != after
             if done:
-                events.record(
-                    "cost.reclassed",
-                    self,
-                    by=by,
-                    before={"landing": self.landing, "waste_cause": self.waste_cause},
-                    after={"landing": landing, "waste_cause": waste_cause},
-                )
+                CostRecord.objects.filter(pk=self.pk).update(**after)
+                events.record("cost.reclassed", self, by=by, before=before, after=after)
         self.landing, self.waste_cause = landing, waste_cause
-        return bool(done)
+        return done

@@ -316,6 +316,8 @@ class GateRun(Stateful):
     INITIAL = {State.PENDING}
     ENDED = (State.PASSED, State.FAILED, State.SKIPPED, State.ERROR)
     STATE_CLOCKS = ("seen_at",)
+    # What its runner's beats move, and a long text with a retention of its own.
+    UNTOLD = Stateful.UNTOLD | {*STATE_CLOCKS, "output_tail"}
 
     name = models.CharField(max_length=200)
     gate_type = models.CharField(max_length=17, choices=Gate.Type)
@@ -556,11 +558,20 @@ class GateRun(Stateful):
                 )
             if current.is_waived:
                 return False
-            GateRun.objects.filter(pk=self.pk).update(
-                waived_at=ClockNow(), waived_by=by.name, waive_reason=reason, waiver_expires_at=expires_at
-            )
+            columns = {
+                "waived_at": db_now(),
+                "waived_by": by.name,
+                "waive_reason": reason,
+                "waiver_expires_at": expires_at,
+            }
+            GateRun.objects.filter(pk=self.pk).update(**columns)
             events.record(
-                "gate_run.waived", self, by=by, reason=reason, before={"waived_by": ""}, after={"waived_by": by.name}
+                "gate_run.waived",
+                self,
+                by=by,
+                reason=reason,
+                before={name: getattr(current, name) for name in columns},
+                after=columns,
             )
         self.refresh_from_db()
         return True

@@ -653,6 +653,98 @@ def _sweep_folder(folder: Path, pattern: str, older_than: timedelta) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+# --- notes: a chain of commits of our own, beside any branch ---------------------------------------------------------
+
+
+def init(repo: StrPath) -> None:
+    """Make an empty bare repository at `repo`, whose folder may exist. Safe to repeat."""
+    place = Path(repo).absolute()
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _git(place, "init", "--bare", "--quiet", "--template=", "--", str(place), git_dir=False)
+
+
+def add_note(repo: StrPath, files: Mapping[str, bytes], parent: str | None, message: str, *, at: datetime) -> str:
+    """The commit that holds `files` (plain names) on `parent` (None: it is the first), by the product, at `at` (aware).
+
+    The same input gives the same commit; no ref moves. Raises UnknownCommit for the parent.
+    """
+    if parent is not None and not knows(repo, parent):
+        raise UnknownCommit(f"No commit {parent} in {Path(repo).name}")
+    when = f"@{int(at.timestamp())} +0000"
+    people = {
+        "GIT_AUTHOR_NAME": COMMITTER_NAME,
+        "GIT_AUTHOR_EMAIL": COMMITTER_EMAIL,
+        "GIT_AUTHOR_DATE": when,
+        "GIT_COMMITTER_NAME": COMMITTER_NAME,
+        "GIT_COMMITTER_EMAIL": COMMITTER_EMAIL,
+        "GIT_COMMITTER_DATE": when,
+    }
+    entries = []
+    for name, content in sorted(files.items()):
+        blob = _text(_git(repo, "hash-object", "-t", "blob", "-w", "--stdin", stdin=content).stdout).strip()
+        entries.append(f"100644 blob {blob}\t{name}\n")
+    tree = _text(_git(repo, "mktree", stdin="".join(entries).encode()).stdout).strip()
+    on = [] if parent is None else ["-p", parent]
+    return _text(_git(repo, "commit-tree", tree, *on, "-F", "-", env=people, stdin=message.encode()).stdout).strip()
+
+
+def note_head(repo: StrPath, ref: str) -> str | None:
+    """The commit that the full name `ref` is at; None when there is no such ref."""
+    done = _git(repo, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}", allowed=(0, 1))
+    return _text(done.stdout).strip() or None
+
+
+def move_note(repo: StrPath, ref: str, new: str, expected_old: str | None) -> None:
+    """Move `ref` from `expected_old` (None: it is made) to `new`, on disk when this returns. Raises BranchMoved."""
+    old = expected_old or "0" * len(new)
+    done = _git(repo, "update-ref", "--no-deref", ref, new, old, allowed=(0, 1, 128))
+    if done.returncode == 0:
+        return
+    found = note_head(repo, ref)
+    if found != expected_old:
+        raise BranchMoved(ref, expected_old or "nothing", found)
+    raise GitFailed(f"Cannot move {ref}", stderr=_tail(done.stderr))
+
+
+def notes(repo: StrPath, head: str, page: int = 20_000) -> Iterator[tuple[str, str]]:
+    """Commit and message of `head` and what it stands on, by first parents, newest first. Read in pages."""
+    following: str | None = head
+    while following:
+        fields = "%H%x00%P%x00%B"
+        arguments = ("log", "-z", "--first-parent", f"--max-count={page}", f"--format=tformat:{fields}")
+        raw = _text(_git(repo, *arguments, _object_id(following), "--").stdout)
+        parts, following = raw.split("\0")[:-1], None
+        for start in range(0, len(parts), 3):
+            oid, parents, message = parts[start : start + 3]
+            following = parents.split(" ")[0]
+            yield oid, message
+
+
+def note_file(repo: StrPath, commit: str, name: str) -> bytes:
+    """The bytes of the file `name` of a note. Raises UnknownCommit when it is not there."""
+    done = _git(repo, "cat-file", "blob", f"{_object_id(commit)}:{name}", allowed=(0, 128))
+    if done.returncode:
+        raise UnknownCommit(f"No file {name} in commit {commit}")
+    return done.stdout
+
+
+def pack(repo: StrPath) -> None:
+    """Put loose objects into a pack: every note makes three, each with a disk block of its own."""
+    bounds = {"seconds": NETWORK_SECONDS, "cpu_seconds": NETWORK_SECONDS, "memory_bytes": NETWORK_MEMORY_BYTES}
+    _git(repo, "repack", "-d", "-l", "-q", **bounds)  # type: ignore[arg-type]
+
+
+def push(repo: StrPath, target: str, ref: str) -> None:
+    """Copy `ref` to the repository at `target` (a path, or a file, https or ssh URL), which may only go forward.
+
+    Raises InvalidField for a target of another kind, GitFailed when it refuses or does not answer.
+    """
+    protocol = _protocol_of(target)
+    if protocol == "file" and not target.startswith("file:"):
+        target = os.path.abspath(target)
+    _git(repo, "push", "--quiet", "--no-verify", "--", target, f"{ref}:{ref}", protocol=protocol)
+
+
 # --- names -----------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 
-from ledger import git
+from ledger import audit, git
 from ledger.models import MergeQueue, Patch, PatchPolicy, QueueItem
 from pipeline.clock import db_now
 from pipeline.constraints import resolve
@@ -196,6 +196,11 @@ def _tighter_only() -> list[str]:
         *_refused((row.pk, lambda row=row: resolve(row.layers())) for row in workstreams),
         *_refused((policy.pk, policy.check_rules) for policy in policies),
     ]
+
+
+@invariant(73, "the seals verify: the newest here, all of them by verify-ledger")
+def _sealed() -> list[str]:
+    return [str(problem) for problem in audit.check_newest()]
 
 
 def _refused(attempts: Iterable[tuple[str, Callable[[], object]]]) -> list[str]:

@@ -64,7 +64,7 @@ def _step(queue_id: str, by: events.Actor) -> bool:
     if items and _recover(queue, items[0], head, by):
         return True
     if head != queue.head_commit:
-        MergeQueue.objects.filter(pk=queue.pk).update(head_commit=head)
+        queue.note(by=by, reason="the branch was moved by somebody else", head_commit=head)
     onto, ahead = head, None  # the commit to build on: that of the nearest item ahead that is not failing
     for index, item in enumerate(items):
         acted = _look_at(queue, item, index, onto, ahead, by)
@@ -128,8 +128,7 @@ def _build(queue: MergeQueue, item: QueueItem, onto: str, ahead: QueueItem | Non
         with transaction.atomic():
             if not _lock(queue, item):
                 return True
-            QueueItem.objects.filter(pk=item.pk).update(ahead=ahead)
-            item.build(base_commit=onto, by=by)
+            item.build(base_commit=onto, ahead=ahead, by=by)
             events.record("patch.apply_started", patch, by=by, data={"onto": onto})
     crashpoint("build.started")
     try:
@@ -217,8 +216,8 @@ def _book(queue: MergeQueue, item: QueueItem, by: events.Actor) -> bool:
             return True
         item.patch.commit(item.candidate_commit, item.candidate_tree, by=by)
         item.land(by=by)
-        MergeQueue.objects.filter(pk=queue.pk).update(
-            head_commit=item.candidate_commit, window_size=min(queue.window_size + 1, queue.window_ceiling)
+        queue.note(
+            by=by, head_commit=item.candidate_commit, window_size=min(queue.window_size + 1, queue.window_ceiling)
         )
     crashpoint("land.done")
     return True
@@ -231,8 +230,7 @@ def _recover(queue: MergeQueue, item: QueueItem, head: str, by: events.Actor) ->
         return False
     if git.contains(queue.project.mirror, queue.target_branch, patch.landing_commit):
         return _book(queue, item, by)
-    Patch.objects.filter(pk=patch.pk).update(landing_commit="")
-    patch.landing_commit = ""
+    patch.forget_landing(by=by)
     return False
 
 
@@ -245,5 +243,5 @@ def _evict(queue: MergeQueue, item: QueueItem, by: events.Actor) -> bool:
         item.evict(by=by)
         stage = "verify" if patch.state == Patch.State.APPLIED else "apply"
         patch.fail(stage, item.failing_code, item.failing_reason, by=by, tests_ran=True if stage == "verify" else None)
-        MergeQueue.objects.filter(pk=queue.pk).update(window_size=max(queue.window_size // 2, queue.window_floor))
+        queue.note(by=by, window_size=max(queue.window_size // 2, queue.window_floor))
     return True

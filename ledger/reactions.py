@@ -103,13 +103,14 @@ def base_and_checkout(*, task: Task, worker: Worker, by: events.Actor) -> dict[s
     project: Project = task.run.project
     if project.custody != Project.Custody.MANAGED:
         return {"checkout": None}
-    found = MergeQueue.objects.filter(project=project, target_branch=project.default_branch).first()
-    if found is None:
+    heads = MergeQueue.objects.filter(project=project, target_branch=project.default_branch)
+    head = heads.values_list("head_commit", flat=True).first()
+    if head is None:
         raise Refused(
             f"Project {project.key} has no merge queue yet; register it with addproject", code="not_claimable"
         )
     return {
-        "checkout": {"url": str(project.mirror), "commit": found.head_commit, "branch": found.target_branch},
+        "checkout": {"url": str(project.mirror), "commit": head, "branch": project.default_branch},
     }
 
 

@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy
 from django_celery_beat import models as beat
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-from pipeline import events
+from pipeline import events, notification_admin, webhook_admin  # noqa: F401 - the latter for their registrations
 from pipeline.admin_site import DefinitionAdmin, HouseAdmin, InstallationAdmin, LookOnlyAdmin, move_action
 from pipeline.auth import Principal, principal_of
 from pipeline.definitions import diff
@@ -26,6 +26,7 @@ from pipeline.models import (
     EventEpoch,
     EventStream,
     ExecutionRequest,
+    FailedReaction,
     Hold,
     Membership,
     Phase,
@@ -319,6 +320,17 @@ class EventAdmin(LookOnlyAdmin):
         if is_id(term.upper()):
             return queryset.filter(subject_id=term.upper()), False
         return (queryset.filter(Q(kind=term) | Q(actor_name=term)) if term else queryset), False
+
+
+@admin.register(FailedReaction)
+class FailedReactionAdmin(LookOnlyAdmin):
+    """Reactions that crashed, with those that nobody tries any more."""
+
+    list_display = ["failed_at", "kind", "reaction", "attempts", "error", "dead_at", "mended_at"]
+    list_filter = [("dead_at", admin.EmptyFieldListFilter), ("mended_at", admin.EmptyFieldListFilter)]
+    search_fields = ["kind", "reaction"]
+    actions = ["replay"]
+    replay = move_action("replay", _("Replay"), role="operator", reason=True)
 
 
 @admin.register(EventStream)

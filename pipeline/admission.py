@@ -1,13 +1,13 @@
 """What one attempt is asked to do: effective scope and constraints, the tool that is chosen, the prompt it is told."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from django.conf import settings
-from django.db.models import Count
 
 from pipeline import constraints, events, prompts, routing, taskspec
-from pipeline.models import ExecutionRequest, Hold, PromptInstance, RoutingDecision, StepAttempt, Task, Tool
+from pipeline.models import ExecutionRequest, PromptInstance, RoutingDecision, StepAttempt, Task, Tool
 from pipeline.refusals import Refused
 
 TEMPLATE = "task.v1"
@@ -16,12 +16,35 @@ FEEDBACK_TAIL = 8 * 1024
 
 
 @dataclass(frozen=True)
+class Surroundings:
+    """What stood around a task when it was claimed: the enabled tools in their order, how many attempts each has open,
+    and the keys of the tools and accounts that a hold covers.
+    """
+
+    tools: Sequence[Tool]
+    open_attempts: Mapping[str, int]
+    held_tools: Collection[str] = ()
+    held_accounts: Collection[str] = ()
+
+    def slot_free(self, tool: Tool) -> bool:
+        """Whether one more attempt may run with this tool."""
+        return self.open_attempts.get(tool.pk, 0) < slots(tool)
+
+
+def slots(tool: Tool) -> int:
+    """How many attempts may run with this tool at the same time."""
+    return tool.max_parallel or int(settings.SIGNALBOX_TOOL_MAX_PARALLEL)
+
+
+@dataclass(frozen=True)
 class Admitted:
-    """A request with the tool that was chosen for it and the routing decision's row."""
+    """A request with its prompt, the tool that was chosen for it, and why; none of the rows is stored yet."""
 
     request: ExecutionRequest
+    prompt: PromptInstance
     tool: Tool
     decision: RoutingDecision
+    failures: Sequence[prompts.Failure]
 
 
 def effective(task: Task) -> constraints.Effective:
@@ -34,21 +57,30 @@ def effective(task: Task) -> constraints.Effective:
     return constraints.resolve([*layers, own], strict=False)
 
 
-def admit(task: Task, *, offered: Collection[str] | None, base_commit: str, by: events.Actor) -> Admitted:
-    """Route `task` to a tool that is offered here (None: to any), and write request, prompt and decision.
+def admit(
+    task: Task,
+    around: Surroundings,
+    *,
+    offered: Collection[str] | None,
+    base_commit: str,
+    now: datetime,
+    by: events.Actor,
+) -> Admitted:
+    """Route `task` to a tool that is offered here (None: to any), and make out request, prompt and decision.
 
-    Raises NoRoutableTool, Refused `no_routable_tool_for_phase` when no tool is capable, PromptInvalid. Runs inside the
-    claim's transaction; takes each chosen tool's slot under a lock of its own.
+    Raises NoRoutableTool, Refused `no_routable_tool_for_phase` when no tool is capable, PromptInvalid. Writes nothing:
+    the claim stores the rows with its own, born at `now`.
     """
     bounds = effective(task)
-    decision = _route(task, bounds, offered)
-    tool = Tool.objects.get(key=decision.chosen)
-    prompt = _prompt(task, bounds, tool)
+    decision, tool = _route(task, bounds, around, offered)
+    failures = earlier_failures(task)
     run = task.run
+    prompt = _prompt(task, bounds, tool, failures)
     request = ExecutionRequest(
-        project=run.project,
-        phase=run.phase,
-        workstream=run.workstream,
+        created_at=now,
+        project_id=run.project_id,
+        phase_id=run.phase_id,
+        workstream_id=run.workstream_id,
         task=task,
         task_kind=task.kind,
         classification=task.spec.get("classification") or {},
@@ -72,8 +104,8 @@ def admit(task: Task, *, offered: Collection[str] | None, base_commit: str, by: 
         correlation_id=events.request_id.get(),
         created_by=by.name,
     )
-    request.save(force_insert=True)
     row = RoutingDecision(
+        created_at=now,
         task=task,
         run=run,
         request=request,
@@ -84,24 +116,14 @@ def admit(task: Task, *, offered: Collection[str] | None, base_commit: str, by: 
         chosen=tool,
         reason=decision.reason,
     )
-    row.save(force_insert=True)
-    events.record("routing.decided", row, by=by, data={"tool": tool.key, "reason": decision.reason})
-    return Admitted(request, tool, row)
+    prompt.created_at = now
+    return Admitted(request, prompt, tool, row, failures)
 
 
-def _route(task: Task, bounds: constraints.Effective, offered: Collection[str] | None) -> routing.Decision:
-    rows = list(Tool.objects.enabled().order_by("pk"))
-    if offered is not None:
-        rows = [row for row in rows if row.key in offered]
-    busy = dict(
-        StepAttempt.objects.open()
-        .filter(tool__in=rows, task__isnull=False)
-        .values_list("tool__key")
-        .annotate(number=Count("pk"))
-        .order_by("tool__key")
-    )
-    held = set(Hold.objects.active().filter(scope_kind="tool").values_list("scope_id", flat=True))
-    accounts = set(Hold.objects.active().filter(scope_kind="account").values_list("scope_id", flat=True))
+def _route(
+    task: Task, bounds: constraints.Effective, around: Surroundings, offered: Collection[str] | None
+) -> tuple[routing.Decision, Tool]:
+    rows = {row.key: row for row in around.tools if offered is None or row.key in offered}
     tools = [
         routing.Tool(
             key=row.key,
@@ -109,10 +131,10 @@ def _route(task: Task, bounds: constraints.Effective, offered: Collection[str] |
             kind=row.kind,
             task_kinds=tuple(row.capabilities.get("task_kinds", ())),
             domains=tuple(row.capabilities.get("domains", ())),
-            slot_free=busy.get(row.key, 0) < (row.max_parallel or settings.SIGNALBOX_TOOL_MAX_PARALLEL),
-            held=row.key in held or bool(row.account and row.account in accounts),
+            slot_free=around.slot_free(row),
+            held=row.key in around.held_tools or bool(row.account and row.account in around.held_accounts),
         )
-        for row in rows
+        for row in rows.values()
     ]
     allowed = bounds.values.get("allowed_tools")
     classification = {k: v for k, v in (task.spec.get("classification") or {}).items() if isinstance(v, str)}
@@ -126,7 +148,7 @@ def _route(task: Task, bounds: constraints.Effective, offered: Collection[str] |
     decision = routing.decide(request, [], tools)
     if decision is None or decision.chosen is None:
         raise Refused(f"No capable tool for {task.kind} is offered here", code="no_routable_tool_for_phase", status=409)
-    return decision
+    return decision, rows[decision.chosen]
 
 
 def _profile_tools(task: Task) -> tuple[str, ...] | None:
@@ -134,7 +156,9 @@ def _profile_tools(task: Task) -> tuple[str, ...] | None:
     return None if listed is None else tuple(tool["tool_id"] for tool in listed)
 
 
-def _prompt(task: Task, bounds: constraints.Effective, tool: Tool) -> PromptInstance:
+def _prompt(
+    task: Task, bounds: constraints.Effective, tool: Tool, failures: Sequence[prompts.Failure]
+) -> PromptInstance:
     run = task.run
     told = prompts.for_task(
         task.spec,
@@ -142,11 +166,11 @@ def _prompt(task: Task, bounds: constraints.Effective, tool: Tool) -> PromptInst
         files=task.touches,
         scope=bounds.scope(),
         constraints=bounds.values,
-        failures=earlier_failures(task),
+        failures=failures,
         target_tool=tool.key,
         ascii_only=bool(bounds.values.get("ascii_only", False)),
     )
-    row = PromptInstance(
+    return PromptInstance(
         template_id=TEMPLATE,
         target_tool=tool.key,
         kind=task.kind,
@@ -154,14 +178,12 @@ def _prompt(task: Task, bounds: constraints.Effective, tool: Tool) -> PromptInst
         rendering={"line_endings": "LF", "encoding": "utf-8", "ascii_only": told.ascii_only},
         text=told.text,
         sha256=told.sha256,
-        project=run.project,
-        phase=run.phase,
-        workstream=run.workstream,
+        project_id=run.project_id,
+        phase_id=run.phase_id,
+        workstream_id=run.workstream_id,
         source_app="pipeline",
         requested_by=run.requested_by,
     )
-    row.save(force_insert=True)
-    return row
 
 
 def earlier_failures(task: Task) -> list[prompts.Failure]:

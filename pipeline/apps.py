@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.apps import AppConfig
+from django.db.backends.signals import connection_created
 from django.db.models.signals import post_migrate
 from django.utils.module_loading import autodiscover_modules
 
@@ -23,8 +24,10 @@ class PipelineConfig(AppConfig):
     def ready(self) -> None:
         """Load the Celery app, then discover what the apps above register."""
         from pipeline.celery import app
+        from pipeline.epochs import on_connection
 
         # For every thread: `current_app` would otherwise fall back to an app of Celery's own, without our broker.
         app.set_default()
         post_migrate.connect(first_epoch, sender=self)
+        connection_created.connect(on_connection, dispatch_uid="pipeline.epochs")
         autodiscover_modules("reactions", "invariants")

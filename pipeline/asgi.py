@@ -13,14 +13,24 @@ from a2wsgi import WSGIMiddleware
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 
+from pipeline.longpoll import LongPoll
+
 # The libraries on both sides describe the same ASGI messages by types of their own that do not match.
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 _wsgi: Any = get_wsgi_application()
-_django: Application = WSGIMiddleware(_wsgi, workers=settings.SIGNALBOX_THREADS)
+_django: Application = LongPoll(WSGIMiddleware(_wsgi, workers=settings.SIGNALBOX_THREADS))
 
-RAW_ROUTES: dict[str, Application] = {}
-"""Paths answered without a thread, such as streams that stay open: one line each, `"/path/": application`."""
+
+def _raw_routes() -> dict[str, Application]:
+    """Paths answered without a thread, such as streams that stay open: one line each."""
+    from pipeline.api.events import frame  # once Django is set up: these import models
+    from pipeline.stream import EventStream
+
+    return {"/api/v1/events/stream/": EventStream(_wsgi.get_response, frame)}
+
+
+RAW_ROUTES = _raw_routes()
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:

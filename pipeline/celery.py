@@ -31,7 +31,7 @@ class Every(NamedTuple):
 # only one
 # of any number of beats can insert (pipeline.models.Tick).
 SCHEDULE: list[Every] = [
-    Every(5, "pipeline.tasks.sweep", "what a lost message left behind goes on, and a dead worker's task goes back"),
+    Every(1, "pipeline.tasks.sweep", "what a lost message left behind goes on: once in SIGNALBOX_SWEEP_SECONDS"),
     Every(3600, "pipeline.tasks.tidy", "next month's events have a partition; what is past its keeping goes"),
 ]
 

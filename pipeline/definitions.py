@@ -5,10 +5,12 @@ from typing import Any, Self, TypeVar
 
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, models, transaction
+from django.db.models.deletion import CASCADE, SET_NULL
 
 from pipeline import events
 from pipeline.refusals import InvalidField, NotFound, Refused
-from pipeline.rows import Row, in_transaction
+from pipeline.rows import Told, in_transaction
+from pipeline.telling import written
 
 D = TypeVar("D", bound="Definition")
 
@@ -35,11 +37,11 @@ class DefinitionQuerySet(models.QuerySet[D]):
         with in_transaction():
             row.check_fields()
             _save(row, force_insert=True)
-            events.record(f"{row.noun()}.added", row, by=by, before={}, after=row.document())
+            events.record(f"{row.noun()}.added", row, by=by, before={}, after=row.story())
         return row
 
 
-class Definition(Row):
+class Definition(Told):
     """A row that people own: `add` it, `edit` it, `remove` it, each with an Event that carries the changed fields."""
 
     class Meta:
@@ -48,6 +50,13 @@ class Definition(Row):
     def document(self) -> dict[str, Any]:
         """Every editable column by its field name, ids for foreign keys."""
         return {f.name: getattr(self, f.attname) for f in self._meta.concrete_fields if f.editable}
+
+    def story(self) -> dict[str, Any]:
+        """What events tell of this row, by field name: its document, and the told columns that people do not edit."""
+        fields = {field.name: field for field in self._meta.concrete_fields}
+        told = self.told()
+        unedited = {field.name: told[field.attname] for field in self.told_fields() if not field.editable}
+        return {**{name: written(fields[name], value) for name, value in self.document().items()}, **unedited}
 
     def editable(self) -> set[str]:
         """The names of the fields that people may edit."""
@@ -79,7 +88,7 @@ class Definition(Row):
                     f"If-Match says version {expected_version}, but the row has version {current.version}",
                     version=current.version,
                 )
-            before = current.document()
+            before, was = current.document(), current.story()
             for name, value in fields.items():
                 if name not in current.editable():
                     raise InvalidField(name, f"no field of a {current.noun()} that can be edited")
@@ -89,26 +98,45 @@ class Definition(Row):
                 return False
             current.check_fields()
             _save(current, update_fields=changed)
-            after = current.document()
+            now = current.story()
+            told = [name for name in now if now[name] != was[name]]
             events.record(
                 f"{self.noun()}.changed",
                 self,
                 by=by,
-                before={name: before[name] for name in changed},
-                after={name: after[name] for name in changed},
+                before={name: was[name] for name in told},
+                after={name: now[name] for name in told},
             )
         self.refresh_from_db()
         return True
 
     def remove(self, *, by: events.Actor) -> None:
-        """Delete the row, recorded as `<noun>.removed`. Raises Refused `in_use` while others point to it."""
-        with in_transaction():
-            before = self.document()
+        """Delete the row, recorded as `<noun>.removed`, and before it the definitions that go with it.
+
+        Raises Refused `in_use` while others point to it or to one of those.
+        """
+        with transaction.atomic():  # a savepoint: what is refused below leaves the whole family as it was
+            current = self.lock_fresh()
+            current._let_go(by)
             try:
                 type(self)._base_manager.filter(pk=self.pk).delete()
             except (models.ProtectedError, models.RestrictedError) as problem:
                 raise Refused(f"{self} is in use, so it cannot be removed", code="in_use") from problem
-            events.record(f"{self.noun()}.removed", self, by=by, before=before, after={})
+            events.record(f"{self.noun()}.removed", current, by=by, before=current.story(), after={})
+
+    def _let_go(self, by: events.Actor) -> None:
+        """Take away, with an event each, what the database would take away in silence: rows that hang on this one, and
+        references to it that become null.
+        """
+        for relation in self._meta.get_fields(include_hidden=True):
+            if not isinstance(relation, models.ManyToOneRel) or not issubclass(relation.related_model, Definition):
+                continue
+            model, field = relation.related_model, relation.field
+            for row in model._base_manager.filter(**{field.name: self.pk}).order_by("pk"):
+                if relation.on_delete is CASCADE:
+                    row.remove(by=by)
+                elif relation.on_delete is SET_NULL:
+                    row.edit(by=by, **{field.name: None})
 
     def lock_fresh(self) -> Self:
         """This row as the database holds it, locked. Raises NotFound when it is gone."""

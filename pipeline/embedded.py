@@ -11,6 +11,7 @@ under `starting.lock`, and the last to leave stops the servers.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import importlib.metadata
 import importlib.util
@@ -694,6 +695,4 @@ def _end_strays(cluster: Path, sockets: Path) -> None:
 
 
 def _interrupt_when_parent_dies() -> None:
-    import ctypes
-
     ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG

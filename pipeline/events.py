@@ -7,7 +7,7 @@ that is still open.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -16,16 +16,19 @@ from typing import Any, NamedTuple, Self, TypeVar
 from uuid import UUID
 
 import pgtrigger
+from django.conf import settings
 from django.db import connection, models, transaction
-from django.db.models import F, Q
+from django.db.models import F, Max, Q
 from django.db.models.expressions import RawSQL
+from django.db.models.functions import Greatest
 
+from pipeline import prepared
 from pipeline.chain import canonical
 from pipeline.clock import ClockNow
 from pipeline.ids import ULIDField, new_id
 from pipeline.kinds import CHANNELS, KINDS, SEVERITIES
-from pipeline.refusals import Refused
-from pipeline.rows import Guard, Immutable, NoDelete, NoTruncate
+from pipeline.refusals import Refused, need_reason
+from pipeline.rows import Guard, Immutable, NoDelete, NoTruncate, Row, in_transaction, versioned
 
 log = logging.getLogger(__name__)
 
@@ -107,16 +110,31 @@ class EventQuerySet(models.QuerySet["Event"]):
         return self.filter(subject_type=subject.noun(), subject_id=subject.pk).order_by("stream_seq")
 
     def settled(self) -> Self:
-        """Only what no open transaction can still precede: safe for a reader that keeps a cursor."""
-        below: Self = self.extra(where=["pipeline_event.xid < pg_snapshot_xmin(pg_current_snapshot())"])  # type: ignore[assignment]
+        """Only what no open transaction can still precede: safe for a reader that keeps a cursor.
+
+        The transaction ids of older epochs mean nothing here, and need not: whoever opens an epoch waits first until
+        every transaction that writes events has ended (pipeline/epochs.py).
+        """
+        now = "pipeline_event.xid < pg_snapshot_xmin(pg_current_snapshot())"
+        older = "pipeline_event.epoch < (SELECT max(number) FROM pipeline_eventepoch)"
+        below: Self = self.extra(where=[f"({now} OR {older})"])  # type: ignore[assignment]
         return below
 
     def after(self, cursor: Cursor, limit: int = 100) -> Self:
-        """The next `limit` settled events behind `cursor`, in commit order."""
-        place = "(pipeline_event.epoch, pipeline_event.xid, pipeline_event.seq) > (%s, %s::text::xid8, %s)"
-        behind = self.settled().extra(where=[place], params=[cursor.epoch, str(cursor.xid), cursor.seq])
-        page: Self = behind.order_by("epoch", "xid", "seq")[:limit]  # type: ignore[assignment]
+        """The next `limit` settled events behind `cursor`, in commit order; a page holds events of one epoch."""
+        later = EventEpoch.objects.filter(number__gt=cursor.epoch).order_by("number")
+        begun = list(later.values_list("number", flat=True))
+        rows = self._of_epoch(cursor)
+        while begun and not rows.exists():
+            rows = self._of_epoch(Cursor(begun.pop(0), 0, 0))
+        page: Self = rows.order_by("epoch", "xid", "seq")[:limit]  # type: ignore[assignment]
         return page
+
+    def _of_epoch(self, behind: Cursor) -> Self:
+        # By equality: the planner would take a comparison of all three columns for one row, and sort the rest.
+        place = "pipeline_event.epoch = %s AND (pipeline_event.xid, pipeline_event.seq) > (%s::text::xid8, %s)"
+        rows: Self = self.settled().extra(where=[place], params=[behind.epoch, str(behind.xid), behind.seq])  # type: ignore[assignment]
+        return rows
 
     def visible_to(self, principal: Any) -> Self:
         """What `principal` may read: the events of its projects; an administrator of the installation reads all."""
@@ -125,9 +143,12 @@ class EventQuerySet(models.QuerySet["Event"]):
 
 
 class LinkUp(Guard):
-    """BEFORE INSERT: gives an event its number and hash in its subject's stream, under that stream's lock.
+    """BEFORE INSERT: gives an event its number and hash in its subject's stream, and its place in the log.
 
-    A unique constraint over partitions cannot do this, and not every recorder holds the subject's row.
+    Under the stream's lock: a unique constraint over partitions cannot do this, and not every recorder holds the
+    subject's row. The place is the transaction's id, but never below that of the event before it: a transaction may
+    have got its id long before it came to this stream, and a reader would see the two the wrong way round. The raised
+    id is that of a transaction that has ended, and the own one is still open, so no reader has passed it yet.
     """
 
     when = pgtrigger.Before
@@ -140,22 +161,26 @@ class LinkUp(Guard):
             "encode(sha256(convert_to({prev} || E'\\n' || NEW.stream_seq || E'\\n' || NEW.canonical, 'UTF8')), 'hex')"
         )
         return f"""
-            NEW.xid = pg_current_xact_id();
-            NEW.seq = nextval('pipeline_event_seq');
+            NEW.own_xid = pg_current_xact_id();
+            NEW.xid = NEW.own_xid;
             NEW.epoch = (SELECT max(number) FROM pipeline_eventepoch);
             NEW.stream_seq = 1;
             NEW.prev_hash = '';
             NEW.hash = {hashed.format(prev="''")};
-            INSERT INTO pipeline_eventstream (subject_id, subject_type, first_seq, seq, hash)
-                VALUES (NEW.subject_id, NEW.subject_type, 1, 1, NEW.hash) ON CONFLICT (subject_id) DO NOTHING;
+            INSERT INTO pipeline_eventstream (subject_id, subject_type, first_seq, seq, hash, epoch, xid)
+                VALUES (NEW.subject_id, NEW.subject_type, 1, 1, NEW.hash, NEW.epoch, NEW.xid)
+                ON CONFLICT (subject_id) DO NOTHING;
             IF NOT FOUND THEN
                 SELECT * INTO STRICT head FROM pipeline_eventstream WHERE subject_id = NEW.subject_id FOR UPDATE;
+                IF head.epoch = NEW.epoch AND head.xid > NEW.xid THEN NEW.xid = head.xid; END IF;
                 NEW.stream_seq = head.seq + 1;
                 NEW.prev_hash = head.hash;
                 NEW.hash = {hashed.format(prev="NEW.prev_hash")};
-                UPDATE pipeline_eventstream SET seq = NEW.stream_seq, hash = NEW.hash
+                UPDATE pipeline_eventstream
+                    SET seq = NEW.stream_seq, hash = NEW.hash, epoch = NEW.epoch, xid = NEW.xid
                     WHERE subject_id = NEW.subject_id;
             END IF;
+            NEW.seq = nextval('pipeline_event_seq');
             RETURN NEW;
         """
 
@@ -193,6 +218,8 @@ class Event(models.Model):
     gate_run_id = ULIDField(null=True)
     seq = models.BigIntegerField(db_default=0)
     xid = XidField(db_default=RawSQL("pg_current_xact_id()", ()))
+    # The id of the transaction that wrote it; `xid`, its place in the log, may be a later one of its stream.
+    own_xid = XidField(null=True)
     epoch = models.IntegerField(db_default=1)
     canonical = models.TextField()
     stream_seq = models.BigIntegerField(db_default=0)
@@ -211,9 +238,24 @@ class Event(models.Model):
             models.Index(fields=["epoch", "xid", "seq"], name="event_cursor"),
             models.Index(fields=["subject_id", "stream_seq"], name="event_subject"),
             models.Index(fields=["due_at"], name="event_due", condition=Q(handled_at=None)),
-            models.Index(fields=["project_id", "seq"], name="event_project"),
-            models.Index(fields=["run_id", "seq"], name="event_run", condition=~Q(run_id=None)),
-            models.Index(fields=["kind", "seq"], name="event_kind"),
+            # One for each filter of the log: lists go by id, newest first, and their order is in the index as well.
+            models.Index(fields=["kind", "id"], name="event_kind"),
+            models.Index(fields=["channel", "id"], name="event_channel"),
+            models.Index(fields=["severity", "id"], name="event_severity"),
+            models.Index(fields=["subject_type", "id"], name="event_subject_type"),
+            models.Index(fields=["actor_kind", "id"], name="event_actor_kind"),
+            models.Index(fields=["actor_id", "id"], name="event_actor", condition=~Q(actor_id="")),
+            models.Index(fields=["actor_name", "id"], name="event_actor_name"),
+            models.Index(fields=["request_id", "id"], name="event_request", condition=~Q(request_id="")),
+            models.Index(fields=["project_id", "id"], name="event_project"),
+            models.Index(fields=["workstream_id", "id"], name="event_workstream", condition=~Q(workstream_id=None)),
+            models.Index(fields=["run_id", "id"], name="event_run", condition=~Q(run_id=None)),
+            models.Index(fields=["task_id", "id"], name="event_task", condition=~Q(task_id=None)),
+            models.Index(fields=["step_id", "id"], name="event_step", condition=~Q(step_id=None)),
+            models.Index(fields=["worker_id", "id"], name="event_worker", condition=~Q(worker_id=None)),
+            models.Index(fields=["patch_id", "id"], name="event_patch", condition=~Q(patch_id=None)),
+            models.Index(fields=["gate_run_id", "id"], name="event_gate_run", condition=~Q(gate_run_id=None)),
+            models.Index(fields=["created_at"], name="event_created"),
         ]
         triggers = [
             LinkUp(name="link_up"),
@@ -232,13 +274,15 @@ class Event(models.Model):
 
 
 class EventStream(models.Model):
-    """The head of one subject's chain: its last number and hash. Written by the insert trigger of Event alone."""
+    """The head of one subject's chain: its last number, hash and place. Written by the insert trigger of Event alone."""
 
     subject_id = ULIDField(primary_key=True)
     subject_type = models.CharField(max_length=32)
     first_seq = models.BigIntegerField(default=1)
     seq = models.BigIntegerField()
     hash = models.CharField(max_length=64)
+    epoch = models.IntegerField(default=1)
+    xid = XidField(default=0)
 
     class Meta:
         triggers = [NoTruncate(name="never_truncated")]
@@ -248,20 +292,128 @@ class EventStream(models.Model):
 
 
 class EventEpoch(models.Model):
-    """One life of the database: a restored copy starts a new one, since its transaction ids start again."""
+    """One life of the database: a restored copy starts a new one, since its transaction ids start again.
+
+    `system_identifier` (of the cluster), `timeline` (of its write-ahead log) and `database_oid` are what told this life
+    from others when it began; null where they were not seen.
+    """
 
     number = models.PositiveIntegerField(primary_key=True)
     started_at = models.DateTimeField(db_default=ClockNow())
     reason = models.TextField()
+    system_identifier = models.BigIntegerField(null=True)
+    timeline = models.BigIntegerField(null=True)
+    database_oid = models.BigIntegerField(null=True)
 
     def __str__(self) -> str:
         return f"epoch {self.number}"
 
 
+class FailedReactionQuerySet(models.QuerySet["FailedReaction"]):
+    """The words for asking about reactions that did not get through."""
+
+    def visible_to(self, principal: Any) -> Self:
+        """Those whose event `principal` may read."""
+        projects = principal.project_ids()
+        return self if projects is None else self.filter(project_id__in=projects)
+
+    def open(self) -> Self:
+        """Not yet made good: waiting for the next try, or dead."""
+        return self.filter(mended_at=None)
+
+    def dead(self) -> Self:
+        """The dead-letter list: tried as often as is allowed; nothing happens until somebody replays them."""
+        return self.open().exclude(dead_at=None)
+
+
+@versioned()
+class FailedReaction(Row):
+    """One reaction that crashed on one event: tried again with growing delay, then dead until somebody replays it."""
+
+    NOUN = "failed_reaction"
+
+    event_id = ULIDField()
+    kind = models.CharField(max_length=64)
+    project = models.ForeignKey("pipeline.Project", models.CASCADE, null=True, related_name="+")
+    reaction = models.CharField(max_length=200)
+    attempts = models.PositiveIntegerField(default=0)
+    error = models.TextField()
+    failed_at = models.DateTimeField(db_default=ClockNow())
+    dead_at = models.DateTimeField(null=True)
+    mended_at = models.DateTimeField(null=True)
+
+    objects = FailedReactionQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["event_id", "reaction"], name="failedreaction_one_per_event"),
+            models.CheckConstraint(name="failedreaction_dead_or_mended", condition=Q(dead_at=None) | Q(mended_at=None)),
+        ]
+        indexes = [models.Index(fields=["-id"], name="failedreaction_open", condition=Q(mended_at=None))]
+
+    def __str__(self) -> str:
+        return f"{self.reaction} on {self.kind} {self.event_id}"
+
+    def correlation(self) -> dict[str, str | None]:
+        """Events about it belong to the project of the event that it failed on."""
+        return {"project_id": self.project_id}
+
+    def replay(self, *, by: Actor, reason: str) -> bool:
+        """Have the reaction tried again now, with all its attempts before it; False when it has been made good.
+
+        Raises Refused `reason_required` without a reason.
+        """
+        need_reason(reason)
+        with in_transaction():
+            again = FailedReaction.objects.open().filter(pk=self.pk).update(attempts=0, dead_at=None)
+            if again:
+                Event.objects.filter(pk=self.event_id).update(
+                    handled_at=None, due_at=ClockNow(), attempts=Greatest("attempts", 1)
+                )
+                record("alert.cleared", self, by=by, reason=reason, data={"cause": DEAD_LETTER})
+                nudge_later("pipeline.tasks.react", self.event_id)
+        self.refresh_from_db()
+        return bool(again)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------
+
+
+def horizon() -> Cursor:
+    """The present end of the log in the order of commits: the place of the last settled event. One query.
+
+    Who reads on from here gets what commits from now on, and what has committed beside a transaction that is open now.
+    Not the snapshot's own border: after a crash PostgreSQL may give out ids again that no event has used.
+    """
+    newest = Event.objects.settled().order_by("-epoch", "-xid", "-seq").values_list("epoch", "xid", "seq").first()
+    return START if newest is None else Cursor(*newest)
+
+
+def fold(subject: Any, at: "datetime | Cursor") -> dict[str, Any] | None:
+    """The row of `subject` (or of `(noun, id)`) as it was at `at`, from its events alone: see pipeline.fold.fold."""
+    from pipeline.fold import fold  # models tell events, and folding knows the models
+
+    return fold(subject, at)
+
+
+def read_cursor(text: str) -> Cursor:
+    """The cursor that a reader brought back. One query.
+
+    Raises Refused `invalid_cursor` for text that is none, and for one of an epoch that has not begun: it was given by
+    another database, and everything here would stand before it, unread.
+    """
+    cursor = Cursor.parse(text)
+    present = EventEpoch.objects.aggregate(number=Max("number"))["number"] or 0
+    if cursor.epoch > present:
+        told = f"{cursor} is a cursor of epoch {cursor.epoch}, but this log is in epoch {present}: read it from 0-0-0"
+        raise Refused(told, code="invalid_cursor", status=400)
+    return cursor
+
+
 # -- recording ---------------------------------------------------------------------------------------------------
 
 
-def record(
+def compose(
     kind: str,
     subject: Any,
     *,
@@ -274,9 +426,8 @@ def record(
     severity: str | None = None,
     **correlation: str | None,
 ) -> Event:
-    """Append one Event about `subject` (a row with `noun()` and `correlation()`) in the caller's transaction.
+    """One Event about `subject` (a row with `noun()` and `correlation()`), not yet recorded: see `record` and `append`.
 
-    Nudges Celery after the commit when somebody reacts to this kind; a nudge that is lost is found by the sweep.
     Raises KeyError for a kind outside the vocabulary and TypeError for an unknown correlation id: both are errors
     of the program, not of its user.
     """
@@ -307,10 +458,51 @@ def record(
     event = Event(**facts, canonical=canonical(facts))
     if kind not in _reactions:
         event.handled_at = ClockNow()
-    event.save(force_insert=True)
-    if kind in _reactions:
-        nudge_later("pipeline.tasks.react", event.pk)
     return event
+
+
+def record(kind: str, subject: Any, *, by: Actor, **told: Any) -> Event:
+    """Append one Event, composed of these facts (see `compose`), in the caller's transaction.
+
+    Nudges Celery after the commit when somebody reacts to this kind; a nudge that is lost is found by the sweep.
+    """
+    event = compose(kind, subject, by=by, **told)
+    event.save(force_insert=True)
+    _announce(event)
+    return event
+
+
+def append(composed: Sequence[Event]) -> None:
+    """Append several composed Events, in this order, in one statement of the caller's transaction.
+
+    As `record` for each, but what the database fills in (`seq`, `hash` …) is not read back.
+    """
+    if not composed:
+        return
+    columns = [field for field in Event._meta.concrete_fields if field.name in _WRITTEN]
+    row = f"({', '.join('%s' for _field in columns)}, {{handled_at}}, 0)"
+    rows, values = [], []
+    for event in composed:
+        rows.append(row.format(handled_at="NULL" if event.kind in _reactions else "clock_timestamp()"))
+        values += [field.get_db_prep_save(getattr(event, field.attname), connection) for field in columns]
+    names = ", ".join(str(field.column) for field in columns)
+    prepared.execute(f"INSERT INTO pipeline_event ({names}, handled_at, attempts) VALUES {', '.join(rows)}", values)
+    for event in composed:
+        _announce(event)
+
+
+def _announce(event: Event) -> None:
+    if event.kind in _reactions:
+        nudge_later("pipeline.tasks.react", event.pk)
+
+
+# What a recorder says; the rest is filled in by the database, or later by whoever handles the event.
+_WRITTEN = frozenset(
+    {
+        "id", "kind", "channel", "severity", "actor_kind", "actor_id", "actor_name", "on_behalf_of", "request_id",
+        "subject_type", "subject_id", "before", "after", "reason", "message", "data", "canonical", *CORRELATION,
+    }
+)  # fmt: skip
 
 
 def _text(value: str) -> str:
@@ -375,6 +567,9 @@ _reactions: dict[str, list[Reaction]] = {}
 _chores: list[tuple[Chore, Callable[[], object] | None]] = []
 
 MAX_DELAY = timedelta(hours=1)
+MAX_ERROR_TEXT = 2000
+# The cause named by alerts about reactions that nobody tries any more.
+DEAD_LETTER = "dead_letter"
 
 
 def on(*kinds: str) -> Callable[[R], R]:
@@ -407,40 +602,94 @@ def table() -> dict[str, list[str]]:
 def react(pk: str) -> bool:
     """Run the reactions to one due event and mark it handled; False when another has it or it is not due.
 
-    Each reaction has its own savepoint: one that fails undoes only itself. A reaction that comes too late is refused by
-    the state, and is done. One that crashes puts the event off with growing delay; then all run again, since reactions
-    are safe to repeat.
+    Each reaction has a transaction of its own, so that one that fails undoes only itself, and no two of them add up
+    their locks. A reaction that comes too late is refused by the state, and is done. One that crashes is kept as a
+    FailedReaction and tried again alone with growing delay, at most `SIGNALBOX_REACTION_ATTEMPTS` times; then it is a
+    dead letter. Whoever dies in between leaves an event that is still due, and whose reactions are safe to repeat.
     """
-    with transaction.atomic():
-        due = Event.objects.due().select_for_update(skip_locked=True)
-        event = due.filter(pk=pk).first()
-        if event is None:
-            return False
-        token = request_id.set(event.request_id)
-        try:
-            failed = [reaction for reaction in _reactions.get(event.kind, []) if not _survives(reaction, event)]
-        finally:
-            request_id.reset(token)
-        row = Event.objects.filter(pk=pk)
-        if failed:
-            delay = min(timedelta(seconds=2 ** min(event.attempts + 1, 12)), MAX_DELAY)
-            row.update(attempts=F("attempts") + 1, due_at=ClockNow() + delay)
-        else:
-            row.update(handled_at=ClockNow())
-        return True
+    event = Event.objects.due().filter(pk=pk).first()
+    if event is None:
+        return False
+    token = request_id.set(event.request_id)
+    try:
+        for reaction in _to_run(event):
+            problem = _run(reaction, event)
+            if problem is _TAKEN:
+                return False
+            _keep(event, _name(reaction), problem)
+        return _close(event)
+    finally:
+        request_id.reset(token)
 
 
-def _survives(reaction: Reaction, event: Event) -> bool:
-    """Whether the reaction ran, or was refused by the state; False when it crashed."""
+class _Taken(Exception):
+    """Another process has the event in hand, or has handled it."""
+
+
+_TAKEN = _Taken()
+
+
+def _name(reaction: Reaction) -> str:
+    return f"{reaction.__module__}.{reaction.__name__}"
+
+
+def _to_run(event: Event) -> list[Reaction]:
+    """At the first pass every reaction, afterwards those that failed and are not dead."""
+    wired = _reactions.get(event.kind, [])
+    if not event.attempts:
+        return wired
+    failed = FailedReaction.objects.open().filter(event_id=event.pk, dead_at=None).values_list("reaction", flat=True)
+    return [reaction for reaction in wired if _name(reaction) in set(failed)]
+
+
+def _run(reaction: Reaction, event: Event) -> Exception | None:
+    """What the reaction died of; None when it ran, or was refused by the state."""
     try:
         with transaction.atomic():
+            mine = Event.objects.pending().select_for_update(skip_locked=True).filter(pk=event.pk)
+            if not mine.values_list("pk").first():
+                return _TAKEN
             reaction(event)
     except Refused as refusal:
         log.info("%s: %s", event, refusal)
-    except Exception:
-        log.exception("reaction %s.%s to %s failed", reaction.__module__, reaction.__name__, event)
-        return False
-    return True
+    except Exception as problem:
+        log.exception("reaction %s to %s failed", _name(reaction), event)
+        return problem
+    return None
+
+
+def _keep(event: Event, name: str, problem: Exception | None) -> None:
+    """Book a failure, or that an earlier one is made good."""
+    known = FailedReaction.objects.open().filter(event_id=event.pk, reaction=name)
+    if problem is None:
+        if event.attempts:
+            known.update(mended_at=ClockNow())
+        return
+    error = _text(f"{type(problem).__name__}: {problem}")[:MAX_ERROR_TEXT]
+    with transaction.atomic():
+        row, _created = FailedReaction.objects.get_or_create(
+            event_id=event.pk,
+            reaction=name,
+            defaults={"kind": event.kind, "project_id": event.project_id, "error": error},
+        )
+        row.attempts += 1
+        facts: dict[str, Any] = {"attempts": row.attempts, "error": error, "failed_at": ClockNow(), "mended_at": None}
+        if row.attempts >= settings.SIGNALBOX_REACTION_ATTEMPTS:
+            facts["dead_at"] = ClockNow()
+            record("alert.raised", row, by=SYSTEM, severity="error", message=str(row), data={"cause": DEAD_LETTER})
+        FailedReaction.objects.filter(pk=row.pk).update(**facts)
+
+
+def _close(event: Event) -> bool:
+    """Mark the event handled, or put it off while a reaction is still to be tried. False when another did so."""
+    failed = FailedReaction.objects.open().filter(event_id=event.pk, dead_at=None).values_list("reaction", flat=True)
+    # A reaction that the program no longer has would be waited for in vain; its failure stays on the list.
+    waiting = {_name(reaction) for reaction in _reactions.get(event.kind, [])} & set(failed)
+    row = Event.objects.pending().filter(pk=event.pk, attempts=event.attempts)
+    if not waiting:
+        return bool(row.update(handled_at=ClockNow()))
+    delay = min(timedelta(seconds=2 ** min(event.attempts + 1, 12)), MAX_DELAY)
+    return bool(row.update(attempts=F("attempts") + 1, due_at=ClockNow() + delay))
 
 
 def react_to_due(limit: int = 500) -> int:

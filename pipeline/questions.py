@@ -8,6 +8,7 @@ A = TypeVar("A", bound=Answer)
 
 QUESTIONS = {
     "task.claim": "what a claim needs from above: base commit and checkout (ledger), money set aside (costs)",
+    "lease.extend": "a lease asks for more money: set it aside, or refuse (costs)",
     "lease.end": "a lease has ended: book what it used (costs)",
     "lease.report": "a claimant reports: does its patch list belong to it (ledger)?",
     "task.stop": "ask the task's live lease to stop; true when there is one",

@@ -1,6 +1,6 @@
 """The run goes on when something in it happened; which app it happened in does not matter here."""
 
-from pipeline import events, orchestrate
+from pipeline import events, notifications, orchestrate, webhooks
 from pipeline.events import Event, on
 
 
@@ -17,3 +17,5 @@ def advance_run(event: Event) -> None:
 
 events.chore(orchestrate.sweep)
 events.chore(orchestrate.end_due_holds)
+events.chore(notifications.send_due, send=notifications.nudge_if_due)
+events.chore(webhooks.deliver_due, send=webhooks.wake)

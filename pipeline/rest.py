@@ -71,11 +71,10 @@ from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 from rest_framework.viewsets import GenericViewSet
 
-from pipeline import events
+from pipeline import events, longpoll, prepared
 from pipeline.auth import BrowserAuthentication, Denied, KeyAuthentication, Principal, at_least_as, principal_of
-from pipeline.clock import ClockNow, db_now
 from pipeline.definitions import Definition, PreconditionFailed
-from pipeline.ids import PATTERN, ULIDField, is_id
+from pipeline.ids import PATTERN, ULIDField, is_id, new_id, to_uuid
 from pipeline.models import ApiKey, Project, StoredAnswer
 from pipeline.refusals import InvalidField, NotFound, Refused
 
@@ -666,6 +665,8 @@ class Endpoint(GenericViewSet[Any]):
                     return handler(request, *self.args, **self.kwargs)
                 return repeat.answer(lambda: handler(request, *self.args, **self.kwargs), hide=self.secret_fields)
             except NotYet as wait:
+                if request.META.get("asgi.scope", {}).get(longpoll.WAITS):
+                    return Response(status=204, headers={longpoll.WAIT_HEADER: str(wait.seconds)})
                 if time.monotonic() - started + LOOK_AGAIN_SECONDS > wait.seconds:
                     return Response(status=204)
             if not connection.in_atomic_block:
@@ -714,6 +715,18 @@ def etag(row: Any) -> str:
     return f'"{getattr(row, "version", 1)}"'
 
 
+# A twin that runs now is waited for, by its row; one whose time is over gives its row away.
+_TAKE_KEY = """
+INSERT INTO pipeline_storedanswer AS kept (id, principal, key, body_hash, status, headers, body, expires_at)
+VALUES (%s, %s, %s, %s, 0, '{}', '', clock_timestamp() + %s)
+ON CONFLICT (principal, key) DO UPDATE SET id = EXCLUDED.id, body_hash = EXCLUDED.body_hash, status = 0,
+    headers = '{}', body = '', expires_at = EXCLUDED.expires_at
+WHERE kept.expires_at <= clock_timestamp()
+RETURNING 1
+"""
+_KEEP_ANSWER = "UPDATE pipeline_storedanswer SET status = %s, headers = %s::jsonb, body = %s WHERE id = %s"
+
+
 class Repeatable:
     """A POST with an `Idempotency-Key`: its effect and its stored answer commit together, or neither does."""
 
@@ -728,15 +741,10 @@ class Repeatable:
         `idempotency_mismatch` when the key was used for another body, method or address.
         """
         with transaction.atomic():
-            mine = StoredAnswer(
-                principal=self.principal, key=self.key, body_hash=self.body_hash, expires_at=db_now() + ANSWER_LIFE
-            )
-            known = StoredAnswer.objects.filter(principal=self.principal, key=self.key)
-            known.filter(expires_at__lte=ClockNow()).delete()
-            StoredAnswer.objects.bulk_create([mine], ignore_conflicts=True)
-            stored = known.select_for_update().get()
-            if stored.pk != mine.pk:
-                return self._replay(stored)
+            mine = to_uuid(new_id())
+            if not prepared.execute(_TAKE_KEY, [mine, self.principal, self.key, self.body_hash, ANSWER_LIFE]):
+                stored = StoredAnswer.objects.select_for_update()
+                return self._replay(stored.get(principal=self.principal, key=self.key))
             response = handler()
             if response.status_code >= 400 or response.status_code == 204:
                 transaction.set_rollback(True)
@@ -744,11 +752,9 @@ class Repeatable:
             shown = response.data
             if hide and isinstance(shown, Mapping):
                 shown = {name: value for name, value in shown.items() if name not in hide}
-            StoredAnswer.objects.filter(pk=mine.pk).update(
-                status=response.status_code,
-                headers={name: value for name, value in response.items() if name in ("ETag", "Location")},
-                body=JSONRenderer().render(shown).decode(),
-            )
+            headers = {name: value for name, value in response.items() if name in ("ETag", "Location")}
+            body = JSONRenderer().render(shown).decode()
+            prepared.execute(_KEEP_ANSWER, [response.status_code, json.dumps(headers), body, mine])
             return response
 
     def _replay(self, stored: StoredAnswer) -> Response:

@@ -1,14 +1,16 @@
 """What every row has, and the database guards that any table may carry: versions, append-only, coded errors."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, TypeVar
+from functools import cache
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import pgtrigger
 from django.db import connection, models, transaction
 
-from pipeline.clock import ClockNow
+from pipeline import telling
+from pipeline.clock import BirthTimeField, ClockNow
 from pipeline.ids import ULIDField, new_id
 
 M = TypeVar("M", bound=type[models.Model])
@@ -22,7 +24,7 @@ class Kept(models.Model):
     NOUN: ClassVar[str] = ""
 
     id = ULIDField(primary_key=True, default=new_id, editable=False)
-    created_at = models.DateTimeField(db_default=ClockNow(), editable=False)
+    created_at = BirthTimeField(db_default=ClockNow(), editable=False)
 
     class Meta:
         abstract = True
@@ -45,6 +47,59 @@ class Row(Kept):
 
     class Meta:
         abstract = True
+
+
+class Counted(NamedTuple):
+    """Which events of others a counter counts: those of `kinds` that carry this row's id; `births`: only first ones."""
+
+    kinds: Sequence[str]
+    births: bool = False
+
+
+class Told(Row):
+    """A row whose events tell all of it: its birth every column that is not empty, each later one what it changed.
+
+    `UNTOLD` names the columns that are not in its history, `COUNTED` those that are counted from events of others.
+    `pipeline.fold` makes the row of any time from that.
+    """
+
+    # Raised by a trigger with every change: how often a row was written is no part of what happened to it.
+    UNTOLD: ClassVar[frozenset[str]] = frozenset({"version", "updated_at"})
+    COUNTED: ClassVar[Mapping[str, Counted]] = {}
+
+    class Meta:
+        abstract = True
+
+    @classmethod
+    def told_fields(cls) -> "list[models.Field[Any, Any]]":
+        """The fields whose values events of this row tell. The id is not among them: it is the event's subject."""
+        return list(_told_fields(cls).values())
+
+    def told(self) -> dict[str, Any]:
+        """Every told column as an event writes it. One query, if the database has still to be asked for a value."""
+        fields = self.told_fields()
+        unread = [f.attname for f in fields if hasattr(getattr(self, f.attname), "resolve_expression")]
+        if unread:
+            for name, value in type(self)._base_manager.values(*unread).get(pk=self.pk).items():
+                setattr(self, name, value)
+        return {f.attname: telling.written(f, getattr(self, f.attname)) for f in fields}
+
+    def birth(self) -> dict[str, Any]:
+        """What the first event of this row tells, once it is inserted: the told columns that are not empty."""
+        fields = _told_fields(type(self))
+        return {name: value for name, value in self.told().items() if value != telling.empty(fields[name])}
+
+    @classmethod
+    def tellable(cls, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """Of these columns, those that are told, as an event writes them."""
+        fields = _told_fields(cls)
+        return {name: telling.written(fields[name], value) for name, value in columns.items() if name in fields}
+
+
+@cache
+def _told_fields(model: type[Told]) -> "dict[str, models.Field[Any, Any]]":
+    unsaid = model.UNTOLD | set(model.COUNTED)
+    return {f.attname: f for f in model._meta.concrete_fields if not f.primary_key and f.attname not in unsaid}
 
 
 class Guard(pgtrigger.Trigger):

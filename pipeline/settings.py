@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import ipaddress
 import logging
 import os
 import re
@@ -72,6 +73,18 @@ def amount(name: str, default: str, *, low: str = "0", high: str = "1000000") ->
 def words(name: str, default: str = "") -> list[str]:
     """The variable as a list, parted by commas."""
     return [word.strip() for word in text(name, default).split(",") if word.strip()]
+
+
+def networks(name: str) -> tuple[str, ...]:
+    """The variable as networks in CIDR form, parted by commas."""
+    for word in words(name):
+        try:
+            ipaddress.ip_network(word)
+        except ValueError as problem:
+            raise ImproperlyConfigured(
+                f"{name} names {word!r}; write networks such as 10.1.0.0/16: {problem}"
+            ) from None
+    return tuple(words(name))
 
 
 def database(url: str) -> dict[str, Any]:
@@ -281,7 +294,7 @@ _default["OPTIONS"] = {
 }
 if SIGNALBOX_ROLE == "web":
     _default["CONN_MAX_AGE"] = 0
-    _default["OPTIONS"]["pool"] = {"min_size": 1, "max_size": SIGNALBOX_THREADS + 2, "timeout": 5, "max_lifetime": 1800}
+    _default["OPTIONS"]["pool"] = {"min_size": 1, "max_size": SIGNALBOX_THREADS + 4, "timeout": 5, "max_lifetime": 1800}
 else:
     # Celery closes a pool after every task: 55 tasks/s instead of 215 (docs/decisions/0001).
     _default["CONN_MAX_AGE"] = 600
@@ -322,7 +335,12 @@ CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_SEND_TASK_EVENTS = False
 CELERY_TASK_DEFAULT_QUEUE = "celery"
-CELERY_TASK_ROUTES = {"gates.tasks.*": {"queue": "gates"}}
+CELERY_TASK_ROUTES = {
+    "gates.tasks.*": {"queue": "gates"},
+    # What waits for hosts outside, a minute at a time, keeps nothing else waiting.
+    "pipeline.tasks.deliver": {"queue": "webhooks"},
+    "pipeline.tasks.notify": {"queue": "webhooks"},
+}
 CELERY_TIMEZONE = "UTC"
 CELERY_ENABLE_UTC = True
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
@@ -484,3 +502,20 @@ SIGNALBOX_PRICE_CEILING_INPUT_USD = amount("SIGNALBOX_PRICE_CEILING_INPUT_USD", 
 SIGNALBOX_PRICE_CEILING_OUTPUT_USD = amount("SIGNALBOX_PRICE_CEILING_OUTPUT_USD", "75")
 SIGNALBOX_LIST_LIMIT = whole("SIGNALBOX_LIST_LIMIT", 50, high=500)
 SIGNALBOX_EVENTS_LIMIT = whole("SIGNALBOX_EVENTS_LIMIT", 100, high=500)
+# Tries of a reaction that crashes, the delay doubling from 2 s to an hour: twelve are about two and a half hours.
+SIGNALBOX_REACTION_ATTEMPTS = whole("SIGNALBOX_REACTION_ATTEMPTS", 12, low=1, high=100)
+SIGNALBOX_URL = text("SIGNALBOX_URL", "").rstrip("/")
+"""Where people reach the console, such as https://signalbox.example.org: for links in what is sent out; empty: none."""
+SIGNALBOX_NOTIFY_MAX_FAILURES = whole("SIGNALBOX_NOTIFY_MAX_FAILURES", 20, high=1000)
+# The event stream: a comment keeps a connection that is silent, and asks again who reads; a connection ends after this.
+SIGNALBOX_STREAM_KEEPALIVE_SECONDS = whole("SIGNALBOX_STREAM_KEEPALIVE_SECONDS", 15, high=300)
+SIGNALBOX_STREAM_SECONDS = whole("SIGNALBOX_STREAM_SECONDS", 900, high=86_400)
+SIGNALBOX_STREAMS_PER_PRINCIPAL = whole("SIGNALBOX_STREAMS_PER_PRINCIPAL", 10, high=10_000)
+SIGNALBOX_STREAM_BUFFER = whole("SIGNALBOX_STREAM_BUFFER", 1000, high=100_000)
+# Webhooks go to https addresses outside; networks of one's own are named one by one: 10.1.0.0/16, fd00:1::/64.
+SIGNALBOX_WEBHOOK_HTTP = switch("SIGNALBOX_WEBHOOK_HTTP")
+SIGNALBOX_WEBHOOK_ALLOW_NETS = networks("SIGNALBOX_WEBHOOK_ALLOW_NETS")
+SIGNALBOX_WEBHOOK_THREADS = whole("SIGNALBOX_WEBHOOK_THREADS", 32, high=500)
+SIGNALBOX_WEBHOOK_DEAD_IN_ROW = whole("SIGNALBOX_WEBHOOK_DEAD_IN_ROW", 3, high=1000)
+SIGNALBOX_WEBHOOK_FAILING_DAYS = whole("SIGNALBOX_WEBHOOK_FAILING_DAYS", 5, high=365)
+SIGNALBOX_DELIVERY_KEEP_DAYS = whole("SIGNALBOX_DELIVERY_KEEP_DAYS", 30, high=3650)

@@ -9,7 +9,7 @@ from django.db import models
 from pipeline import events
 from pipeline.clock import ClockNow
 from pipeline.refusals import InvalidField, NotFound, Refused
-from pipeline.rows import Guard, RaiseVersion, Row, in_transaction
+from pipeline.rows import Guard, RaiseVersion, Told, in_transaction
 
 Moves = Mapping[str, Collection[str]]
 Arrow = tuple[str, str]
@@ -61,7 +61,7 @@ class Plus:
 NOW = _Now()
 
 
-class Stateful(Row):
+class Stateful(Told):
     """A row whose `state` follows the arrows in `MOVES`, and those in `KEYED` for the one verb that has the key.
 
     `INITIAL` holds the states of birth, `KINDS` the event kinds that are not `<noun>.<to>`.
@@ -96,9 +96,9 @@ class Stateful(Row):
     def born(
         self, *, by: events.Actor, reason: str = "", data: Mapping[str, Any] | None = None, kind: str = ""
     ) -> None:
-        """Record this row's first event, in the transaction that inserts it."""
+        """Record this row's first event, in the transaction that inserts it, with what the row was born with."""
         name = kind or f"{self.noun()}.created"
-        events.record(name, self, by=by, reason=reason, data=data, before={}, after={"state": self.state})
+        events.record(name, self, by=by, reason=reason, data=data, before={}, after=self.birth())
 
     def move(
         self,
@@ -143,8 +143,8 @@ class Stateful(Row):
                 by=by,
                 reason=reason,
                 data=data,
-                before={name: locked[name] for name in changes},
-                after=changes,
+                before=self.tellable({name: locked[name] for name in changes}),
+                after=self.tellable(changes),
             )
         return True
 
@@ -222,7 +222,7 @@ class ToldGuard(Guard):
         return f"""
             IF (TG_OP = 'INSERT' OR OLD.state IS DISTINCT FROM NEW.state) AND NOT EXISTS (
                 SELECT 1 FROM pipeline_event e WHERE e.subject_id = NEW.id AND e.subject_type = '{self.noun}'
-                AND e.xid = pg_current_xact_id() AND e.after->>'state' = NEW.state) THEN {refuse} END IF;
+                AND e.own_xid = pg_current_xact_id() AND e.after->>'state' = NEW.state) THEN {refuse} END IF;
             RETURN NULL;
         """
 

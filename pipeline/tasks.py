@@ -5,7 +5,7 @@ from datetime import timedelta
 from celery import shared_task
 from django.conf import settings
 
-from pipeline import events
+from pipeline import events, notifications, webhooks
 from pipeline.clock import db_now
 from pipeline.models import StoredAnswer, Tick
 
@@ -30,10 +30,23 @@ def sweep() -> None:
 
 @shared_task
 def tidy() -> None:
-    """Every hour: make the event table's next months, forget stored answers and moments that are past."""
+    """Every hour: make the event table's next months, forget stored answers, moments and deliveries that are past."""
     tick = Tick.objects.take("tidy", timedelta(hours=1))
     if tick is not None:
         events.make_partitions()
         StoredAnswer.objects.filter(expires_at__lt=db_now()).delete()
         Tick.objects.forget(db_now() - KEEP_TICKS)
+        webhooks.forget_old()
         tick.end()
+
+
+@shared_task
+def notify() -> None:
+    """Send what notification rules have to say."""
+    notifications.send_due()
+
+
+@shared_task
+def deliver() -> None:
+    """Make and send the webhooks' deliveries that are due."""
+    webhooks.deliver_due()

@@ -6,7 +6,7 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerView
 
-from pipeline import health, views
+from pipeline import health, views, webhook_views
 from pipeline.auth import HasRole, signed_in
 
 handler400 = "pipeline.problems.bad_request"
@@ -18,6 +18,7 @@ api = [
     path("", include("pipeline.api")),
     path("", include("workers.api")),
     path("", include("ledger.api")),
+    path("", include("ledger.seal_api")),
     path("", include("gates.api")),
     path("", include("costs.api")),
     path("schema/", SpectacularJSONAPIView.as_view(permission_classes=[HasRole]), name="schema"),
@@ -39,7 +40,16 @@ runs = [
 
 events = [
     path("", views.events, name="list"),
+    path("failed/", views.failed_reactions, name="failed"),
+    path("failed/<ulid:pk>/replay/", views.failed_reaction_replay, name="replay"),
     path("<ulid:pk>/", views.event, name="event"),
+]
+
+webhooks = [
+    path("", webhook_views.endpoints, name="list"),
+    path("<ulid:pk>/", webhook_views.deliveries, name="deliveries"),
+    path("deliveries/<ulid:pk>/", webhook_views.delivery, name="delivery"),
+    path("deliveries/<ulid:pk>/redeliver/", webhook_views.redeliver, name="redeliver"),
 ]
 
 pages = [
@@ -49,6 +59,7 @@ pages = [
     path("logout/", LogoutView.as_view(), name="logout"),
     path("runs/", include((runs, "runs"))),
     path("events/", include((events, "events"))),
+    path("webhooks/", include((webhooks, "webhooks"))),
     path("", include("workers.urls")),
     path("", include("ledger.urls")),
     path("", include("gates.urls")),

@@ -16,7 +16,7 @@ from django.views.decorators.http import require_POST, require_safe
 from pipeline import kinds, pages
 from pipeline.auth import signed_in
 from pipeline.clock import db_now
-from pipeline.models import Event, Hold, Run, StepAttempt, Task, TaskDependency, Workstream
+from pipeline.models import Event, FailedReaction, Hold, Run, StepAttempt, Task, TaskDependency, Workstream
 from pipeline.models.hold import stored
 from pipeline.progress import Progress, TaskProgress
 from pipeline.refusals import Refused, need_reason
@@ -369,6 +369,7 @@ def events(request: HttpRequest) -> HttpResponse:
             "kinds": [(name, name) for name in sorted(kinds.KINDS)],
             "channels": [(name, name.replace("_", " ")) for name in kinds.CHANNELS.values()],
             "severities": [(name, name) for name in kinds.SEVERITIES],
+            "failed": FailedReaction.objects.visible_to(request.principal).open().count(),
             "projects": pages.project_choices(request.principal),
         },
     )
@@ -389,3 +390,38 @@ def event(request: HttpRequest, pk: str) -> HttpResponse:
         "pipeline/event.html",
         {"event": shown, "changes": changes, "trail": [(_("Events"), reverse("events:list")), (shown.kind, "")]},
     )
+
+
+@require_safe
+@signed_in
+def failed_reactions(request: HttpRequest) -> HttpResponse:
+    """Reactions that crashed and are not made good: the dead letters, and those that wait for their next try."""
+    rows = FailedReaction.objects.visible_to(request.principal).open().select_related("project")
+    page = pages.page_of(rows, request)
+    waiting = Event.objects.filter(pk__in=[failure.event_id for failure in page.rows], handled_at=None)
+    next_try = dict(waiting.values_list("pk", "due_at"))
+    for failure in page.rows:
+        failure.next_try = next_try.get(failure.event_id)
+        failure.may_be_replayed = request.principal.may("operator", failure.project_id)
+    return render(
+        request,
+        "pipeline/failed_reactions.html",
+        {
+            "failures": page.rows,
+            "next_cursor": page.next_cursor,
+            "trail": [(_("Events"), reverse("events:list")), (_("Failed reactions"), "")],
+        },
+    )
+
+
+@require_POST
+@signed_in
+def failed_reaction_replay(request: HttpRequest, pk: str) -> HttpResponse:
+    """Have it tried again now."""
+    failure = get_object_or_404(FailedReaction.objects.visible_to(request.principal), pk=pk)
+
+    def verb() -> object:
+        request.principal.must("operator", failure.project_id)
+        return failure.replay(by=request.principal.actor, reason=request.POST.get("reason", ""))
+
+    return pages.act(request, verb, done=_("It is tried again now."), to=reverse("events:failed"))

@@ -22,6 +22,7 @@ from pipeline import events
 from pipeline.clock import db_now
 from pipeline.models import (
     ApiKey,
+    FailedReaction,
     Hold,
     Membership,
     Phase,
@@ -205,6 +206,22 @@ def make_hold(scope_kind: str = "project", scope_id: str | None = None, **fields
     return Hold.objects.place(scope_kind, scope_id, by=BY, **fields)
 
 
+def make_failed_reaction(project: Project | None = None, **fields: Any) -> FailedReaction:
+    """A reaction that crashed once on a note about the project."""
+    event = events.record("note.added", project or make_project(), by=BY)
+    return FailedReaction.objects.create(
+        **{
+            "event_id": event.pk,
+            "kind": event.kind,
+            "project_id": event.project_id,
+            "reaction": "a.b",
+            "attempts": 1,
+            "error": "RuntimeError: out of order",
+            **fields,
+        }
+    )
+
+
 def make_worker(**fields: Any) -> Worker:
     """An idle executor that has just beaten."""
     fields.setdefault("worker_type", "executor")
@@ -243,7 +260,7 @@ def make_lease(
         )
         lease.save(force_insert=True)
         worker.move(Worker.State.BUSY, by=BY, verb="assign task", working=True, current_task=task)
-        events.record("lease.granted", lease, by=BY)
+        events.record("lease.granted", lease, by=BY, before={}, after=lease.birth())
     return lease
 
 

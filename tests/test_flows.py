@@ -15,7 +15,7 @@ from pipeline.events import Event
 from pipeline.models import Hold, StepAttempt
 from tests.factories import BY, make_worker
 from tests.flows.house import Deaths, Died, House, chain, long_ago, piece
-from workers import claims
+from workers import claims, heartbeats
 from workers.models import Lease, StaleClaim
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
@@ -244,7 +244,7 @@ def test_a_task_over_its_time_is_asked_to_stop_and_ends_as_failed(build: Build) 
     assert lease.is_live
     assert (lease.stop_label, lease.stop_outcome) == ("stop requested", "task_failed")
     quoted = [{"id": lease.pk, "generation": 1, "stopping": True}]
-    assert claims.heartbeat(house.worker.pk, api_key_id=None, leases=quoted)["directive"] == "stop"
+    assert heartbeats.heartbeat(house.worker.pk, api_key_id=None, leases=quoted)["directive"] == "stop"
     lease.refresh_from_db()
     assert lease.stop_label == "stopping"
     claims.fail(lease, generation=1, outcome="cancelled", by=claims.actor(house.worker, 1), exit_code=130)
@@ -281,7 +281,7 @@ def test_cancelling_a_run_waits_for_the_live_lease_and_then_ends_it(build: Build
     assert (house.run.state, house.run.ending_to) == ("running", "canceled")
     assert house.states() == {"a": "running", "b": "cancelled"}
     quoted = [{"id": lease.pk, "generation": 1}]
-    assert claims.heartbeat(house.worker.pk, api_key_id=None, leases=quoted)["directive"] == "stop"
+    assert heartbeats.heartbeat(house.worker.pk, api_key_id=None, leases=quoted)["directive"] == "stop"
     claims.fail(lease, generation=1, outcome="cancelled", by=claims.actor(house.worker, 1))
     house.drain()
     assert house.run.state == "canceled"

@@ -57,7 +57,7 @@ ANSWERS = {
 CHORES = [
     "pipeline.orchestrate.sweep",
     "pipeline.orchestrate.end_due_holds",
-    "workers.claims.sweep",
+    "workers.sweeping.sweep",
     "ledger.reactions.place_patches",
     "ledger.validation.validate_created",
     "ledger.queue.advance_all",

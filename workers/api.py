@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+import django_filters
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from pipeline import events
+from pipeline import events, longpoll
 from pipeline.clock import db_now
 from pipeline.ids import new_id
 from pipeline.models import Task
@@ -30,8 +31,10 @@ from pipeline.rest import (
     StrictModel,
     worker_key,
 )
-from workers import claims
-from workers.models import Lease, Worker
+from workers import claims, heartbeats
+from workers.models import Lease, StaleClaim, Worker
+from workers.models.health import CHOICES as HEALTH
+from workers.models.worker import WorkerQuerySet
 
 DAY_SECONDS = 24 * 3600
 MAX_INT = 2**31 - 1
@@ -188,9 +191,10 @@ class Assignment(Strict):
 
 
 class Shutdown(Strict):
-    """`mode` is for people: drain lets the task finish, now stops it and owes a reason."""
+    """`mode` and `deadline_seconds` are for people: drain lets the task finish, now stops it and owes a reason."""
 
     mode = serializers.ChoiceField(["drain", "now"], required=False)
+    deadline_seconds = serializers.IntegerField(required=False, min_value=1, max_value=DAY_SECONDS)
     reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=2000)
 
 
@@ -275,13 +279,33 @@ class Failure(Report):
     error_message = serializers.CharField(required=False, allow_blank=True, max_length=64 * 1024)
 
 
+class Extension(Strict):
+    """How much more a lease may spend."""
+
+    generation = serializers.IntegerField(min_value=0, max_value=MAX_INT)
+    amount = serializers.DecimalField(
+        max_digits=18,
+        decimal_places=6,
+        min_value=Decimal("0.000001"),
+        help_text="USD, beside what is set aside already.",
+    )
+
+
+class Extended(serializers.Serializer[Any]):
+    """What is set aside now (null: nothing limits it), and the lease's end, which is the same as before."""
+
+    reservation = serializers.DictField(allow_null=True)
+    deadline_at = serializers.DateTimeField()
+
+
 # -- workers -----------------------------------------------------------------------------------------------------
 
 
 class WorkerSerializer(StrictModel):
-    """A worker, with its health now beside its state."""
+    """A worker, with its health now beside its state, and what may truthfully be said about its end."""
 
     health = serializers.SerializerMethodField()
+    stop_label = serializers.CharField(read_only=True)
 
     class Meta:
         model = Worker
@@ -289,9 +313,9 @@ class WorkerSerializer(StrictModel):
             "id", "version", "created_at", "updated_at", "worker_type", "state", "health", "name", "host", "api_key",
             "previous_worker", "current_task", "config", "heartbeat_interval", "timeout_seconds", "capabilities",
             "tools", "affinity", "metadata", "started_at", "process_seen_at", "transport_seen_at", "progress_at",
-            "activity", "activity_since", "shutdown_requested_at", "shutdown_mode", "shutdown_deadline_at",
-            "stopped_at", "stop_confirmed", "crashed_at", "crash_message", "crash_trace", "tasks_completed",
-            "tasks_failed", "total_execution_seconds",
+            "activity", "activity_since", "told_health", "health_since", "shutdown_requested_at", "shutdown_mode",
+            "shutdown_deadline_at", "stop_label", "stopped_at", "stop_confirmed", "crashed_at", "crash_message",
+            "crash_trace", "tasks_completed", "tasks_failed", "total_execution_seconds",
         )  # fmt: skip
         read_only_fields = fields
 
@@ -303,7 +327,34 @@ class WorkerSerializer(StrictModel):
 
 
 class WorkerFilters(Filters):
-    """By state, type, host, key and the task held."""
+    """By state, health now, type, host, key, the task held, and what it can; `archived=true` shows the old finished
+    ones instead of the list.
+    """
+
+    health = django_filters.ChoiceFilter(choices=HEALTH, method="of_health")
+    needs_person = django_filters.BooleanFilter(method="who_need_a_person")
+    capability = django_filters.CharFilter(field_name="capabilities", method="which_have")
+    tool = django_filters.CharFilter(field_name="tools", method="which_have")
+    affinity = django_filters.CharFilter(field_name="affinity", method="which_have")
+    label = django_filters.CharFilter(field_name="metadata__labels", method="which_have")
+    archived = django_filters.BooleanFilter(method="from_the_archive")
+
+    def of_health(self, rows: WorkerQuerySet, name: str, value: str) -> WorkerQuerySet:
+        """Alive, and this now."""
+        return rows.of_health(value)
+
+    def who_need_a_person(self, rows: WorkerQuerySet, name: str, value: bool) -> WorkerQuerySet:
+        """Stalled, unresponsive, or waiting for an answer; with false, the others."""
+        needy = Worker.objects.needs_person().values("pk")
+        return rows.filter(pk__in=needy) if value else rows.exclude(pk__in=needy)
+
+    def which_have(self, rows: WorkerQuerySet, name: str, value: str) -> WorkerQuerySet:
+        """Their list holds this word."""
+        return rows.filter(**{f"{name}__contains": [value]})
+
+    def from_the_archive(self, rows: WorkerQuerySet, name: str, value: bool) -> WorkerQuerySet:
+        """Only the archived; with false, what a list holds anyway."""
+        return rows.archived() if value else rows.listed()
 
     class Meta:
         model = Worker
@@ -332,6 +383,11 @@ class WorkerEndpoint(Listed, Endpoint):
         "crash": (WORKER, "operator"),
     }
     unstored = ("heartbeat", "heartbeats")
+
+    def filter_queryset(self, queryset: Any) -> Any:
+        """A list holds who is alive or finished of late, unless the archive is asked for."""
+        found = super().filter_queryset(queryset)
+        return found if self.action != "list" or "archived" in self.request.query_params else found.listed()
 
     @extend_schema(request=Registration, responses={201: WorkerSerializer, 200: WorkerSerializer})
     def create(self, request: Request) -> Response:
@@ -366,15 +422,13 @@ class WorkerEndpoint(Listed, Endpoint):
             try:
                 answers.append({"id": pk, **self._beat(pk, beat)})
             except Refused as refusal:
-                if isinstance(refusal, claims.StaleClaim):
+                if isinstance(refusal, StaleClaim):
                     refusal.leave_trace()
                 answers.append({"id": pk, "code": refusal.code, "detail": str(refusal)})
         return Response({"answers": answers})
 
     def _beat(self, pk: str, beat: Mapping[str, Any]) -> dict[str, Any]:
-        if self.find(self.get_queryset().select_related(None).only("pk"), pk) is None:
-            raise NotFound.of("worker")
-        return claims.heartbeat(pk, api_key_id=worker_key(self.principal).pk, **beat)
+        return heartbeats.heartbeat(pk, api_key_id=worker_key(self.principal).pk, **beat)
 
     @extend_schema(request=ClaimBody, responses={200: ClaimAnswer, 204: None})
     @action(detail=True, methods=["post"])
@@ -384,7 +438,10 @@ class WorkerEndpoint(Listed, Endpoint):
         Refuses with `invalid_move` when it has a task already, `worker_draining`, `worker_finished` (410).
         """
         given = self.body(ClaimBody)
-        document = claims.claim(self.get_object(), capabilities=given.get("capabilities"), wait_seconds=0)
+        worker = self.find(Worker.objects.visible_to(self.principal).select_related("api_key"), id)
+        if worker is None:
+            raise NotFound.of("worker", id)
+        document = claims.claim(worker, capabilities=given.get("capabilities"))
         if document is None:
             raise NotYet(given["wait_seconds"])
         return Response(document)
@@ -426,11 +483,12 @@ class WorkerEndpoint(Listed, Endpoint):
         """From the worker itself: it has ended, and what it held is given back. From a person: it is asked to end."""
         worker, given = self.get_object(), self.body(Shutdown)
         if self.principal.is_worker:
-            if "mode" in given:
-                raise InvalidField("mode", "a worker ends at once; only people choose how")
+            for name in ("mode", "deadline_seconds"):
+                if name in given:
+                    raise InvalidField(name, "a worker ends at once; only people choose how")
             worker.shutdown(by=claims.actor(worker), reason=given["reason"], confirmed=True)
         else:
-            worker.request_shutdown(by=self.by, mode=given.get("mode", "drain"), reason=given["reason"])
+            worker.request_shutdown(by=self.by, **{"mode": "drain", **given})
         return self.reply(worker)
 
     @extend_schema(request=Crash, responses=WorkerSerializer)
@@ -478,7 +536,7 @@ class LeaseEndpoint(Listed, Endpoint):
     queryset = Lease.objects.select_related("task__run", "worker__api_key")
     serializer_class = LeaseSerializer
     filterset_class = LeaseFilters
-    needs = {"list": "viewer", "retrieve": "viewer", "complete": WORKER, "fail": WORKER}
+    needs = {"list": "viewer", "retrieve": "viewer", "complete": WORKER, "fail": WORKER, "extend": WORKER}
 
     @extend_schema(request=Success, responses=Directive)
     @action(detail=True, methods=["post"])
@@ -495,6 +553,17 @@ class LeaseEndpoint(Listed, Endpoint):
         given["error"] = given.pop("error_message", "")
         return Response(claims.fail(lease, by=claims.actor(lease.worker, lease.generation), **given))
 
+    @extend_schema(request=Extension, responses=Extended)
+    @action(detail=True, methods=["post"])
+    def extend(self, request: Request, id: str) -> Response:
+        """More money, never more time. Refuses with `stale_claim`, `budget_exceeded`, `invalid_move` once stopping."""
+        lease, given = self.get_object(), self.body(Extension)
+        by = claims.actor(lease.worker, lease.generation)
+        facts = lease.extend(given["amount"], generation=given["generation"], by=by)
+        return Response({"reservation": facts.get("reservation"), "deadline_at": lease.deadline_at})
+
+
+longpoll.register(r"/api/v1/workers/[^/]+/claim/", claims.count_claimable)
 
 router = Router()
 router.register("workers", WorkerEndpoint, basename="worker")

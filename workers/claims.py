@@ -1,26 +1,27 @@
-"""The hot path: claim, heartbeat, report (domain.md §3.1, §3.2)."""
+"""The hot path: claim a task, report its end (domain.md §3.1). A claim is eight statements, whatever it writes."""
 
-import time
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+import json
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
-from django.conf import settings
-from django.db import connection, transaction
-from django.db.models import CharField, Exists, Func, OuterRef, Q
+from django.db import transaction
 
-from pipeline import admission, events
-from pipeline.clock import ClockNow, db_now
+from pipeline import admission, events, prepared
 from pipeline.crashpoints import crashpoint
-from pipeline.ids import is_id, to_uuid
-from pipeline.models import Hold, Run, StepAttempt, Task, Tool
+from pipeline.ids import from_uuid, is_id, to_uuid
+from pipeline.joined import Joined
+from pipeline.models import Phase, Project, Run, StepAttempt, Task, Tool, Workstream
 from pipeline.models.hold import CLAIM_LOCK
 from pipeline.questions import ask_facts
 from pipeline.refusals import InvalidField, NotFound, Refused
-from workers.models import Lease, StaleClaim, Worker, WorkerFinished
+from pipeline.states import InvalidMove
+from pipeline.together import Together
+from workers.models import Lease, Worker, WorkerFinished
 
 CANDIDATES = 20
-LOOK_SECONDS = 0.5
+WAITING_SHOWN = 64
 MAX_WAIT_SECONDS = 30
 DEADLINE_GRACE = timedelta(seconds=45)
 
@@ -32,151 +33,57 @@ def actor(worker: Worker, generation: int | None = None) -> events.Actor:
     return events.Actor("worker", worker.pk, name, on_behalf_of=on_behalf_of)
 
 
-# -- heartbeat ---------------------------------------------------------------------------------------------------
+# -- what to claim -----------------------------------------------------------------------------------------------
 
-# One statement: the worker's clocks, the lease's renewal, and what the answer needs. A heartbeat makes no event.
-_BEAT = """
-WITH beat AS (
-    UPDATE workers_worker SET
-        transport_seen_at = clock_timestamp(),
-        process_seen_at = CASE WHEN %(process_alive)s THEN clock_timestamp() ELSE process_seen_at END,
-        progress_at = CASE WHEN %(progress)s THEN clock_timestamp() ELSE progress_at END,
-        activity_since = CASE WHEN activity IS DISTINCT FROM %(activity)s
-            THEN clock_timestamp() ELSE activity_since END,
-        activity = %(activity)s
-    WHERE id = %(worker)s AND api_key_id IS NOT DISTINCT FROM %(key)s AND state IN ('idle', 'busy', 'paused')
-    RETURNING id, state, shutdown_mode,
-        COALESCE((config->>'timeout_seconds')::int, %(timeout)s) AS timeout_seconds
-), renewed AS (
-    UPDATE workers_lease l SET
-        renewed_at = clock_timestamp(),
-        expires_at = LEAST(clock_timestamp() + make_interval(secs => beat.timeout_seconds), l.deadline_at),
-        stop_acknowledged_at = CASE WHEN %(stopping)s AND l.stop_requested_at IS NOT NULL
-            THEN COALESCE(l.stop_acknowledged_at, clock_timestamp()) ELSE l.stop_acknowledged_at END
-    FROM beat
-    WHERE l.id = %(lease)s AND l.worker_id = beat.id AND l.generation = %(generation)s AND l.ended_at IS NULL
-    RETURNING l.id, l.expires_at, l.stop_requested_at, l.stop_acknowledged_at, l.task_id
+# The projects that have something take turns: the one with the fewest running tasks comes first, then the score decides
+# (domain.md §2.1.9). For each project the best few are read from an index, however many are queued.
+_CANDIDATES = f"""
+WITH offered AS (
+    SELECT key, capabilities FROM pipeline_tool
+    WHERE enabled AND (%(tools)s::text[] IS NULL OR key = ANY(%(tools)s::text[]))
+        AND (%(adapters)s::text[] IS NULL OR adapter = ANY(%(adapters)s::text[]))
+), kinds AS (
+    SELECT DISTINCT jsonb_array_elements_text(capabilities->'task_kinds') AS kind FROM offered
+), served AS (
+    SELECT p.id,
+        (SELECT count(*) FROM pipeline_task b WHERE b.project_id = p.id AND b.state = 'running') AS running
+    FROM pipeline_project p
+    WHERE p.archived_at IS NULL AND (%(project)s::uuid IS NULL OR p.id = %(project)s::uuid)
 )
-SELECT beat.state, beat.shutdown_mode, renewed.id, renewed.expires_at, renewed.stop_requested_at,
-    CASE WHEN renewed.id IS NULL THEN NULL ELSE (
-        SELECT string_agg(DISTINCT CASE WHEN h.scope_kind IN ('installation', 'project') THEN 'stop'
-            WHEN h.kind IN ('manual', 'policy', 'approval') THEN 'pause' END, ',')
-        FROM pipeline_task t JOIN pipeline_run r ON r.id = t.run_id JOIN pipeline_hold h ON h.state = 'active' AND (
-            h.scope_kind = 'installation'
+SELECT next.id, (SELECT array_agg(key) FROM offered)
+FROM served CROSS JOIN LATERAL (
+    SELECT t.id, t.score, t.sequence FROM pipeline_task t JOIN pipeline_run r ON r.id = t.run_id
+    WHERE t.project_id = served.id AND t.state = 'queued' AND r.state = 'running' AND r.ending_to = ''
+        AND t.kind IN (SELECT kind FROM kinds)
+        AND COALESCE(t.spec->'capabilities', '[]'::jsonb) <@ %(capabilities)s::jsonb
+        AND (%(affinity)s::uuid[] IS NULL OR r.workstream_id = ANY(%(affinity)s::uuid[]))
+        AND NOT EXISTS (SELECT 1 FROM pipeline_hold h WHERE h.state = 'active' AND (h.scope_kind = 'installation'
             OR (h.scope_kind = 'project' AND h.scope_id = r.project_id::text)
             OR (h.scope_kind = 'workstream' AND h.scope_id = r.workstream_id::text)
             OR (h.scope_kind = 'run' AND h.scope_id = r.id::text)
-            OR (h.scope_kind = 'task' AND h.scope_id = t.id::text))
-        WHERE t.id = renewed.task_id) END
-FROM beat LEFT JOIN renewed ON true
+            OR (h.scope_kind = 'task' AND h.scope_id = t.id::text)))
+        AND NOT EXISTS (SELECT 1 FROM pipeline_task o WHERE o.run_id = t.run_id AND o.state = 'running'
+            AND (o.spec->'allow_parallel' = 'false' OR t.spec->'allow_parallel' = 'false'))
+    ORDER BY t.score DESC, t.sequence, t.id LIMIT {CANDIDATES}
+) next
+ORDER BY served.running, next.score DESC, next.sequence, next.id LIMIT {CANDIDATES}
 """
 
 
-def heartbeat(
-    worker_id: str,
-    *,
-    api_key_id: str | None,
-    process_alive: bool = True,
-    activity: str = "unknown",
-    leases: Sequence[Mapping[str, Any]] = (),
-) -> dict[str, Any]:
-    """Set the worker's clocks, renew its live lease, answer a directive: stop, drain, pause or continue.
+def claim(worker: Worker, *, capabilities: Sequence[str] | None = None) -> dict[str, Any] | None:
+    """Give the worker, as just read, the next task that it may have: lease, attempt, request and prompt in one
+    transaction.
 
-    Raises NotFound `worker_not_found`, WorkerFinished (410), and StaleClaim when the lease quoted is not live or not
-    of this generation: then nothing but the worker's clocks is written.
+    Answers the claim's document, or None when there is nothing. Raises InvalidMove when the worker is not idle,
+    Refused `worker_draining`, WorkerFinished.
     """
-    if activity not in Worker.Activity.values:
-        raise InvalidField("activity", f"one of {', '.join(Worker.Activity.values)}, not “{activity}”")
-    if len(leases) > 1:
-        raise InvalidField("leases", "a worker has one live lease")
-    quoted = leases[0] if leases else None
-    lease_id = str(quoted.get("id", "")) if quoted else ""
-    generation = quoted.get("generation") if quoted else None
-    if not is_id(worker_id):
-        raise NotFound.of("worker", worker_id)
-    if quoted and (not is_id(lease_id) or not isinstance(generation, int) or isinstance(generation, bool)):
-        raise InvalidField("leases", "each names its id and generation")
-    with connection.cursor() as cursor:
-        cursor.execute(
-            _BEAT,
-            {
-                "worker": to_uuid(worker_id),
-                "key": to_uuid(api_key_id) if api_key_id else None,
-                "process_alive": process_alive,
-                "progress": bool(quoted and quoted.get("progress")),
-                "activity": activity,
-                "timeout": settings.SIGNALBOX_LEASE_SECONDS,
-                "lease": to_uuid(lease_id) if quoted else None,
-                "generation": generation,
-                "stopping": bool(quoted and quoted.get("stopping")),
-            },
-        )
-        row = cursor.fetchone()
-    if row is None:
-        worker = Worker.objects.filter(pk=worker_id, api_key=api_key_id).first()
-        if worker is None:
-            raise NotFound.of("worker", worker_id)
+    if worker.is_finished:
         raise WorkerFinished(worker)
-    state, shutdown_mode, renewed, expires_at, stop_requested_at, held = row
-    if quoted and renewed is None:
-        stale = Lease.objects.filter(pk=lease_id, worker=worker_id).first()
-        raise StaleClaim(generation, stale, actor(Worker.objects.get(pk=worker_id)))
-    if quoted and quoted.get("stopping") and stop_requested_at is not None:
-        _note_stopping(lease_id)
-    asked = set((held or "").split(","))
-    if stop_requested_at is not None or shutdown_mode == "now" or "stop" in asked:
-        directive = "stop"
-    elif shutdown_mode == "drain":
-        directive = "drain"
-    elif state == Worker.State.PAUSED or "pause" in asked:
-        directive = "pause"
-    else:
-        directive = "continue"
-    return {
-        "directive": directive,
-        "leases": [{"id": lease_id, "expires_at": events.plain(expires_at)}] if quoted else [],
-    }
-
-
-def _note_stopping(lease_id: str) -> None:
-    """Record, once, that the worker acknowledged the stop."""
-    with transaction.atomic():
-        lease = Lease.objects.select_for_update(no_key=True).get(pk=lease_id)
-        told = events.Event.objects.filter(subject_id=lease_id, kind="lease.stopping").exists()
-        if lease.stop_acknowledged_at and not told:
-            events.record("lease.stopping", lease, by=actor(lease.worker, lease.generation))
-
-
-# -- claim -------------------------------------------------------------------------------------------------------
-
-
-def claim(
-    worker: Worker, *, capabilities: Sequence[str] | None = None, wait_seconds: float = 0
-) -> dict[str, Any] | None:
-    """Give the worker the next task that it may have: lease, attempt, request and prompt in one transaction.
-
-    Answers the claim's document, or None when there is nothing within `wait_seconds` (0 to 30); no transaction is held
-    while waiting. Raises InvalidMove when the worker is not idle, Refused `worker_draining`, WorkerFinished.
-    """
-    until = time.monotonic() + min(max(wait_seconds, 0), MAX_WAIT_SECONDS)
-    while True:
-        worker.refresh_from_db()
-        if worker.is_finished:
-            raise WorkerFinished(worker)
-        if worker.shutdown_requested_at is not None:
-            raise Refused("Cannot assign task: the worker is shutting down", code="worker_draining")
-        if worker.state == Worker.State.PAUSED:
-            document = None
-        else:
-            document = _claim_once(worker, list(capabilities if capabilities is not None else worker.capabilities))
-        if document is not None or time.monotonic() >= until or connection.in_atomic_block:
-            return document
-        time.sleep(LOOK_SECONDS)
-
-
-def _claim_once(worker: Worker, capabilities: list[str]) -> dict[str, Any] | None:
-    offered = offered_tools(worker)
-    for task_id in candidates(worker, capabilities, offered):
+    if worker.shutdown_requested_at is not None:
+        raise Refused("Cannot assign task: the worker is shutting down", code="worker_draining")
+    if worker.state == Worker.State.PAUSED:
+        return None
+    for task_id, offered in candidates(worker, worker.capabilities if capabilities is None else capabilities):
         try:
             lease = assign(worker, task_id, offered=offered, by=actor(worker))
         except Refused as refusal:
@@ -187,124 +94,199 @@ def _claim_once(worker: Worker, capabilities: list[str]) -> dict[str, Any] | Non
     return None
 
 
+def count_claimable() -> int:
+    """How many tasks wait for a worker, up to WAITING_SHOWN: those that a hold or a full run keeps back included.
+
+    One query for everybody who waits (pipeline.longpoll); who may have which is for `claim` to say.
+    """
+    return (
+        Task.objects.filter(state=Task.State.QUEUED, run__state=Run.State.RUNNING, run__ending_to="")[:WAITING_SHOWN]
+    ).count()
+
+
+def candidates(worker: Worker, capabilities: Sequence[str]) -> list[tuple[str, set[str]]]:
+    """The ids of the next tasks that this worker may have, best first, each with the keys of the tools that it offers.
+
+    No lock is held; `assign` looks again. One query.
+    """
+    tools, adapters = _tools_of(worker)
+    only = worker.api_key.project_id if worker.api_key_id else None
+    found = prepared.execute(
+        _CANDIDATES,
+        {
+            "tools": tools,
+            "adapters": adapters,
+            "project": to_uuid(only) if only else None,
+            "capabilities": json.dumps(list(capabilities)),
+            "affinity": [to_uuid(key) for key in worker.affinity] or None,
+        },
+    )
+    return [(from_uuid(pk), set(offered)) for pk, offered in found]
+
+
 def offered_tools(worker: Worker) -> set[str]:
     """The keys of the enabled tools that this worker can drive: those that it names, or all of its adapters'."""
+    named, adapters = _tools_of(worker)
     tools = Tool.objects.enabled()
+    if named is not None:
+        tools = tools.filter(key__in=named)
+    return set((tools if adapters is None else tools.filter(adapter__in=adapters)).values_list("key", flat=True))
+
+
+def _tools_of(worker: Worker) -> tuple[list[str] | None, list[str] | None]:
+    """The keys that it names, or else the adapters that it has; None does not narrow."""
     if worker.tools:
-        return set(tools.filter(key__in=worker.tools).values_list("key", flat=True))
-    adapters = worker.metadata.get("adapters")
-    return set((tools.filter(adapter__in=adapters) if adapters else tools).values_list("key", flat=True))
+        return list(worker.tools), None
+    return None, list(worker.metadata.get("adapters") or ()) or None
 
 
-def candidates(worker: Worker, capabilities: list[str], offered: set[str]) -> list[str]:
-    """The ids of the next tasks that this worker may have, best first. No lock is held; `assign` looks again."""
-    kinds: set[str] = set()
-    for tool in Tool.objects.filter(key__in=offered):
-        kinds |= set(tool.capabilities.get("task_kinds", ()))
-    running = Task.objects.filter(run=OuterRef("run"), state=Task.State.RUNNING)
-    held = Hold.objects.active().filter(
-        Q(scope_kind="installation")
-        | Q(scope_kind="project", scope_id=_text(OuterRef("run__project")))
-        | Q(scope_kind="workstream", scope_id=_text(OuterRef("run__workstream")))
-        | Q(scope_kind="run", scope_id=_text(OuterRef("run")))
-        | Q(scope_kind="task", scope_id=_text(OuterRef("pk")))
-    )
-    rows = (
-        Task.objects.filter(state=Task.State.QUEUED, kind__in=kinds)
-        .filter(run__state=Run.State.RUNNING, run__ending_to="", run__project__archived_at=None)
-        .filter(spec__capabilities__contained_by=capabilities)
-        .exclude(Exists(held))
-        .exclude(Exists(running.filter(spec__allow_parallel=False)))
-        .exclude(Q(spec__allow_parallel=False) & Exists(running))
-    )
-    if worker.api_key_id and worker.api_key.project_id:
-        rows = rows.filter(run__project=worker.api_key.project_id)
-    if worker.affinity:
-        rows = rows.filter(run__workstream__in=worker.affinity)
-    return list(rows.order_by("-score", "sequence", "pk").values_list("pk", flat=True)[:CANDIDATES])
+# -- the claim ---------------------------------------------------------------------------------------------------
+
+_TASK = Joined(t=(Task, None), r=(Run, None))
+# Run before task, as everywhere. Shared: whoever places a hold waits for the claims under way, and later ones see it.
+_LOCK = f"""
+SELECT {_TASK.columns}, held.back
+FROM (SELECT pg_advisory_xact_lock_shared({CLAIM_LOCK})::text AS back) held,
+    pipeline_run r JOIN pipeline_task t ON t.run_id = r.id
+WHERE t.id = %s
+FOR NO KEY UPDATE OF r FOR NO KEY UPDATE OF t SKIP LOCKED
+"""
+
+_PLACE = Joined(p=(Project, None), ph=(Phase, None), ws=(Workstream, None))
+_TOOL = Joined(tool=(Tool, None))
+# Read after the locks are held, by a statement of its own: what another claim changed meanwhile is seen.
+_AROUND = f"""
+SELECT {_PLACE.columns}, clock_timestamp(),
+    w.state, w.shutdown_requested_at IS NOT NULL,
+    (SELECT COALESCE(max(a.sequence), 0) FROM pipeline_stepattempt a WHERE a.run_id = %(run)s),
+    (SELECT COALESCE(jsonb_agg(o.spec->'allow_parallel'), '[]'::jsonb) FROM pipeline_task o
+        WHERE o.run_id = %(run)s AND o.state = 'running'),
+    (SELECT jsonb_build_object('id', h.id, 'reason', h.reason) FROM pipeline_hold h
+        WHERE h.state = 'active' AND (h.scope_kind = 'installation'
+            OR (h.scope_kind = 'project' AND h.scope_id = p.id::text)
+            OR (h.scope_kind = 'workstream' AND h.scope_id = ws.id::text)
+            OR (h.scope_kind = 'run' AND h.scope_id = %(run)s::uuid::text)
+            OR (h.scope_kind = 'task' AND h.scope_id = %(task)s::uuid::text)) ORDER BY h.id LIMIT 1),
+    (SELECT COALESCE(jsonb_agg(jsonb_build_array(h.scope_kind, h.scope_id)), '[]'::jsonb) FROM pipeline_hold h
+        WHERE h.state = 'active' AND h.scope_kind IN ('tool', 'account'))
+FROM workers_worker w, pipeline_project p JOIN pipeline_phase ph ON ph.id = %(phase)s
+    LEFT JOIN pipeline_workstream ws ON ws.id = %(workstream)s
+WHERE p.id = %(project)s AND w.id = %(worker)s
+FOR NO KEY UPDATE OF w
+"""
+_TOOLS = f"""
+SELECT {_TOOL.columns}, (SELECT count(*) FROM pipeline_stepattempt a
+    WHERE a.tool_id = tool.id AND a.state IN ('pending', 'running') AND a.task_id IS NOT NULL)
+FROM pipeline_tool tool WHERE tool.enabled ORDER BY tool.id
+"""
+# Waits until nobody else has this name, to the end of the transaction.
+_ALONE = "SELECT pg_advisory_xact_lock(hashtextextended(%s::text, 0))::text"
+_OPEN = """
+SELECT count(*) FROM pipeline_stepattempt
+WHERE tool_id = %s AND state IN ('pending', 'running') AND task_id IS NOT NULL
+"""
 
 
-def _text(reference: Any) -> Any:
-    """A uuid column as the text that a hold's scope_id holds."""
-    return Func(reference, template="(%(expressions)s)::text", output_field=CharField())
-
-
-def assign(worker: Worker, task_id: str, *, offered: set[str] | None, by: events.Actor) -> Lease:
+def assign(worker: Worker, task_id: str, *, offered: Collection[str] | None, by: events.Actor) -> Lease:
     """The claim itself: task running under a new generation, routed, requested, attempted, leased; worker busy.
 
     Pushed by an operator or pulled by the worker, the same verb. Raises Refused `not_claimable`, `held`,
-    `worker_unfit`,
-    `no_routable_tool_for_phase`, and what the apps above refuse; then nothing is written. Locks run, task, attempt,
-    worker, lease.
+    `worker_unfit`, `no_routable_tool_for_phase`, and what the apps above refuse; then nothing is written. Locks run,
+    task, worker.
     """
     with transaction.atomic():
-        task = (
-            Task.objects.select_related("run__project", "run__phase__project", "run__workstream__phase__project")
-            .filter(pk=task_id)
-            .first()
-        )
-        if task is None:
-            raise NotFound.of("task", task_id)
-        run = Run.objects.select_for_update(no_key=True).get(pk=task.run_id)
-        locked = Task.objects.select_for_update(no_key=True, skip_locked=True).filter(pk=task_id).first()
-        if locked is None or locked.state != Task.State.QUEUED:
-            state = "being changed" if locked is None else locked.state
-            raise Refused(f"Cannot assign task: {task.key} is {state}", code="not_claimable", state=state)
-        locked.run = task.run
-        locked.run.state, locked.run.ending_to = run.state, run.ending_to
-        _must_be_claimable(locked)
-        _must_be_fit(worker, locked)
+        task = _locked(task_id)
+        around, now, sequence = _look_around(task, worker)
         crashpoint("claim.locked")
-        generation = locked.claim(by=by)
-        facts = ask_facts("task.claim", task=locked, worker=worker, by=by)
-        admitted = admission.admit(
-            locked, offered=offered, base_commit=facts.get("checkout", {}).get("commit", ""), by=by
-        )
+        facts = ask_facts("task.claim", task=task, worker=worker, by=by)
+        commit = (facts.get("checkout") or {}).get("commit", "")
+        admitted = admission.admit(task, around, offered=offered, base_commit=commit, now=now, by=by)
         _take_slot(admitted.tool)
-        attempt = StepAttempt.objects.begin(
-            run,
-            by=by,
-            task=locked,
-            tool=admitted.tool,
-            request=admitted.request,
-            generation=generation,
-            input_prompt=admitted.request.prompt.text if admitted.request.prompt else "",
-        )
-        lease = _grant(worker, locked, attempt, generation, by)
+        lease = _write(task, worker, admitted, sequence=sequence, now=now, by=by)
         crashpoint("claim.granted")
-    lease.facts = facts  # type: ignore[attr-defined]  # what the answer needs, and no column keeps
+    lease.facts, lease.failures = facts, admitted.failures  # type: ignore[attr-defined]  # for the answer; no columns
     return lease
 
 
-def _must_be_claimable(task: Task) -> None:
+def _locked(task_id: str) -> Task:
+    """The queued task with its run, both locked. Raises NotFound, Refused `not_claimable`."""
+    rows = prepared.execute(_LOCK, [to_uuid(task_id)]) if is_id(task_id) else []
+    if not rows:
+        waiting = Task.objects.filter(pk=task_id).values_list("key", flat=True).first() if is_id(task_id) else None
+        if waiting is None:
+            raise NotFound.of("task", task_id)
+        raise Refused(f"Cannot assign task: {waiting} is being changed", code="not_claimable", state="being changed")
+    found = _TASK.rows(rows[0])
+    task: Task = found["t"]
+    task.run = found["r"]
+    if task.state != Task.State.QUEUED:
+        raise Refused(f"Cannot assign task: {task.key} is {task.state}", code="not_claimable", state=task.state)
+    if task.run.state != Run.State.RUNNING or task.run.ending_to:
+        raise Refused(f"Cannot assign task: its run is {task.run.state}", code="not_claimable", state=task.run.state)
+    return task
+
+
+def _look_around(task: Task, worker: Worker) -> tuple[admission.Surroundings, datetime, int]:
+    """What the claim depends on, the time, and the attempt's number. Locks the worker. Raises Refused when the task or
+    the worker cannot have the other now.
+    """
     run = task.run
-    if run.state != Run.State.RUNNING or run.ending_to:
-        raise Refused(f"Cannot assign task: its run is {run.state}", code="not_claimable", state=run.state)
-    with connection.cursor() as cursor:
-        # Shared: whoever places a hold waits for the claims under way, and every later claim sees it.
-        cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", [CLAIM_LOCK])
-    hold = Hold.objects.covering(task).first()
+    keys = {"run": run.pk, "task": task.pk, "phase": run.phase_id, "project": run.project_id, "worker": worker.pk}
+    given = {name: to_uuid(key) for name, key in keys.items()}
+    given["workstream"] = to_uuid(run.workstream_id) if run.workstream_id else None
+    rows = prepared.execute(_AROUND, given)
+    if not rows:
+        raise NotFound.of("worker", worker.pk)
+    row = rows[0]
+    place = _PLACE.rows(row)
+    run.project, run.phase, run.workstream = place["p"], place["ph"], place["ws"]
+    run.phase.project = run.project
+    if run.workstream is not None:
+        run.workstream.phase = run.phase
+    now, state, draining, last, running, hold, covered = row[_PLACE.width :]
     if hold is not None:
-        raise Refused(f"Cannot assign task: a hold is in force: {hold.reason}", code="held", hold=hold.pk)
-    running = list(
-        Task.objects.filter(run=run, state=Task.State.RUNNING).values_list("spec__allow_parallel", flat=True)
+        hold = json.loads(hold)
+        key = from_uuid(UUID(hold["id"]))
+        raise Refused(f"Cannot assign task: a hold is in force: {hold['reason']}", code="held", hold=key)
+    _must_have_room(task, json.loads(running))
+    worker.state = state
+    _must_be_fit(worker, task, draining=draining)
+    tools = [(_TOOL.rows(tool)["tool"], tool[_TOOL.width]) for tool in prepared.execute(_TOOLS)]
+    holds = json.loads(covered)
+    around = admission.Surroundings(
+        tools=[tool for tool, _open in tools],
+        open_attempts={tool.pk: number for tool, number in tools},
+        held_tools={key for kind, key in holds if kind == "tool"},
+        held_accounts={key for kind, key in holds if kind == "account"},
     )
+    return around, now, last + 1
+
+
+def _must_have_room(task: Task, running: Sequence[bool]) -> None:
+    """`running`: for each running task of the run, whether others may run beside it."""
+    run = task.run
     if running and (not task.spec.get("allow_parallel") or not all(running) or len(running) >= run.max_parallel):
         raise Refused("Cannot assign task: its run has no room beside what is running", code="not_claimable")
     if task.conflict_group:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))",
-                [f"conflict {run.project_id} {task.conflict_group}"],
-            )
+        prepared.execute(_ALONE, [f"conflict {run.project_id} {task.conflict_group}"])
         rivals = Task.objects.filter(state=Task.State.RUNNING, conflict_group=task.conflict_group)
-        if rivals.filter(run__project=run.project_id).exists():
+        if rivals.filter(project=run.project_id).exists():
             raise Refused(f"Cannot assign task: {task.conflict_group} is taken", code="not_claimable")
 
 
-def _must_be_fit(worker: Worker, task: Task) -> None:
-    if worker.shutdown_requested_at is not None:
-        raise Refused("Cannot assign task: the worker is shutting down", code="worker_draining")
+def _must_be_fit(worker: Worker, task: Task, *, draining: bool) -> None:
+    if draining:
+        raise Refused("Cannot assign task: the worker is shutting down", code="worker_draining", noun="worker")
+    if worker.state != Worker.State.IDLE:
+        refusal = InvalidMove(
+            worker,
+            worker.state,
+            Worker.State.BUSY,
+            verb="assign task",
+            allowed=Worker.MOVES[Worker.State(worker.state)],
+        )
+        refusal.parts["noun"] = "worker"
+        raise refusal
     if worker.api_key_id and worker.api_key.project_id not in (None, task.run.project_id):
         raise Refused("Cannot assign task: the worker serves another project", code="worker_unfit")
     missing = set(task.spec.get("capabilities") or ()) - set(worker.capabilities)
@@ -316,45 +298,67 @@ def _must_be_fit(worker: Worker, task: Task) -> None:
 
 def _take_slot(tool: Tool) -> None:
     """Two claims of one tool's last slot: the second waits here, and finds it taken."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"tool {tool.pk}"])
-    busy = StepAttempt.objects.open().filter(tool=tool, task__isnull=False).count()
-    if busy >= (tool.max_parallel or settings.SIGNALBOX_TOOL_MAX_PARALLEL):
+    prepared.execute(_ALONE, [f"tool {tool.pk}"])
+    [(taken,)] = prepared.execute(_OPEN, [to_uuid(tool.pk)])
+    if taken >= admission.slots(tool):
         raise Refused(f"Cannot assign task: {tool.key} has no free slot", code="not_claimable")
 
 
-def _grant(worker: Worker, task: Task, attempt: StepAttempt, generation: int, by: events.Actor) -> Lease:
-    try:
-        worker.move(
-            Worker.State.BUSY,
-            by=by,
-            verb="assign task",
-            working=True,
-            only_from=("idle",),
-            current_task=task,
-            progress_at=None,
-        )
-    except Refused as refusal:
-        refusal.parts["noun"] = "worker"
-        raise
-    now = db_now()
-    timeout_at = now + timedelta(seconds=time_limit(task, attempt.tool))
-    deadline_at = timeout_at + DEADLINE_GRACE
+def _write(
+    task: Task, worker: Worker, admitted: admission.Admitted, *, sequence: int, now: datetime, by: events.Actor
+) -> Lease:
+    """Everything that the claim changes, with its events, in two statements."""
+    run, tool = task.run, admitted.tool
+    writes = Together()
+    claimed = {
+        "state": Task.State.RUNNING,
+        "generation": task.generation + 1,
+        "count_attempts": task.count_attempts + 1,
+        "started_at": now,
+    }
+    before = task.tellable({name: getattr(task, name) for name in claimed})
+    writes.update(task, **claimed)
+    writes.tell("task.started", task, by=by, before=before, after=task.tellable(claimed))
+    writes.insert(admitted.prompt).insert(admitted.request).insert(admitted.decision)
+    writes.tell(
+        "routing.decided", admitted.decision, by=by, data={"tool": tool.key, "reason": admitted.decision.reason}
+    )
+    attempt = StepAttempt(
+        created_at=now,
+        run=run,
+        task=task,
+        tool=tool,
+        request=admitted.request,
+        prompt=admitted.prompt,
+        generation=task.generation,
+        sequence=sequence,
+        input_prompt=admitted.prompt.text,
+        state=StepAttempt.State.RUNNING,
+        started_at=now,
+    )
+    writes.insert(attempt).update(run, count_steps=run.count_steps + 1)
+    writes.tell("step.started", attempt, by=by, before={}, after=attempt.birth())
+    before = worker.tellable({"state": worker.state, "current_task_id": None})
+    worker.current_task = task
+    writes.update(worker, state=Worker.State.BUSY, current_task_id=task.pk, progress_at=now)
+    after = worker.tellable({"state": worker.state, "current_task_id": task.pk})
+    writes.tell("worker.assigned", worker, by=by, before=before, after=after)
+    deadline_at = now + timedelta(seconds=time_limit(task, tool)) + DEADLINE_GRACE
     lease = Lease(
+        created_at=now,
         worker=worker,
         task=task,
         attempt=attempt,
-        generation=generation,
+        generation=task.generation,
         acquired_at=now,
         expires_at=min(now + timedelta(seconds=worker.timeout_seconds), deadline_at),
-        timeout_at=timeout_at,
+        timeout_at=deadline_at - DEADLINE_GRACE,
         deadline_at=deadline_at,
     )
-    lease.save(force_insert=True)
-    events.record(
-        "lease.granted", lease, by=by, data={"generation": generation, "tool": attempt.tool and attempt.tool.key}
-    )
-    Worker.objects.filter(pk=worker.pk).update(progress_at=ClockNow())
+    writes.insert(lease)
+    granted = {"generation": task.generation, "tool": tool.key}
+    writes.tell("lease.granted", lease, by=by, data=granted, before={}, after=lease.birth())
+    writes.write()
     return lease
 
 
@@ -408,7 +412,7 @@ def document(lease: Lease) -> dict[str, Any]:
         "reservation": facts.get("reservation"),
         "previous_failures": [
             {"outcome": failure.outcome, "error": failure.message, "output_tail": failure.output_tail}
-            for failure in admission.earlier_failures(task)
+            for failure in getattr(lease, "failures", ())
         ],
     }
 
@@ -442,47 +446,3 @@ def directive_after(worker_id: str) -> str:
     if worker.shutdown_mode == "drain":
         return "drain"
     return "pause" if worker.state == Worker.State.PAUSED else "continue"
-
-
-# -- sweep -------------------------------------------------------------------------------------------------------
-
-
-def sweep() -> int:
-    """Crash what is gone, ask what is over its time to stop; any number of sweepers, one effect. Returns how many."""
-    done = 0
-    for pk in _ids(Lease.objects.live().filter(expires_at__lt=ClockNow(), deadline_at__gt=ClockNow())):
-        done += _crash(pk, "heartbeat lost", outcome="infra_lost")
-    for pk in _ids(Lease.objects.live().filter(deadline_at__lte=ClockNow())):
-        done += _crash(pk, "did not stop", outcome="task_failed")
-    for lease in Lease.objects.live().filter(timeout_at__lt=ClockNow(), stop_requested_at=None).order_by("pk"):
-        reason = f"timed out after {time_limit(lease.task, lease.attempt.tool)} s"
-        done += lease.request_stop(by=events.SYSTEM, reason=reason, outcome="task_failed")
-    for worker in _silent():
-        if worker.shutdown_requested_at is not None:
-            done += worker.shutdown(by=events.SYSTEM, reason="silent after it was asked to shut down")
-        else:
-            done += worker.crash("silent while idle", by=events.SYSTEM)
-    return done
-
-
-def _ids(rows: Any) -> list[str]:
-    return list(rows.order_by("pk").values_list("pk", flat=True))
-
-
-def _crash(lease_id: str, message: str, *, outcome: str) -> int:
-    """Crash the worker of a lease that is still dead when looked at under its lock; 0 when another came first."""
-    with transaction.atomic():
-        lease = Lease.objects.live().select_related("worker__api_key").filter(pk=lease_id).first()
-        if lease is None:
-            return 0
-        Run.objects.select_for_update(no_key=True).get(pk=lease.task.run_id)
-        still = Lease.objects.live().filter(pk=lease_id, expires_at__lt=ClockNow())
-        if not still.exists():
-            return 0
-        return int(lease.worker.crash(message, by=events.SYSTEM, outcome=outcome, cause="expired"))
-
-
-def _silent() -> list[Worker]:
-    limit = timedelta(seconds=settings.SIGNALBOX_IDLE_SILENCE_SECONDS)
-    idle = Worker.objects.alive().unleased().exclude(state=Worker.State.BUSY)
-    return list(idle.silent().filter(silence__gt=limit).order_by("pk"))

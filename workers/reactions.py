@@ -1,9 +1,10 @@
-"""What workers answer: a task's live lease can be asked to stop; and the sweep is a chore of the house."""
+"""What workers answer and react to: a live lease can be asked to stop, a patch is progress, the sweep is a chore."""
 
 from pipeline import events
+from pipeline.events import Event, on
 from pipeline.models import Task
 from pipeline.questions import answers
-from workers import claims
+from workers import sweeping
 from workers.models import Lease
 
 
@@ -17,4 +18,13 @@ def ask_lease_to_stop(*, task: Task, by: events.Actor, reason: str) -> bool:
     return True
 
 
-events.chore(claims.sweep)
+@on("patch.created", "patch.resubmitted")
+def see_progress(event: Event) -> None:
+    """Whoever submits a patch moves. What else the log knows of an attempt the sweep looks up before it calls a worker
+    stalled: a cost record is too frequent for a reaction of its own.
+    """
+    if event.step_id is not None:
+        Lease.objects.filter(attempt=event.step_id).moved()
+
+
+events.chore(sweeping.sweep)

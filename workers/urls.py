@@ -12,4 +12,5 @@ urlpatterns = [
     path("workers/<ulid:pk>/resume/", views.worker_resume, name="resume"),
     path("workers/<ulid:pk>/drain/", views.worker_drain, name="drain"),
     path("workers/<ulid:pk>/stop/", views.worker_stop, name="stop"),
+    path("workers/<ulid:pk>/crash/", views.worker_crash, name="crash"),
 ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
@@ -11,28 +12,38 @@ from django.views.decorators.http import require_POST, require_safe
 from pipeline import pages
 from pipeline.auth import signed_in
 from pipeline.clock import db_now
-from pipeline.models import Event
-from workers.models import Lease, Worker
+from pipeline.models import Event, Hold
+from workers.models import Lease, Worker, health
 from workers.pages import ATTENTION, BULK_OF_WORKER, describe, project_of
 
-ALIVE, FINISHED = "alive", "finished"
+ALIVE, FINISHED, ARCHIVED = "alive", "finished", "archived"
 
 
 @require_safe
 @signed_in
 def workers(request: HttpRequest) -> HttpResponse:
-    """The workers, newest first in pages; within a page those first that need a look. The living ones unless asked."""
+    """The workers, newest first in pages, before them all those that need a look. The living ones unless asked."""
     filters = pages.Filters(request)
     rows = Worker.objects.visible_to(request.principal).defer(*BULK_OF_WORKER)
-    state = filters.one_of("state", [ALIVE, FINISHED, *Worker.State.values])
-    if state == FINISHED:
-        rows = rows.filter(state__in=Worker.FINISHED)
+    state = filters.one_of("state", [ALIVE, FINISHED, ARCHIVED, *Worker.State.values])
+    word = filters.one_of("health", dict(health.CHOICES))
+    if state == ARCHIVED:
+        rows = rows.archived()
+    elif state == FINISHED:
+        rows = rows.listed().filter(state__in=Worker.FINISHED)
     elif state and state != ALIVE:
-        rows = rows.filter(state=state)
-    elif state == ALIVE or not request.GET:
+        rows = rows.listed().filter(state=state)
+    elif state == ALIVE or not set(request.GET) - {"cursor"}:
         filters["state"] = ALIVE
         rows = rows.alive()
+    else:
+        rows = rows.listed()
+    if word:
+        rows = rows.of_health(word)
     page = pages.page_of(rows, request)
+    if not filters.given.get("cursor"):
+        needy = list(rows.needs_person().order_by("-pk")[: settings.SIGNALBOX_LIST_LIMIT])
+        page.rows[:] = {worker.pk: worker for worker in [*needy, *page.rows]}.values()
     describe(page.rows, request.principal, db_now())
     page.rows.sort(key=lambda worker: (worker.is_finished, ATTENTION.index(worker.shown_health), worker.state))
     return render(
@@ -42,7 +53,13 @@ def workers(request: HttpRequest) -> HttpResponse:
             "workers": page.rows,
             "next_cursor": page.next_cursor,
             "filters": filters,
-            "states": [(ALIVE, _("alive")), (FINISHED, _("finished")), *Worker.State.choices],
+            "states": [
+                (ALIVE, _("alive")),
+                (FINISHED, _("finished")),
+                (ARCHIVED, _("archived")),
+                *Worker.State.choices,
+            ],
+            "healths": health.CHOICES,
         },
     )
 
@@ -53,6 +70,7 @@ def worker(request: HttpRequest, pk: str) -> HttpResponse:
     """One worker: its three clocks, what it holds, what it did."""
     worker = _worker(request, pk)
     describe([worker], request.principal, db_now())
+    hold = Hold.objects.covering(worker.lease.task).order_by("pk").first() if worker.lease else None
     leases = Lease.objects.visible_to(request.principal).filter(worker=worker).select_related("task__run", "attempt")
     history = Event.objects.visible_to(request.principal).filter(worker_id=worker.pk).exclude(severity="debug")
     return render(
@@ -60,6 +78,7 @@ def worker(request: HttpRequest, pk: str) -> HttpResponse:
         "workers/worker.html",
         {
             "worker": worker,
+            "hold": hold,
             "may": pages.roles_in(request.principal, project_of(worker)),
             # A worker of the installation serves many projects: its crash report may quote any of them.
             "may_see_crash": request.principal.may("viewer", project_of(worker)),
@@ -95,7 +114,12 @@ def worker_pause(request: HttpRequest, pk: str) -> HttpResponse:
 @signed_in
 def worker_resume(request: HttpRequest, pk: str) -> HttpResponse:
     """Let it go on."""
-    return _act(request, pk, lambda worker: worker.resume(by=request.principal.actor), _("It goes on."))
+    return _act(
+        request,
+        pk,
+        lambda worker: worker.resume(by=request.principal.actor, reason=request.POST.get("reason", "")),
+        _("It goes on."),
+    )
 
 
 @require_POST
@@ -105,7 +129,9 @@ def worker_drain(request: HttpRequest, pk: str) -> HttpResponse:
     return _act(
         request,
         pk,
-        lambda worker: worker.request_shutdown(by=request.principal.actor, mode="drain"),
+        lambda worker: worker.request_shutdown(
+            by=request.principal.actor, mode="drain", reason=request.POST.get("reason", "")
+        ),
         _("Asked to end after its task."),
     )
 
@@ -117,10 +143,20 @@ def worker_stop(request: HttpRequest, pk: str) -> HttpResponse:
     return _act(
         request,
         pk,
-        lambda worker: worker.request_shutdown(
-            by=request.principal.actor, mode="now", reason=request.POST.get("reason", "")
-        ),
-        _("Stop requested. It counts as stopped when it says so, or when its lease runs out."),
+        lambda worker: worker.stop(by=request.principal.actor, reason=request.POST.get("reason", "")),
+        _("Stop requested. It counts as stopped when it says so, or when its time for that is over."),
+    )
+
+
+@require_POST
+@signed_in
+def worker_crash(request: HttpRequest, pk: str) -> HttpResponse:
+    """Declare crashed what is gone, with a reason: its task goes to somebody else."""
+    return _act(
+        request,
+        pk,
+        lambda worker: worker.declare_crashed(by=request.principal.actor, reason=request.POST.get("reason", "")),
+        _("Declared crashed: its task is tried again or fails, and what it still sends is refused."),
     )
 
 

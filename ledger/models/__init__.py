@@ -1,7 +1,8 @@
-"""What the work produced: patches with their content, policies, and the queue in which they land."""
+"""What the work produced: patches with their content, policies, the queue in which they land, and the log's seals."""
 
 from ledger.models.patch import Patch, PatchContent
 from ledger.models.policy import PatchPolicy
 from ledger.models.queue import MergeQueue, QueueItem
+from ledger.models.seal import Seal
 
-__all__ = ["MergeQueue", "Patch", "PatchContent", "PatchPolicy", "QueueItem"]
+__all__ = ["MergeQueue", "Patch", "PatchContent", "PatchPolicy", "QueueItem", "Seal"]

@@ -1,7 +1,7 @@
 """Patches: every change that a worker or a person proposes, from submission to what became of it."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any, Self
 
@@ -386,17 +386,15 @@ class Patch(Stateful):
             message = "; ".join(error["message"] for error in findings["validation_errors"])[:2000]
             code = findings["validation_errors"][0]["code"]
             if current.state == self.State.APPLY_FAILED:
-                Patch.objects.filter(pk=self.pk).update(**columns, last_error_code=code, last_error_message=message)
-                events.record("patch.revalidation_failed", self, by=by, reason=message)
+                columns |= {"last_error_code": code, "last_error_message": message}
+                current._note("patch.revalidation_failed", by=by, reason=message, **columns)
                 self.refresh_from_db()
                 return False
             route = findings.get("route", "apply_failed")
             if route == "quarantined":
-                Patch.objects.filter(pk=self.pk).update(**columns)
-                return self.quarantine(message, by=by)
+                return self.quarantine(message, by=by, **columns)
             if route == "dropped":
-                Patch.objects.filter(pk=self.pk).update(**columns)
-                return self.drop(message, by=by)
+                return self.drop(message, by=by, **columns)
             return self.move(
                 self.State.APPLY_FAILED,
                 by=by,
@@ -409,6 +407,16 @@ class Patch(Stateful):
                 last_error_message=message,
                 **columns,
             )
+
+    def _note(
+        self, kind: str, *, by: events.Actor, reason: str = "", data: Mapping[str, Any] | None = None, **columns: Any
+    ) -> None:
+        """Write columns that go with no move, and the event that tells them. The caller holds the row's lock, and has
+        read it under that.
+        """
+        before = self.tellable({name: getattr(self, name) for name in columns})
+        Patch.objects.filter(pk=self.pk).update(**columns)
+        events.record(kind, self, by=by, reason=reason, data=data, before=before, after=self.tellable(columns))
 
     def queue(self, *, by: events.Actor) -> bool:
         """validated, apply_failed -> queued, with an item at the tail of its branch's queue.
@@ -546,9 +554,15 @@ class Patch(Stateful):
             if current.state != self.State.VERIFIED:
                 raise InvalidMove(current, current.state, "committed", verb="commit", allowed=self.MOVES[current.state])
             current.must_be_committable()
-            Patch.objects.filter(pk=self.pk).update(landing_commit=commit)
-            events.record("patch.landing", self, by=by, data={"commit": commit})
+            current._note("patch.landing", by=by, data={"commit": commit}, landing_commit=commit)
         self.landing_commit = commit
+
+    def forget_landing(self, *, by: events.Actor) -> None:
+        """Take back the note of `begin_landing`: that landing died before it moved the branch."""
+        with in_transaction():
+            current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
+            current._note("patch.landing", by=by, reason="the branch did not move", landing_commit="")
+        self.landing_commit = ""
 
     def commit(self, commit_sha: str, tree: str, *, by: events.Actor) -> bool:
         """verified -> committed, and what it replaces is dropped as superseded. Raises Refused `tree_mismatch`."""
@@ -587,8 +601,9 @@ class Patch(Stateful):
         owner: str = "approvers",
         path: str = "",
         expires_after: timedelta | None = None,
+        **columns: Any,
     ) -> bool:
-        """Set it aside with a reason, an owner and an expiry, out of its queue. Quiet."""
+        """Set it aside with a reason, an owner and an expiry, out of its queue, and write `columns`. Quiet."""
         reason = need_reason(reason)
         with in_transaction():
             self._leave_queue(by, reason)
@@ -603,6 +618,7 @@ class Patch(Stateful):
                 quarantine_owner=owner,
                 quarantined_at=NOW,
                 quarantine_expires_at=db_now() + (expires_after or timedelta(days=settings.SIGNALBOX_QUARANTINE_DAYS)),
+                **columns,
             )
 
     def release(self, *, by: events.Actor, reason: str) -> bool:
@@ -631,8 +647,10 @@ class Patch(Stateful):
             quarantine_expires_at=None,
         )
 
-    def drop(self, reason: str, *, by: events.Actor) -> bool:
-        """Close it for good, out of its queue. Quiet. Raises ReasonRequired, InvalidMove."""
+    def drop(self, reason: str, *, by: events.Actor, **columns: Any) -> bool:
+        """Close it for good, out of its queue; `columns` are written with it. Quiet. Raises ReasonRequired,
+        InvalidMove.
+        """
         reason = need_reason(reason)
         with in_transaction():
             self._leave_queue(by, reason)
@@ -647,6 +665,7 @@ class Patch(Stateful):
                 quarantine_owner="",
                 quarantined_at=None,
                 quarantine_expires_at=None,
+                **columns,
             )
 
     def _leave_queue(self, by: events.Actor, reason: str) -> None:

@@ -106,6 +106,21 @@ class MergeQueue(Stateful):
         """Go on. Quiet."""
         return self.move(self.State.RUNNING, by=by, reason=reason, verb="resume")
 
+    def note(self, *, by: events.Actor, reason: str = "", **columns: Any) -> bool:
+        """Write what landing, or a look at the branch, found (`head_commit`, `window_size`), recorded as
+        `merge_queue.changed`; False when nothing differs.
+        """
+        with in_transaction():
+            current = MergeQueue.objects.select_for_update(no_key=True).get(pk=self.pk)
+            changes = {name: value for name, value in columns.items() if getattr(current, name) != value}
+            if changes:
+                MergeQueue.objects.filter(pk=self.pk).update(**changes)
+                before = {name: getattr(current, name) for name in changes}
+                events.record("merge_queue.changed", self, by=by, reason=reason, before=before, after=changes)
+        for name, value in columns.items():
+            setattr(self, name, value)
+        return bool(changes)
+
     def take_in(self, patch: Patch, *, by: events.Actor) -> "QueueItem":
         """A waiting item for `patch` at the tail. The caller holds this row's lock."""
         last = QueueItem.objects.filter(queue=self).aggregate(last=Max("position"))["last"] or 0
@@ -217,10 +232,16 @@ class QueueItem(Stateful):
         """Events about an item belong to its patch."""
         return self.patch.correlation()
 
-    def build(self, *, base_commit: str, by: events.Actor) -> bool:
-        """waiting -> building on `base_commit`."""
+    def build(self, *, base_commit: str, by: events.Actor, ahead: "QueueItem | None" = None) -> bool:
+        """waiting -> building on `base_commit`, which is the candidate of `ahead`, or the branch's own."""
         return self.move(
-            self.State.BUILDING, by=by, verb="build", working=True, base_commit=base_commit, builds=Plus(1)
+            self.State.BUILDING,
+            by=by,
+            verb="build",
+            working=True,
+            base_commit=base_commit,
+            ahead=ahead,
+            builds=Plus(1),
         )
 
     def test(self, *, candidate_commit: str, candidate_tree: str, by: events.Actor) -> bool:

@@ -1,6 +1,6 @@
 """The API's part of the nouns that every app shares: their addresses, one line each."""
 
-from pipeline.api import access, events, holds, planning, reading, running
+from pipeline.api import access, events, failures, holds, notifications, planning, reading, running, subscriptions
 from pipeline.rest import Router
 
 router = Router()
@@ -19,5 +19,10 @@ router.register("prompts", reading.PromptEndpoint, "prompt")
 router.register("routing-decisions", reading.DecisionEndpoint, "routing-decision")
 router.register("holds", holds.HoldEndpoint, "hold")
 router.register("events", events.EventEndpoint, "event")
+router.register("failed-reactions", failures.FailedReactionEndpoint, "failed-reaction")
+router.register("notifications", notifications.NotificationRuleEndpoint, "notification-rule")
+router.register("subscriptions", subscriptions.SubscriptionEndpoint, "subscription")
+router.register("webhooks", subscriptions.WebhookEndpointEndpoint, "webhook")
+router.register("deliveries", subscriptions.DeliveryEndpoint, "delivery")
 
 urlpatterns = router.urls

@@ -1,15 +1,23 @@
 """The event log over HTTP: read newest first or in the order of commits, and added to by programs outside."""
 
+import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import django_filters
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
+from django.http import StreamingHttpResponse
+from django_filters.constants import EMPTY_VALUES
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, PolymorphicProxySerializer, extend_schema
 from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.exceptions import MethodNotAllowed
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -18,10 +26,27 @@ from pipeline.api.ingest import read_kind
 from pipeline.ids import is_id
 from pipeline.kinds import CHANNELS, SEVERITIES
 from pipeline.models import Event, Project, Run, StepAttempt, Task
-from pipeline.refusals import InvalidField, MissingField
-from pipeline.rest import Endpoint, Filters, IdField, IdFilter, Listed, ProjectRef, Ref, Strict, StrictModel, read_limit
+from pipeline.refusals import InvalidField, MissingField, Refused
+from pipeline.rest import (
+    BadQuery,
+    Endpoint,
+    FilterBackend,
+    Filters,
+    IdField,
+    IdFilter,
+    Listed,
+    ProjectRef,
+    Ref,
+    Strict,
+    StrictModel,
+    read_limit,
+)
+from pipeline.selection import Selection
+from pipeline.stream import Opening, first_words
 
 MAX_AT_ONCE = 1000
+# Each `*` of a row of them would try every text again.
+MANY_STARS = re.compile(r"\*+")
 
 
 class EventSerializer(StrictModel):
@@ -77,7 +102,10 @@ class Recorded(serializers.Serializer[Any]):
 
 
 class EventFilters(Filters):
-    """By kind (`run.*`, several parted by commas), and by everything that an event is tied to."""
+    """By kind (`run.*`, several parted by commas), and by everything that an event is tied to.
+
+    One declaration has two faces: `qs` asks the database, `wants()` asks one event in memory, for a stream.
+    """
 
     kind = django_filters.CharFilter(method="of_kind")
     project = django_filters.CharFilter(method="of_project")
@@ -90,34 +118,112 @@ class EventFilters(Filters):
     gate_run = IdFilter("gate_run_id")
     channel = django_filters.ChoiceFilter(choices=[(name, name) for name in CHANNELS.values()])
     severity = django_filters.ChoiceFilter(choices=[(name, name) for name in SEVERITIES])
+    min_severity = django_filters.ChoiceFilter(choices=[(name, name) for name in SEVERITIES], method="of_min_severity")
 
     class Meta:
         model = Event
-        fields = ("subject_type", "subject_id", "actor_kind", "request_id", "created_at")
+        fields = ("subject_type", "subject_id", "actor_kind", "actor_id", "actor_name", "request_id", "created_at")
 
     def of_kind(self, queryset: QuerySet[Event], name: str, value: str) -> QuerySet[Event]:
         """Exact kinds, or globs in which `*` stands for any text."""
-        wanted = Q()
-        for glob in value[:500].split(","):
-            parts = [re.escape(part) for part in glob.strip().split("*")]
-            wanted |= Q(kind=glob.strip()) if len(parts) == 1 else Q(kind__regex=f"^{'.*'.join(parts)}$")
-        return queryset.filter(wanted)
+        return queryset.filter(kind__in=kinds_of(value))
 
     def of_project(self, queryset: QuerySet[Event], name: str, value: str) -> QuerySet[Event]:
         """By id or key; a project that nobody knows has no events."""
-        if is_id(value):
-            return queryset.filter(project_id=value)
-        return queryset.filter(project_id__in=Project.objects.filter(key=value).values("pk"))
+        project = project_id_of(value)
+        return queryset.none() if project is None else queryset.filter(project_id=project)
+
+    def of_min_severity(self, queryset: QuerySet[Event], name: str, value: str) -> QuerySet[Event]:
+        """Of this severity or a graver one."""
+        return queryset.filter(severity__in=severities_from(value))
+
+    def wants(self) -> Callable[[Event], bool]:
+        """Whether `qs` would hold an event, decided in memory. Asks the database for a project's key, once.
+
+        Raises BadQuery for what is wrong, as FilterBackend does for `qs`.
+        """
+        checks: list[Callable[[Event], bool]] = []
+        for name, value in self.form.cleaned_data.items():
+            if value not in EMPTY_VALUES:
+                checks.append(self._check(name, value))
+        return lambda event: all(check(event) for check in checks)
+
+    def _check(self, name: str, value: Any) -> Callable[[Event], bool]:
+        if name == "kind":
+            kinds = kinds_of(value)
+            return lambda event: event.kind in kinds
+        if name == "project":
+            project = project_id_of(value)
+            return lambda event: project is not None and event.project_id == project
+        if name == "min_severity":
+            severities = severities_from(value)
+            return lambda event: event.severity in severities
+        column = self.filters[name].field_name
+        compare = {"exact": operator.eq, "gt": operator.gt, "lt": operator.lt}[self.filters[name].lookup_expr]
+        return lambda event: bool(compare(getattr(event, column), value))
+
+
+def kinds_of(text: str) -> frozenset[str]:
+    """The kinds that `text` names, parted by commas: exact ones, and every registered one that a glob matches."""
+    patterns = [MANY_STARS.sub("*", one.strip()) for one in text[:500].split(",")]
+    globs = tuple(pattern for pattern in patterns if "*" in pattern)
+    return frozenset(pattern for pattern in patterns if "*" not in pattern) | Selection(globs).kinds
+
+
+def severities_from(least: str) -> tuple[str, ...]:
+    """This severity and the graver ones."""
+    return Selection(min_severity=least).severities
+
+
+def project_id_of(value: str) -> str | None:
+    """The id of the project with this id or key; None for a key that nobody knows."""
+    return value if is_id(value) else Project.objects.filter(key=value).values_list("pk", flat=True).first()
 
 
 def answer_events(request: Request, queryset: QuerySet[Event]) -> Response:
     """The events of `queryset` behind `?after=`, in the order of commits; `next` is the cursor to go on from."""
     given = request.query_params.get("after")
-    cursor = events.Cursor.parse(given) if given else events.START
+    cursor = events.read_cursor(given) if given else events.START
     found: Any = queryset
     page = list(found.after(cursor, read_limit(request, settings.SIGNALBOX_EVENTS_LIMIT)))
     following = page[-1].cursor if page else cursor
     return Response({"results": EventSerializer(page, many=True).data, "next": str(following), "previous": None})
+
+
+def frame(event: Event) -> bytes:
+    """The event as one message of a stream: its cursor as `id`, its kind as `event`, the list's document as `data`."""
+    shown = JSONRenderer().render(_writer().to_representation(event))
+    return b"id: %s\nevent: %s\ndata: %s\n\n" % (str(event.cursor).encode(), event.kind.encode(), shown)
+
+
+def must_come(kinds: str) -> None:
+    """Raises Refused `invalid_field` for a pattern that no registered kind matches: one would wait for it for ever."""
+    try:
+        Selection.checked([one.strip() for one in kinds.split(",")], field="kind")
+    except InvalidField as refusal:
+        raise Refused(str(refusal), code=refusal.code, status=400, field="kind") from refusal
+
+
+@cache
+def _writer() -> EventSerializer:
+    # Making a serializer's fields takes a millisecond, writing an event with them a twentieth of it.
+    return EventSerializer()
+
+
+class StreamAnswer(StreamingHttpResponse):
+    """A stream that may begin: `pipeline.stream` reads `opening` and goes on from there for as long as both sides live.
+
+    A server that speaks WSGI only sends the first page instead, and the client asks again behind it.
+    """
+
+    def __init__(self, opening: Opening) -> None:
+        self.opening = opening
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(self._page(), content_type="text/event-stream; charset=utf-8", headers=headers)
+
+    def _page(self) -> Iterator[bytes]:
+        yield first_words(self.opening.cursor)
+        yield from (frame(event) for event in self.opening.page(self.opening.cursor, settings.SIGNALBOX_EVENTS_LIMIT))
 
 
 class EventEndpoint(Listed, Endpoint):
@@ -128,7 +234,7 @@ class EventEndpoint(Listed, Endpoint):
     filterset_class = EventFilters
     noun = "event"
     other_parameters = ("after",)
-    needs = {"list": "viewer", "retrieve": "viewer", "create": "operator"}
+    needs = {"list": "viewer", "retrieve": "viewer", "create": "operator", "stream": "viewer"}
 
     @extend_schema(
         parameters=[OpenApiParameter("after", str, description="A commit-order cursor: go on behind it, oldest first.")]
@@ -138,6 +244,50 @@ class EventEndpoint(Listed, Endpoint):
         if "after" in request.query_params:
             return answer_events(request, self.filter_queryset(self.get_queryset()))
         return super().list(request, *args, **kwargs)
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("after", str, description="A commit-order cursor: go on behind it; else from now on."),
+            OpenApiParameter(
+                "Last-Event-ID",
+                str,
+                OpenApiParameter.HEADER,
+                description="The same; browsers send it when they connect again, and it goes before `after`.",
+            ),
+        ],
+        responses={(200, "text/event-stream"): OpenApiTypes.STR},
+        filters=True,
+    )
+    @action(detail=False, methods=["get"])
+    def stream(self, request: Request) -> StreamAnswer:
+        """Events as they commit, as an event stream: `id` is the cursor, `event` the kind, `data` the list's document.
+
+        Resume with `Last-Event-ID`, nothing is lost or doubled. A comment every 15 s keeps the connection alive. Before
+        the server closes it says why: `bye` after 15 minutes, `dropped` to who reads too slowly, `error` with a problem
+        document when the key or session has ended.
+        """
+        if request.method != "GET":
+            raise MethodNotAllowed(str(request.method))
+        for name in ("cursor", "limit", "ordering", "fields"):
+            if name in request.query_params:
+                raise BadQuery(name, "a list has this parameter, a stream has not", code="unknown_filter")
+        queryset = self.get_queryset()
+        rows: Any = self.filter_queryset(queryset)
+        filterset = FilterBackend().get_filterset(request, queryset, self)
+        filterset.is_valid()  # it is: filter_queryset has refused anything else
+        if kinds := filterset.form.cleaned_data["kind"]:
+            must_come(kinds)
+        given = request.headers.get("Last-Event-ID") or request.query_params.get("after")
+        who = self.principal
+        return StreamAnswer(
+            Opening(
+                principal=f"{who.kind}:{who.id}",
+                projects=who.project_ids(),
+                wants=filterset.wants(),
+                page=rows.after,
+                cursor=events.read_cursor(given) if given else events.horizon(),
+            )
+        )
 
     @extend_schema(
         request=PolymorphicProxySerializer(

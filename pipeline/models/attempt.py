@@ -195,6 +195,8 @@ class StepAttempt(Stateful):
     }
     KINDS = {(State.PENDING, State.RUNNING): "step.started"}
     INITIAL = {State.PENDING, State.RUNNING}
+    # Long texts with a retention of their own, and a prompt that has a row of its own.
+    UNTOLD = Stateful.UNTOLD | {"input_prompt", "error_log", "output_tail"}
 
     run = models.ForeignKey(Run, models.PROTECT, related_name="steps")
     task = models.ForeignKey(Task, models.PROTECT, null=True, related_name="attempts")
@@ -244,7 +246,11 @@ class StepAttempt(Stateful):
                 condition=Q(ended_at=None) | Q(started_at=None) | Q(ended_at__gte=F("started_at")),
             ),
         ]
-        indexes = [models.Index(fields=["task", "-sequence"], name="step_of_task")]
+        indexes = [
+            models.Index(fields=["task", "-sequence"], name="step_of_task"),
+            # Read by claims: how many of a tool's slots are taken.
+            models.Index(fields=["tool"], name="step_open_of_tool", condition=Q(state__in=["pending", "running"])),
+        ]
         triggers = [FixedOnceEnded(name="past_is_fixed", states=("succeeded", "failed", "canceled"))]
 
     def __str__(self) -> str:

@@ -9,7 +9,7 @@ from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
 from pipeline import events
-from pipeline.clock import ClockNow
+from pipeline.clock import BirthTimeField, ClockNow
 from pipeline.ids import from_uuid, is_id, to_uuid
 from pipeline.models.project import Project
 from pipeline.refusals import InvalidField, need_reason
@@ -149,7 +149,7 @@ class Hold(Stateful):
     reason = models.TextField()
     holder_kind = models.CharField(max_length=10, default="user")
     holder = models.CharField(max_length=200)
-    since = models.DateTimeField(db_default=ClockNow())
+    since = BirthTimeField(db_default=ClockNow())
     until = models.DateTimeField(null=True, blank=True)
     question = models.JSONField(null=True, blank=True)
     answer = models.JSONField(null=True, blank=True)

@@ -13,7 +13,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from pipeline import events
-from pipeline.clock import ClockNow
+from pipeline.clock import ClockNow, db_now
 from pipeline.definitions import Definition, DefinitionQuerySet
 from pipeline.models.project import Project
 from pipeline.refusals import InvalidField
@@ -97,6 +97,9 @@ class ApiKey(Definition):
         ADMIN = "admin", _("admin")
         WORKER = "worker", _("worker")
 
+    # A secret, and a clock of use that no verb moves.
+    UNTOLD = Definition.UNTOLD | {"secret_hash", "last_used_at"}
+
     prefix = models.CharField(max_length=8, unique=True, editable=False)
     secret_hash = models.CharField(max_length=64, editable=False)
     name = models.CharField(max_length=200)
@@ -133,10 +136,16 @@ class ApiKey(Definition):
     def revoke(self, *, by: events.Actor, reason: str = "") -> bool:
         """End the key at once; False when it has ended already."""
         with in_transaction():
-            done = ApiKey.objects.filter(pk=self.pk, revoked_at=None).update(revoked_at=ClockNow())
+            now = db_now()
+            done = ApiKey.objects.filter(pk=self.pk, revoked_at=None).update(revoked_at=now)
             if done:
                 events.record(
-                    "api_key.changed", self, by=by, reason=reason, after={"revoked": True}, before={"revoked": False}
+                    "api_key.changed",
+                    self,
+                    by=by,
+                    reason=reason,
+                    before={"revoked_at": None},
+                    after={"revoked_at": now},
                 )
         self.refresh_from_db()
         return bool(done)

@@ -9,13 +9,13 @@ from django.db.models import Exists, F, OuterRef, Q
 from django.utils.translation import gettext_lazy as _
 
 from pipeline import events
-from pipeline.clock import ClockNow
+from pipeline.clock import db_now
 from pipeline.models.hold import Hold, stored
 from pipeline.models.plan import Phase, Workstream, plan_of, specs_of
 from pipeline.models.project import Project
 from pipeline.questions import ask
 from pipeline.refusals import InvalidField, Refused, need_reason
-from pipeline.rows import in_transaction
+from pipeline.rows import Counted, in_transaction
 from pipeline.states import NOW, InvalidMove, InvalidState, Stateful, held_by_postgres
 
 
@@ -141,6 +141,14 @@ class Run(Stateful):
     KINDS = {(State.PENDING, State.RUNNING): "run.started"}
     INITIAL = {State.PENDING}
     FINISHED = (State.SUCCEEDED, State.FAILED, State.QUARANTINED, State.CANCELED)
+
+    # Raised with the row that is counted, whose event tells it: the run does not repeat it.
+    COUNTED = {
+        "count_steps": Counted(("step.created", "step.started"), births=True),
+        "count_patches_created": Counted(("patch.created",), births=True),
+        "count_patches_applied": Counted(("patch.applied",)),
+        "count_errors": Counted(("task.failed",)),
+    }
 
     project = models.ForeignKey(Project, models.PROTECT, related_name="runs")
     phase = models.ForeignKey(Phase, models.PROTECT, related_name="runs")
@@ -328,10 +336,17 @@ class Run(Stateful):
             if current.state in self.FINISHED:
                 current.finish(to, by=by, reason=reason)
             else:
-                Run.objects.filter(pk=self.pk).update(
-                    ending_to=to, ending_reason=reason, ending_requested_at=ClockNow()
+                columns = {"ending_to": to, "ending_reason": reason, "ending_requested_at": db_now()}
+                Run.objects.filter(pk=self.pk).update(**columns)
+                events.record(
+                    "run.winding_down",
+                    self,
+                    by=by,
+                    reason=reason,
+                    data={"to": to},
+                    before={name: getattr(current, name) for name in columns},
+                    after=columns,
                 )
-                events.record("run.winding_down", self, by=by, reason=reason, data={"to": to})
                 for task in self.tasks.unfinished().order_by("pk"):
                     task.cancel(by=by, reason=reason)
                 current.refresh_from_db()

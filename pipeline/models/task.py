@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy as _
 from pipeline import constraints, events, retry, taskspec
 from pipeline.clock import ClockNow, db_now
 from pipeline.models.hold import Hold
+from pipeline.models.project import Project
 from pipeline.models.run import Run
 from pipeline.questions import ask
 from pipeline.refusals import InvalidField, Refused, need_reason
@@ -72,6 +73,7 @@ class TaskQuerySet(models.QuerySet["Task"]):
             graph.from_spec(spec, effective.scope())
             tasks[spec["task_id"]] = Task(
                 run=run,
+                project_id=run.project_id,
                 key=spec["task_id"],
                 name=spec["name"],
                 kind=spec["kind"],
@@ -151,6 +153,8 @@ class Task(Stateful):
     ENDED = (State.COMPLETED, State.FAILED, State.CANCELLED)
 
     run = models.ForeignKey(Run, models.PROTECT, related_name="tasks")
+    # The run's, here too: claims are handed out project by project, out of an index.
+    project = models.ForeignKey(Project, models.PROTECT, null=True, related_name="+")
     key = models.CharField(max_length=80)
     name = models.CharField(max_length=200)
     kind = models.CharField(max_length=64)
@@ -200,12 +204,13 @@ class Task(Stateful):
             ),
         ]
         triggers = [
-            Immutable(name="snapshot_fixed", fields=("run", "key", "sequence", "spec", "is_critical")),
+            Immutable(name="snapshot_fixed", fields=("run", "project", "key", "sequence", "spec", "is_critical")),
             NeverFalls(name="generation_rises", column="generation"),
         ]
         indexes = [
             # Read by claims: the next task to hand out, in the order of the claim.
-            models.Index(fields=["-score", "sequence", "id"], name="task_claim", condition=Q(state="queued")),
+            models.Index(fields=["project", "-score", "sequence", "id"], name="task_claim", condition=Q(state="queued")),
+            models.Index(fields=["project"], name="task_running", condition=Q(state="running")),
             models.Index(fields=["retry_at"], name="task_due", condition=Q(state="retrying")),
             models.Index(fields=["run", "state"], name="task_of_run"),
             models.Index(fields=["conflict_group"], name="task_conflict", condition=Q(state="running")),
@@ -334,8 +339,12 @@ class Task(Stateful):
         if state == "retrying" and following.wait is None:
             self._wait_for(outcome, error or reason, by)
         if state == "failed":
-            Run.objects.filter(pk=self.run_id).update(count_errors=F("count_errors") + 1)
+            self._count_error()
         return str(state)
+
+    def _count_error(self) -> None:
+        """One more failed task of the run, however it came to fail."""
+        Run.objects.filter(pk=self.run_id).update(count_errors=F("count_errors") + 1)
 
     def _limits(self) -> retry.Limits:
         backoff = self.spec["execution"]["retry"]
@@ -374,12 +383,22 @@ class Task(Stateful):
         """Make a retrying task due now; False when it is due already. Raises InvalidMove in any other state."""
         if self.state != self.State.RETRYING:
             raise InvalidMove(self, self.state, "queued", verb="retry task", allowed=self.MOVES[self.state])
-        done = Task.objects.filter(pk=self.pk, state="retrying", retry_at__gt=ClockNow()).update(retry_at=ClockNow())
-        if done:
+        with in_transaction():
+            current = Task.objects.select_for_update(no_key=True).get(pk=self.pk)
+            now = db_now()
+            if current.state != self.State.RETRYING or current.retry_at is None or current.retry_at <= now:
+                return False
+            Task.objects.filter(pk=self.pk).update(retry_at=now)
             events.record(
-                "override.used", self, by=by, reason=need_reason(reason or "retry now"), data={"verb": "retry"}
+                "override.used",
+                self,
+                by=by,
+                reason=need_reason(reason or "retry now"),
+                data={"verb": "retry"},
+                before={"retry_at": current.retry_at},
+                after={"retry_at": now},
             )
-        return bool(done)
+        return True
 
     def cancel(self, *, by: events.Actor, reason: str, cause: str = "") -> bool:
         """Call it off. A running task's lease is asked to stop; the move follows when that lease has ended. Quiet."""
@@ -410,7 +429,7 @@ class Task(Stateful):
                     code="invalid_move",
                 )
             events.record("override.used", self, by=by, reason=reason, data={"verb": "force_fail"})
-            return self.move(
+            self.move(
                 self.State.FAILED,
                 by=by,
                 reason=reason,
@@ -419,6 +438,8 @@ class Task(Stateful):
                 state_reason=reason,
                 completed_at=NOW,
             )
+            self._count_error()
+        return True
 
     def add_dependency(self, needs: "Task", *, by: events.Actor, reason: str) -> "TaskDependency":
         """From now on it needs `needs` as well. Raises Refused `circular_dependency`, `unknown_dependency`,

@@ -10,8 +10,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ledger.models import Patch
-from pipeline.models import ApiKey, Event, ExecutionRequest, Project, PromptInstance, RoutingDecision, Task
+from ledger.models import Patch, Seal
+from pipeline.clock import db_now
+from pipeline.events import START
+from pipeline.models import (
+    ApiKey,
+    Delivery,
+    Event,
+    ExecutionRequest,
+    NotificationRule,
+    Project,
+    PromptInstance,
+    RoutingDecision,
+    Subscription,
+    Task,
+    WebhookEndpoint,
+)
 from tests import factories
 from workers.models import Lease
 
@@ -81,6 +95,31 @@ EXPECTED: dict[str, dict[str, Role]] = {
     "hold-release": {"post": APPROVER},
     "event-list": {"get": VIEWER, "post": OPERATOR},
     "event-detail": {"get": VIEWER},
+    "event-stream": {"get": VIEWER},
+    "failed-reaction-list": {"get": VIEWER},
+    "failed-reaction-detail": {"get": VIEWER},
+    "failed-reaction-replay": {"post": OPERATOR},
+    "notification-rule-list": {"get": ADMIN, "post": ADMIN},
+    "notification-rule-detail": {"get": ADMIN, "patch": ADMIN, "delete": ADMIN},
+    "notification-rule-pause": {"post": ADMIN},
+    "notification-rule-resume": {"post": ADMIN},
+    "notification-rule-test": {"post": ADMIN},
+    "subscription-list": CRUD["list"],
+    "subscription-detail": CRUD["detail"],
+    "subscription-pull": {"get": VIEWER},
+    "subscription-ack": {"post": OPERATOR},
+    "subscription-replay": {"post": ADMIN},
+    "subscription-pause": {"post": ADMIN},
+    "subscription-resume": {"post": ADMIN},
+    "webhook-list": {"get": ADMIN, "post": ADMIN},
+    "webhook-detail": {"get": ADMIN, "patch": ADMIN, "delete": ADMIN},
+    "webhook-rotate": {"post": ADMIN},
+    "webhook-retire-old": {"post": ADMIN},
+    "webhook-enable": {"post": ADMIN},
+    "webhook-disable": {"post": ADMIN},
+    "delivery-list": {"get": ADMIN},
+    "delivery-detail": {"get": ADMIN},
+    "delivery-redeliver": {"post": ADMIN},
     # workers
     "worker-list": {"get": VIEWER, "post": WORKER},
     "worker-detail": {"get": VIEWER},
@@ -114,6 +153,8 @@ EXPECTED: dict[str, dict[str, Role]] = {
     "merge-queue-resume": {"post": OPERATOR},
     "policy-list": CRUD["list"],
     "policy-detail": CRUD["detail"],
+    "seal-list": {"get": VIEWER},
+    "seal-detail": {"get": VIEWER},
     # gates
     "gate-list": CRUD["list"],
     "gate-detail": CRUD["detail"],
@@ -189,7 +230,41 @@ def _patch(world: World) -> Patch:
     return patch
 
 
+def _notification_rule(world: World) -> NotificationRule:
+    """A rule of the project whose day is over: the matrix sends nothing to anybody."""
+    key = f"s-{factories.number()}"
+    subscription = Subscription.objects.add(by=factories.BY, key=key, project=world.project, patterns=["run.*"])
+    rule = NotificationRule.objects.add(
+        by=factories.BY, key=key, project=world.project, subscription=subscription,
+        target="json://example.org/x", max_per_day=1,
+    )  # fmt: skip
+    NotificationRule.objects.update(sent_on=db_now().date(), sent_today=1)
+    return rule
+
+
+def _subscription(world: World) -> Subscription:
+    """A subscription of the project."""
+    key = f"s{factories.number()}"
+    return Subscription.objects.add(by=factories.BY, key=key, project=world.project, patterns=["*"])
+
+
+def _webhook(world: World) -> WebhookEndpoint:
+    """A webhook of the project."""
+    return WebhookEndpoint.objects.add(
+        by=factories.BY, subscription=_subscription(world), url="https://hooks.example.org/in"
+    )
+
+
+def _delivery(world: World) -> Delivery:
+    """An event of the project on its way to its webhook."""
+    event = Event.objects.filter(project_id=world.project.pk).latest("id")
+    return Delivery.objects.create(endpoint=_webhook(world), event=event)
+
+
 OBJECTS: dict[str, Callable[[World], dict[str, Any]]] = {
+    "subscription": lambda world: {"id": _subscription(world).pk},
+    "webhook": lambda world: {"id": _webhook(world).pk},
+    "delivery": lambda world: {"id": _delivery(world).pk},
     "project": lambda world: {"id": world.project.pk},
     "phase": lambda world: {"id": factories.make_phase(world.project).pk},
     "workstream": lambda world: {"id": in_project(world)["workstream"].pk},
@@ -203,6 +278,7 @@ OBJECTS: dict[str, Callable[[World], dict[str, Any]]] = {
         "project": world.project.key,
         "branch": factories.make_merge_queue(world.project, target_branch="release/1.x").target_branch,
     },
+    "seal": lambda world: {"id": Seal.objects.write(None, START, "2026-01", [bytes(32)]).pk},
     "policy": lambda world: {"id": factories.make_policy(project=world.project).pk},
     "gate": lambda world: {"id": factories.make_gate(world.project).pk},
     "gate-run": lambda world: {"id": factories.make_gate_run(factories.make_gate(world.project)).pk},
@@ -218,7 +294,10 @@ OBJECTS: dict[str, Callable[[World], dict[str, Any]]] = {
     "prompt": lambda world: {"id": prompt_of(world).pk},
     "routing-decision": lambda world: {"id": decision_of(world).pk},
     "hold": lambda world: {"id": factories.make_hold(scope_id=world.project.pk, project=world.project).pk},
+    "failed-reaction": lambda world: {"id": factories.make_failed_reaction(world.project).pk},
+    "notification-rule": lambda world: {"id": _notification_rule(world).pk},
+    "event-stream": lambda world: {},
     "event": lambda world: {"id": Event.objects.filter(project_id=world.project.pk).latest("id").pk},
 }
 
-SHARED: set[str] = {"tool", "price"}
+SHARED: set[str] = {"tool", "price", "seal"}

@@ -105,6 +105,7 @@ def fill() -> None:
         reason="only one",
     )
     make.make_hold(project=project, scope_id=project.pk)
+    make.make_failed_reaction(project)
     patch = make.make_patch()
     make.make_queue_item(patch, make.make_merge_queue(project))
     make.make_policy()

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline import events
 from pipeline.definitions import PreconditionFailed, diff
 from pipeline.models import Event, Phase, Project, Workstream
 from pipeline.refusals import InvalidField, NotFound, Refused
@@ -20,7 +21,7 @@ def test_a_new_row_is_told_with_its_whole_document():
     project = factories.make_project(key="demo")
     (event,) = Event.objects.about(project)
     assert (event.kind, event.before, event.after["key"]) == ("project.added", {}, "demo")
-    assert event.after == {**project.document(), "archived_at": None}
+    assert event.after == {**project.document(), "created_at": events.plain(project.created_at)}
     assert (event.actor_name, event.project_id) == (BY.name, project.pk)
 
 

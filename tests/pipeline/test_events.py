@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from pipeline import chain, events
 from pipeline.clock import db_now
-from pipeline.models import Event, EventStream, Hold
+from pipeline.models import Event, EventStream, FailedReaction, Hold
 from pipeline.refusals import Refused
 from tests import factories
 from tests.factories import BY
@@ -310,10 +310,17 @@ def test_a_crash_keeps_the_event_and_puts_it_off_ever_longer(pending, caplog):
     assert not Hold.objects.exists()
 
 
-def test_the_delay_ends_at_an_hour(pending, caplog):
+def due_again(event):
+    """The event's delay is over."""
+    Event.objects.filter(pk=event.pk).update(due_at=db_now())
+
+
+def test_the_delay_ends_at_an_hour(pending, caplog, settings):
+    settings.SIGNALBOX_REACTION_ATTEMPTS = 100
     caplog.set_level(logging.CRITICAL)
     event = pending(crash)
-    Event.objects.filter(pk=event.pk).update(attempts=40)
+    events.react(event.pk)
+    Event.objects.filter(pk=event.pk).update(attempts=40, due_at=db_now())
     events.react(event.pk)
     event.refresh_from_db()
     assert timedelta(minutes=59) < event.due_at - db_now() <= timedelta(hours=1)
@@ -328,12 +335,120 @@ def test_a_reaction_that_fails_does_not_undo_another(pending, caplog):
     assert event.handled_at is None
 
 
-def test_when_the_crash_is_mended_all_reactions_run_again_and_nothing_is_done_twice(pending, reactions, caplog):
+def test_only_what_failed_is_tried_again(pending, caplog):
+    caplog.set_level(logging.CRITICAL)
+    ran = []
+    event = pending(crash, ran.append)
+    for _attempt in range(3):
+        events.react(event.pk)
+        due_again(event)
+    assert ran == [event]
+
+
+def test_a_reaction_that_gets_through_in_the_end_is_made_good(pending, caplog):
+    caplog.set_level(logging.CRITICAL)
+    broken = [True]
+
+    def mended_later(event):
+        if broken:
+            raise RuntimeError(f"out of order: {broken}")
+        place_hold(event)
+
+    event = pending(mended_later)
+    events.react(event.pk)
+    failure = FailedReaction.objects.get()
+    assert (failure.event_id, failure.kind, failure.attempts) == (event.pk, "note.added", 1)
+    assert failure.error == "RuntimeError: out of order: [True]"
+    broken.clear()
+    due_again(event)
+    assert events.react_to_due() == 1
+    event.refresh_from_db()
+    assert event.handled_at is not None
+    assert Hold.objects.count() == 1
+    assert not FailedReaction.objects.open().exists()
+
+
+def test_a_failure_of_a_reaction_that_is_no_more_is_not_waited_for(pending, reactions, caplog):
     caplog.set_level(logging.CRITICAL)
     event = pending(crash, place_hold)
     events.react(event.pk)
     reactions["note.added"].remove(crash)
-    Event.objects.filter(pk=event.pk).update(due_at=db_now())
+    due_again(event)
+    assert events.react_to_due() == 1
+    event.refresh_from_db()
+    assert event.handled_at is not None
+    assert Hold.objects.count() == 1
+    assert FailedReaction.objects.open().count() == 1
+
+
+@pytest.fixture
+def dead(pending, caplog, settings):
+    """An event with a reaction that has crashed as often as it may, beside one that ran; and that failure."""
+    settings.SIGNALBOX_REACTION_ATTEMPTS = 2
+    caplog.set_level(logging.CRITICAL)
+    event = pending(crash, place_hold)
+    for _attempt in range(2):
+        events.react(event.pk)
+        due_again(event)
+    return event, FailedReaction.objects.get()
+
+
+def test_after_its_last_attempt_a_reaction_is_a_dead_letter_and_says_so(dead):
+    event, failure = dead
+    assert (failure.attempts, failure.dead_at is not None) == (2, True)
+    assert list(FailedReaction.objects.dead()) == [failure]
+    assert events.react(event.pk) is False
+    alert = Event.objects.get(kind="alert.raised")
+    assert (alert.subject_type, alert.subject_id, alert.severity) == ("failed_reaction", failure.pk, "error")
+    assert (alert.data, alert.project_id) == ({"cause": "dead_letter"}, event.project_id)
+
+
+def test_a_dead_letter_is_replayed_alone_and_with_all_its_attempts(dead, reactions, nudges):
+    event, failure = dead
+    ran = []
+
+    def crash(event):  # the name under which it failed
+        ran.append(event.pk)
+
+    crash.__module__ = place_hold.__module__
+    reactions["note.added"][0] = crash
+    nudges.clear()
+    assert failure.replay(by=BY, reason="the cause is mended") is True
+    assert (failure.attempts, failure.dead_at) == (0, None)
+    assert nudges == []  # only a commit sends it
+    assert events.react_to_due() == 1
+    assert ran == [event.pk]
+    assert Hold.objects.count() == 1
+    assert not FailedReaction.objects.open().exists()
+    assert failure.replay(by=BY, reason="again") is False
+    told = Event.objects.get(kind="alert.cleared")
+    assert (told.reason, told.subject_id) == ("the cause is mended", failure.pk)
+
+
+def test_a_replay_needs_a_reason(dead):
+    with pytest.raises(Refused) as refusal:
+        dead[1].replay(by=BY, reason=" ")
+    assert refusal.value.code == "reason_required"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_dies_between_two_reactions_leaves_an_event_that_is_due(reactions, nudges):
+    ran = []
+
+    class Killed(BaseException):
+        """No exception that anything catches, as a kill is."""
+
+    def dies_once(event):
+        if not ran:
+            ran.append("died")
+            raise Killed
+
+    events.on("note.added")(place_hold)
+    events.on("note.added")(dies_once)
+    event = note(factories.make_project())
+    with pytest.raises(Killed):
+        events.react(event.pk)
+    assert Hold.objects.count() == 1  # committed on its own
     assert events.react_to_due() == 1
     event.refresh_from_db()
     assert event.handled_at is not None
@@ -570,3 +685,37 @@ def test_a_stray_in_the_default_partition_keeps_no_later_month_from_being_made()
     events.make_partitions(7)
     assert len(partitions()) >= months + 3
     assert Event.objects.filter(subject_id=stray.subject_id).count() == 3
+
+
+# -- several at once ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+def test_events_appended_together_are_as_if_recorded_one_by_one(reactions, nudges, django_capture_on_commit_callbacks):
+    events.on("run.started")(lambda event: None)
+    run, project = factories.make_run(), factories.make_project()
+    facts = {"by": BY, "reason": "why", "data": {"n": 1}, "before": {"state": "a"}, "after": {"state": "b"}}
+    with django_capture_on_commit_callbacks(execute=True):
+        one = events.record("run.started", run, **facts)
+        together = [
+            events.compose("run.started", run, **facts),
+            events.compose("note.added", project, by=BY, message="m\x00"),
+            events.compose("run.started", run, **facts),
+        ]
+        events.append(together)
+    rows = [Event.objects.get(pk=event.pk) for event in together]
+    assert [row.stream_seq - Event.objects.get(pk=one.pk).stream_seq for row in (rows[0], rows[2])] == [1, 2]
+    assert broken_link_of(run) is None
+    assert broken_link_of(project) is None
+    assert rows[0].seq < rows[1].seq < rows[2].seq
+    differs = {"id", "seq", "canonical", "stream_seq", "prev_hash", "hash", "created_at", "due_at"}
+    for name in {field.name for field in Event._meta.concrete_fields} - differs:
+        assert getattr(rows[0], name) == getattr(Event.objects.get(pk=one.pk), name), name
+    assert [row.handled_at is None for row in rows] == [True, False, True]
+    assert nudges == [("pipeline.tasks.react", event.pk) for event in (one, together[0], together[2])]
+
+
+@pytest.mark.django_db
+def test_appending_nothing_asks_nothing(django_assert_num_queries):
+    with django_assert_num_queries(0):
+        events.append([])

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from pipeline import auth
+from pipeline import auth, events
 from pipeline.clock import db_now
 from pipeline.models import ApiKey, Event
 from pipeline.refusals import InvalidField
@@ -47,7 +47,8 @@ def test_a_revoked_key_is_no_key():
     assert row.revoke(by=BY, reason="leaked") is True
     assert auth.find_key(text) is None
     event = Event.objects.about(row).last()
-    assert (event.kind, event.reason, event.after) == ("api_key.changed", "leaked", {"revoked": True})
+    assert (event.kind, event.reason, event.before) == ("api_key.changed", "leaked", {"revoked_at": None})
+    assert event.after == {"revoked_at": events.plain(row.revoked_at)}
 
 
 def test_revoking_twice_is_quiet_and_keeps_the_first_time():

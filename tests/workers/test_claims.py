@@ -1,6 +1,5 @@
 """Claims: who gets which task, and what keeps a task back."""
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,8 @@ from pipeline.models import ExecutionRequest, RoutingDecision, StepAttempt, Tool
 from pipeline.refusals import Refused
 from tests.conftest import Threads
 from tests.factories import BY, make_key, make_project, make_worker
-from tests.flows.house import House, chain, long_ago, piece
-from workers import claims
+from tests.flows.house import House, long_ago, piece
+from workers import claims, heartbeats
 from workers.models import Lease, StaleClaim, WorkerFinished
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
@@ -156,41 +155,12 @@ def test_workers_that_are_paused_draining_or_gone_get_nothing(tmp_path: Path) ->
     assert house.states() == {"a": "queued"}
 
 
-def test_a_waiting_claim_gets_what_is_queued_meanwhile(tmp_path: Path, threads: Threads) -> None:
-    house = House(tmp_path, chain("a", "b"))
-    document = house.claim()
-    waiting = make_worker()
-    looked = threading.Event()
-    real_sleep = claims.time.sleep
-
-    def sleep(seconds: float) -> None:
-        looked.set()
-        real_sleep(0.02)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(claims, "time", _Time(sleep))
-        outcome = threads.start(lambda: claims.claim(waiting, wait_seconds=15))
-        assert looked.wait(15)
-        house.report(document, house.submit(document, {"a.txt": "a\n"}))
-        house.drain()
-        assert outcome.result()["task"]["key"] == "b"
-
-
-class _Time:
-    """The time module with another sleep."""
-
-    def __init__(self, sleep: Any) -> None:
-        import time
-
-        self.sleep, self.monotonic = sleep, time.monotonic
-
-
 def test_a_heartbeat_renews_the_lease_but_never_past_its_deadline(tmp_path: Path) -> None:
     house = House(tmp_path, [piece("a", execution={"timeout_seconds": 1})])
     lease = Lease.objects.get(pk=house.claim()["lease"]["id"])
     assert lease.expires_at == lease.deadline_at
     before = lease.renewed_at
-    claims.heartbeat(house.worker.pk, api_key_id=None, leases=[{"id": lease.pk, "generation": 1}])
+    heartbeats.heartbeat(house.worker.pk, api_key_id=None, leases=[{"id": lease.pk, "generation": 1}])
     lease.refresh_from_db()
     assert before is None
     assert lease.renewed_at is not None
@@ -203,7 +173,7 @@ def test_a_heartbeat_with_another_generation_is_stale_and_renews_nothing(tmp_pat
     long_ago(lease, "expires_at")
     lease.refresh_from_db()
     with pytest.raises(StaleClaim):
-        claims.heartbeat(house.worker.pk, api_key_id=None, leases=[{"id": lease.pk, "generation": 2}])
+        heartbeats.heartbeat(house.worker.pk, api_key_id=None, leases=[{"id": lease.pk, "generation": 2}])
     renewed = Lease.objects.get(pk=lease.pk)
     assert (renewed.expires_at, renewed.renewed_at) == (lease.expires_at, None)
 

@@ -10,7 +10,7 @@ from pipeline.events import Event
 from tests.conftest import Threads
 from tests.factories import BY, make_worker
 from tests.flows.house import House, long_ago, piece
-from workers import claims
+from workers import heartbeats, sweeping
 from workers.models import Lease, Worker
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
@@ -26,7 +26,7 @@ def test_eight_sweepers_crash_a_dead_worker_once(tmp_path: Path, threads: Thread
     house = House(tmp_path, [piece("a")])
     lease = Lease.objects.get(pk=house.claim()["lease"]["id"])
     long_ago(lease, "expires_at")
-    for outcome in threads.at_once(*[claims.sweep] * 8):
+    for outcome in threads.at_once(*[sweeping.sweep] * 8):
         outcome.result()
     for kind in ("worker.crashed", "lease.ended", "step.failed", "task.retrying"):
         assert Event.objects.filter(kind=kind).count() == 1, kind
@@ -46,7 +46,7 @@ def test_a_report_and_the_sweep_at_once_end_the_lease_once(tmp_path: Path, threa
     document = house.claim()
     patch = house.submit(document, {"a.txt": "a\n"})
     long_ago(Lease.objects.get(pk=document["lease"]["id"]), "expires_at")
-    threads.at_once(lambda: house.report(document, patch), claims.sweep, claims.sweep)
+    threads.at_once(lambda: house.report(document, patch), sweeping.sweep, sweeping.sweep)
     assert Event.objects.filter(kind="lease.ended").count() == 1
     house.drain()
     assert house.states()["a"] in ("completed", "queued")
@@ -56,7 +56,7 @@ def test_a_report_and_the_sweep_at_once_end_the_lease_once(tmp_path: Path, threa
 def test_a_worker_that_beats_is_left_alone(tmp_path: Path) -> None:
     house = House(tmp_path, [piece("a")])
     house.claim()
-    assert claims.sweep() == 0
+    assert sweeping.sweep() == 0
     assert house.states() == {"a": "running"}
 
 
@@ -64,8 +64,8 @@ def test_a_lease_that_a_heartbeat_renewed_just_in_time_lives(tmp_path: Path) -> 
     house = House(tmp_path, [piece("a")])
     lease = Lease.objects.get(pk=house.claim()["lease"]["id"])
     long_ago(lease, "expires_at")
-    claims.heartbeat(house.worker.pk, api_key_id=None, leases=[{"id": lease.pk, "generation": 1}])
-    assert claims.sweep() == 0
+    heartbeats.heartbeat(house.worker.pk, api_key_id=None, leases=[{"id": lease.pk, "generation": 1}])
+    assert sweeping.sweep() == 0
     assert Lease.objects.get(pk=lease.pk).is_live
 
 
@@ -73,15 +73,15 @@ def test_a_stop_is_asked_for_once(tmp_path: Path) -> None:
     house = House(tmp_path, [piece("a", execution={"timeout_seconds": 60})])
     lease = Lease.objects.get(pk=house.claim()["lease"]["id"])
     long_ago(lease, "timeout_at")
-    assert claims.sweep() == 1
-    assert claims.sweep() == 0
+    assert sweeping.sweep() == 1
+    assert sweeping.sweep() == 0
     assert Event.objects.filter(kind="lease.stop_requested", subject_id=lease.pk).count() == 1
 
 
 @pytest.mark.parametrize(("seconds", "state"), [(290, "idle"), (310, "crashed")])
 def test_an_idle_worker_is_crashed_after_five_minutes_of_silence(seconds: int, state: str) -> None:
     worker = silent(make_worker(), seconds)
-    claims.sweep()
+    sweeping.sweep()
     worker.refresh_from_db()
     assert worker.state == state
 
@@ -90,7 +90,7 @@ def test_a_silent_worker_that_was_asked_to_end_has_ended() -> None:
     worker = make_worker()
     worker.request_shutdown(by=BY)
     silent(worker, 310)
-    claims.sweep()
+    sweeping.sweep()
     worker.refresh_from_db()
     assert (worker.state, worker.stop_confirmed) == ("stopped", False)
 
@@ -100,9 +100,9 @@ def test_a_paused_worker_keeps_its_task_and_is_crashed_when_its_lease_expires(tm
     lease = Lease.objects.get(pk=house.claim()["lease"]["id"])
     house.worker.refresh_from_db()
     house.worker.pause(by=BY)
-    assert claims.sweep() == 0
+    assert sweeping.sweep() == 0
     long_ago(lease, "expires_at")
-    assert claims.sweep() == 1
+    assert sweeping.sweep() == 1
     house.drain()
     assert house.states() == {"a": "queued"}
     house.must_hold()

@@ -11,6 +11,9 @@ from pathlib import Path
 from types import FrameType
 
 from workers.agent.adapters import Registry
+from workers.agent.adapters.aider import Aider
+from workers.agent.adapters.claude import Claude
+from workers.agent.adapters.codex import Codex
 from workers.agent.adapters.shell import Shell
 from workers.agent.attempt import Timing
 from workers.agent.loop import FORCED, Agent, Settings
@@ -21,7 +24,8 @@ PR_SET_DUMPABLE = 4  # linux/prctl.h
 def registry() -> Registry:
     """Every adapter that this program knows."""
     known = Registry()
-    known.register(Shell)
+    for adapter in (Shell, Claude, Codex, Aider):
+        known.register(adapter)
     return known
 
 

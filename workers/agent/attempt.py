@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from workers.agent import clock, usage
 from workers.agent.adapters import Adapter, Level, Result
@@ -21,6 +22,10 @@ SUMMARY_LENGTH = 512
 MESSAGE_LENGTH = 2000
 LEASE_GRACE_SECONDS = 45.0
 """How long `deadline_at` of a lease lies behind its `timeout_at` (domain.md §2.2.2)."""
+
+# What servers learned later than the rest of a report; agents are brought up to date apart from them.
+_YOUNG_IN_FAILURE = frozenset({"session_ref", "until", "question"})
+_YOUNG_IN_USAGE = frozenset({"stated_amount"})
 
 _POLL_SECONDS = 0.1
 _ACKNOWLEDGE_SECONDS = 2.0
@@ -62,6 +67,7 @@ class Cause(Enum):
     SHUTDOWN = ("cancelled", "worker_shutdown")
     UNTRUSTED = ("infra_lost", "trust_expired")
     LOST = ("stale_claim", "stale_claim")
+    EARLY = ("", "ended_early")  # its adapter says how: money used up, a question, no quota
 
     @property
     def outcome(self) -> str:
@@ -117,9 +123,11 @@ class Attempt:
         self.cause: Cause | None = None
         self._tool_is_done = False
         self.reporter = reporter
+        self._adapter: Adapter | None = None
 
     def run(self, adapter: Adapter, workdir: Path, *, withheld: tuple[str, ...], keep_workspace: bool) -> None:
         """Everything, in order. No value of the environment that holds one of `withheld` reaches the tool."""
+        self._adapter = adapter
         try:
             workspace = Workspace(workdir, self.held.id, lambda: self.find_cause() is not None)
         except OSError as error:
@@ -130,7 +138,11 @@ class Attempt:
             if self.cause is Cause.LOST:
                 logger.warning("lease %s is lost: the result is discarded", self.held.id)
                 return
-            used, wrong = self._usage(adapter, workspace)
+            if self.cause in (Cause.STOP, Cause.SHUTDOWN) and result.metadata.get("left_alive"):
+                # Nobody may be told that it has stopped. The lease runs out, and its end stays unconfirmed.
+                logger.error("%d processes of lease %s cannot be killed", adapter.left_alive, self.held.id)
+                return
+            used, wrong = self._usage(result, adapter, workspace)
             tail = output_tail(result, wrong)
             if result.success:
                 self.reporter.succeed(self.claim, result, diff, tail, used)
@@ -158,13 +170,15 @@ class Attempt:
                 self.cause = Cause.SHUTDOWN
             elif self.held.stop_asked and not self._tool_is_done:
                 self.cause = Cause.STOP
+            elif self._adapter is not None and self._adapter.early is not None and not self._tool_is_done:
+                self.cause = Cause.EARLY
         return self.cause
 
     def _carry_out(self, adapter: Adapter, workspace: Workspace, withheld: tuple[str, ...]) -> tuple[Result, str]:
         """The result, and the diff where it is a success."""
         try:
-            workspace.check_out(self.claim.checkout)
-            invocation = adapter.prepare(workspace.tree)
+            workspace.check_out(self.claim.checkout, litter=adapter.litter)
+            invocation = adapter.prepare(workspace.tree, workspace.scratch)
         except Interrupted:
             return self._stopped(adapter), ""
         except InvalidRequest as error:
@@ -202,7 +216,7 @@ class Attempt:
         while not adapter.ended:
             for heard in adapter.signals():
                 self.held.activity = heard.activity or self.held.activity
-            self.held.output_bytes = adapter.output_bytes
+            self._note(adapter)
             end = min(self.held.confirmed_at + self.timeout_seconds, self.lease_until) - reserve
             moment = clock.now()
             if end != trusted_for:
@@ -211,7 +225,8 @@ class Attempt:
             cause = self.find_cause()
             if cause is not None:
                 if ladder is None:
-                    logger.info("stopping %s: %s", self.claim.request.tool, cause.code)
+                    code = adapter.early.error_code if cause is Cause.EARLY and adapter.early else cause.code
+                    logger.info("stopping %s: %s", self.claim.request.tool, code)
                     ladder = self.timing.ladder(moment, end)
                 if self.held.stop_asked and not self.held.stopping:
                     self.held.stopping = True
@@ -221,7 +236,12 @@ class Attempt:
                 while ladder and moment >= ladder[0][0]:
                     adapter.stop(ladder.pop(0)[1])
             adapter.wait(_POLL_SECONDS)
-        self.held.output_bytes = adapter.output_bytes
+        self._note(adapter)
+
+    def _note(self, adapter: Adapter) -> None:
+        """Keeps what the next heartbeat says of the tool."""
+        self.held.output_bytes, self.held.movement = adapter.output_bytes, adapter.movement
+        self.held.tool_alive = not adapter.is_frozen
 
     def _stopped(self, adapter: Adapter) -> Result:
         """The result of an attempt that was stopped for a cause."""
@@ -229,6 +249,8 @@ class Attempt:
         assert cause is not None
         if self.held.stop_asked and cause is Cause.STOP:
             self._acknowledge()
+        if cause is Cause.EARLY and adapter.early is not None:
+            return adapter.judged(adapter.early)
         result = adapter.ending(success=False, outcome=cause.outcome, error_code=cause.code)
         tool = self.claim.request.tool
         if cause is Cause.TIMEOUT:
@@ -261,6 +283,10 @@ class Attempt:
             return self._unusable(result, "diff_not_utf8", str(error)), ""
         except (GitFailed, OSError) as error:
             return self._unusable(result, "diff_failed", str(error)), ""
+        if not diff and result.unchanged is not None:
+            verdict = result.unchanged
+            unusable = self._unusable(result, verdict.error_code, verdict.message)
+            return replace(unusable, outcome=verdict.outcome, until=verdict.until, question=verdict.question), ""
         if not diff and self.claim.task.requires_patch:
             return self._unusable(result, "no_edit", f"{self.claim.request.tool} changed nothing"), ""
         return result, diff
@@ -294,22 +320,36 @@ class Attempt:
             "SIGNALBOX_RUN": self.claim.task.run,
             "SIGNALBOX_LEASE": self.held.id,
             "SIGNALBOX_USAGE_FILE": str(workspace.usage_file),
+            "OTEL_RESOURCE_ATTRIBUTES": self._origin(),
         }
 
-    def _usage(self, adapter: Adapter, workspace: Workspace) -> tuple[list[dict[str, Any]], list[str]]:
+    def _origin(self) -> str:
+        """Whose work it is, as telemetry of the tool carries it: pairs, comma between, values percent-encoded."""
+        ids = {
+            "lease": self.held.id,
+            "generation": str(self.held.generation),
+            "attempt": self.claim.lease.attempt,
+            "task": self.claim.task.id,
+            "run": self.claim.task.run,
+            "project": self.claim.task.project,
+        }
+        return ",".join(f"signalbox.{name}={quote(value, safe='')}" for name, value in ids.items() if value)
+
+    def _usage(self, result: Result, adapter: Adapter, workspace: Workspace) -> tuple[list[dict[str, Any]], list[str]]:
         """What was used up, and what was wrong with the tool's own account; nothing if it never ran."""
         if adapter.process is None:
             return [], []
         written, wrong = usage.read_file(workspace.usage_file, self.held.id)
-        return [usage.running_time(self.held.id, adapter.duration_seconds), *written], wrong
+        wrong = [*result.complaints, *(f"usage file: {complaint}" for complaint in wrong)]
+        return [usage.running_time(self.held.id, adapter.duration_seconds), *result.usage, *written], wrong
 
 
-def output_tail(result: Result, wrong_usage: list[str]) -> str:
-    """The end of both streams in one text, and a line of ours for each thing that was wrong with the usage file."""
+def output_tail(result: Result, wrong: list[str]) -> str:
+    """The end of both streams in one text, and a line of ours for each thing that was wrong with its account."""
     tail = result.stdout_tail
     if result.stderr_tail:
         tail = f"{tail}\n--- stderr ---\n{result.stderr_tail}" if tail else result.stderr_tail
-    return "\n".join(filter(None, [tail, *(f"[agent] usage file: {complaint}" for complaint in wrong_usage)]))
+    return "\n".join(filter(None, [tail, *(f"[agent] {complaint}" for complaint in wrong)]))
 
 
 class Reporter:
@@ -345,7 +385,7 @@ class Reporter:
                     },
                 )
                 patches.append(str(answer.body.get("id", "")))
-            answer = self._post(
+            answer = self._post_known(
                 f"/leases/{self.held.id}/complete/",
                 {
                     "generation": self.held.generation,
@@ -383,17 +423,37 @@ class Reporter:
             "output_tail": tail,
             "usage": used,
         }
+        for name, value in (
+            ("session_ref", result.session_ref),
+            ("until", result.until),
+            ("question", self.redactor.question(result.question)),
+        ):
+            if value:
+                body[name] = value
+        path = f"/leases/{self.held.id}/fail/"
         try:
             try:
-                answer = self._post(f"/leases/{self.held.id}/fail/", body)
+                answer = self._post_known(path, body, young=_YOUNG_IN_FAILURE)
             except Refusal as refusal:
                 if self._is_over(refusal) or not used[1:]:
                     raise
-                answer = self._post(f"/leases/{self.held.id}/fail/", {**body, "usage": used[:1]})
+                answer = self._post_known(path, {**body, "usage": used[:1]}, young=_YOUNG_IN_FAILURE)
         except (Refusal, Unreachable) as error:
             logger.warning("the failure could not be reported: %s", error)
         else:
             self.heart.release(directive_in(answer.body))
+
+    def _post_known(self, path: str, body: dict[str, Any], *, young: frozenset[str] = frozenset()) -> Answer:
+        """Posts a report; a server that does not know its younger fields yet gets it without them. Raises Refusal."""
+        try:
+            return self._post(path, body)
+        except Refusal as refusal:
+            plain = {name: value for name, value in body.items() if name not in young}
+            plain["usage"] = [{n: v for n, v in item.items() if n not in _YOUNG_IN_USAGE} for item in body["usage"]]
+            if refusal.code != "unknown_field" or plain == body:
+                raise
+            logger.warning("%s; said again without what this server does not know", refusal)
+            return self._post(path, plain)
 
     def _post(self, path: str, body: dict[str, Any]) -> Answer:
         return self.client.post(path, body, deadline=self.until, give_up=self._gives_up)

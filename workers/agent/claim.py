@@ -2,11 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from decimal import Decimal, InvalidOperation
 from typing import Any
+
+from workers.agent.tokens import Allowance, Rates
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _PLACE = re.compile(r"(?:/|file:///|https?://)[^\x00-\x1f]+")
+_CURRENCY = re.compile(r"[A-Z]{3}")
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -42,11 +46,12 @@ class Task:
 
 @dataclass(frozen=True)
 class ExecutionRequest:
-    """With which tool, and how. `input`, `constraints` and `metadata` are the adapter's to read."""
+    """With which tool, and how. `model` is what the tool is to use, if it is told; the mappings are the adapter's."""
 
     id: str
     tool: str
     adapter: str
+    model: str
     command: tuple[str, ...]
     env_allow: tuple[str, ...]
     input: Mapping[str, Any]
@@ -65,14 +70,14 @@ class Checkout:
 
 @dataclass(frozen=True)
 class Claim:
-    """One task of ours, until its lease ends."""
+    """One task of ours, until its lease ends. `allowance` is what it may spend, where money was set aside."""
 
     lease: Lease
     task: Task
     request: ExecutionRequest
     checkout: Checkout
     prompt: str
-    reservation: Mapping[str, Any] | None
+    allowance: Allowance | None
 
 
 def read_lease(document: Mapping[str, Any]) -> Lease:
@@ -93,7 +98,6 @@ def read(document: Mapping[str, Any]) -> Claim:
     timeout_seconds = task.get("timeout_seconds")
     if isinstance(timeout_seconds, bool) or not isinstance(timeout_seconds, int | float) or not timeout_seconds > 0:
         raise InvalidRequest("timeout_seconds must be a number above 0")
-    reservation = document.get("reservation")
     return Claim(
         lease=read_lease(document),
         task=Task(
@@ -110,6 +114,7 @@ def read(document: Mapping[str, Any]) -> Claim:
             id=_text(request, "id"),
             tool=_text(request, "tool"),
             adapter=_text(request, "adapter"),
+            model=_text(request, "model", ""),
             command=_texts(request, "command"),
             env_allow=_texts(request, "env_allow"),
             input=_mapping(request, "input"),
@@ -122,8 +127,26 @@ def read(document: Mapping[str, Any]) -> Claim:
             branch=_text(checkout, "branch", ""),
         ),
         prompt=_text(prompt, "text", "") if isinstance(prompt, Mapping) else "",
-        reservation=reservation if isinstance(reservation, Mapping) else None,
+        allowance=_allowance(document),
     )
+
+
+def _allowance(document: Mapping[str, Any]) -> Allowance | None:
+    """What is left of the reservation, and the most that tokens can cost: `price_ceiling`, per million and class.
+
+    Without a ceiling in the reservation's own currency nothing is measured here; the server still keeps the books.
+    """
+    reservation, ceiling = _mapping(document, "reservation"), _mapping(document, "price_ceiling")
+    if not reservation:
+        return None
+    currency = _matching(reservation, "currency", _CURRENCY, "three capital letters")
+    amount = _decimal(reservation, "amount") - _decimal(reservation, "used", "0")
+    if amount <= 0:
+        raise InvalidRequest("amount of the reservation must be above what is used of it")
+    rates = None
+    if ceiling and ceiling.get("currency") == currency:
+        rates = Rates(**{field.name: _decimal(ceiling, field.name) for field in fields(Rates)})
+    return Allowance(amount=amount, currency=currency, rates=rates)
 
 
 def _object(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -165,6 +188,17 @@ def _integer(document: Mapping[str, Any], name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidRequest(f"{name} must be a whole number")
     return value
+
+
+def _decimal(document: Mapping[str, Any], name: str, default: str | None = None) -> Decimal:
+    value = _text(document, name, default)
+    try:
+        number = Decimal(value)
+    except InvalidOperation:
+        raise InvalidRequest(f"{name} must be a decimal number as a text") from None
+    if not number.is_finite() or number < 0:
+        raise InvalidRequest(f"{name} must be 0 or more")
+    return number
 
 
 def _folder_name(document: Mapping[str, Any], name: str) -> str:

@@ -26,7 +26,9 @@ class Held:
 
     `confirmed_at` is when the last confirmed heartbeat was *sent*: the server's renewal is no earlier, so the lease
     stands at least `timeout_seconds` from then, whatever the clocks of the two machines say. `stopping` is ours to
-    set, `acknowledged` says that the server has heard it.
+    set, `acknowledged` says that the server has heard it. `movement` grows when the tool gets on, `told_movement` is
+    how far the server knows: a heartbeat brings progress only where the two differ, so that a wrapper that goes on
+    beating around a tool that hangs is seen to stall.
     """
 
     id: str
@@ -40,6 +42,8 @@ class Held:
     tool_alive: bool = True
     activity: str = "unknown"
     output_bytes: int = 0
+    movement: int = 0
+    told_movement: int = 0
 
 
 class Heart:
@@ -114,12 +118,15 @@ class Heart:
         with self._changed:
             held = self._held
             leases = []
+            movement = 0
             if held is not None:
+                movement = held.movement
+                moved = movement != held.told_movement
                 leases = [
                     {
                         "id": held.id,
                         "generation": held.generation,
-                        "progress": {"output_bytes": held.output_bytes},
+                        "progress": {"output_bytes": held.output_bytes, "movement": movement} if moved else {},
                         "stopping": held.stopping,
                     }
                 ]
@@ -144,6 +151,7 @@ class Heart:
                 return  # the lease was reported meanwhile; the answer to the report is newer than this one
             held.confirmed_at = max(held.confirmed_at, sent_at)
             held.confirmed = True
+            held.told_movement = movement
             held.acknowledged = held.acknowledged or (bool(leases) and bool(leases[0]["stopping"]))
             if directive == "stop":
                 held.stop_asked = True

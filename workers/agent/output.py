@@ -1,7 +1,10 @@
 """What a tool prints, as it may be stored: without the secrets we know or recognise, and bounded in size."""
 
+import json
+import math
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 CAPTURE_BYTES = 1024 * 1024
 """Most bytes kept of one stream: the first and the last half of it (domain.md §1.11)."""
@@ -11,6 +14,7 @@ REPLACEMENT = b"[redacted]"
 _OVERLAP_BYTES = 4096
 _KEY_BLOCK_BYTES = 32 * 1024
 _SHORTEST_SECRET = 8
+_QUESTION_BYTES = 16 * 1024
 
 # Every quantifier is bounded below the overlap, so that a match never straddles what was already let go.
 _TOKENS = (
@@ -72,6 +76,28 @@ class Redactor:
         stream = self.stream()
         raw = text.encode("utf-8", "replace")
         return (stream.feed(raw) + stream.flush()).decode("utf-8", "replace")
+
+    def question(self, asked: object) -> Any:
+        """A JSON value whose texts are without secrets, cut to what a person may be asked: 2,000 characters a text, 20
+        items a list or object, six levels; as one text where it is above 16 KiB even so.
+        """
+        clean = self._clean(asked, depth=6)
+        written = json.dumps(clean)
+        return clean if len(written) <= _QUESTION_BYTES else {"text": written[:2000]}
+
+    def _clean(self, value: object, *, depth: int) -> Any:
+        if isinstance(value, str):
+            return self.text(value.replace("\0", "\ufffd"))[:2000]
+        if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+            return value
+        if depth == 0:
+            return "…"
+        if isinstance(value, Mapping):
+            pairs = list(value.items())[:20]
+            return {self.text(str(name))[:100]: self._clean(item, depth=depth - 1) for name, item in pairs}
+        if isinstance(value, list | tuple):
+            return [self._clean(item, depth=depth - 1) for item in value[:20]]
+        return self._clean(str(value), depth=depth)
 
 
 class StreamRedactor:

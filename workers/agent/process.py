@@ -90,6 +90,15 @@ class ToolProcess:
         """Whether the tool and all it started are gone."""
         return self._ended.is_set()
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the tool's own process is stopped by a signal (Linux; elsewhere never)."""
+        try:
+            stat = Path(f"/proc/{self._tool_pid}/stat").read_bytes()
+        except OSError:
+            return False
+        return stat.rpartition(b")")[2].split()[:1] in ([b"T"], [b"t"])
+
     def wait(self, timeout_seconds: float) -> bool:
         """Waits for the end at most so long; whether it has come."""
         return self._ended.wait(timeout_seconds)

@@ -12,7 +12,7 @@ import signal
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from workers.agent import clock
@@ -91,16 +91,20 @@ class Workspace:
         self.tree = self.root / "tree"
         self.home = self.root / "home"
         self.temporary = self.root / "tmp"
+        self.scratch = self.root / "scratch"
         self.usage_file = self.root / "usage.jsonl"
         self._base = self.root / "base.git"
         self._commit = ""
         self._interrupted = interrupted
-        for folder in (self.tree, self.home, self.temporary):
+        for folder in (self.tree, self.home, self.temporary, self.scratch):
             folder.mkdir(mode=0o700)
         self._identity = self._identify()
 
-    def check_out(self, checkout: Checkout) -> None:
-        """Fills `tree` with the commit, detached, without remotes and hooks. Raises GitFailed, Interrupted."""
+    def check_out(self, checkout: Checkout, *, litter: Sequence[str] = ()) -> None:
+        """Fills `tree` with the commit, detached, without remotes and hooks. Raises GitFailed, Interrupted.
+
+        New files named as in `litter` (patterns as in .gitignore) are never part of the diff.
+        """
         self._commit = checkout.commit
         self._git("init", "--quiet", "--bare", "--template=", str(self._base))
         self._git(
@@ -124,6 +128,7 @@ class Workspace:
         for directory in (self._base, inside):
             (directory / "info").mkdir(exist_ok=True)
             (directory / "info" / "attributes").write_text(_ATTRIBUTES, encoding="utf-8")
+            (directory / "info" / "exclude").write_text("".join(f"{name}\n" for name in litter), encoding="utf-8")
         # A tool may commit, and git asks for a name; what it commits is not what is submitted.
         for name, value in (("user.name", "Signalbox agent"), ("user.email", "agent@signalbox.invalid")):
             self._git(f"--git-dir={inside}", "config", name, value)

@@ -4,10 +4,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from django.db.models import F
-
 from pipeline import events
-from pipeline.clock import ClockNow
 from pipeline.crashpoints import crashpoint
 from pipeline.models import Run, StepAttempt, Task
 from pipeline.questions import ask, ask_facts
@@ -75,13 +72,20 @@ def finish(lease: "Lease", report: Report, *, generation: int | None, by: events
             session_ref=report.session_ref[:200],
         )
         state = _move_task(report, lease, task, by)
-        type(lease).objects.filter(pk=lease.pk).update(
-            ended_at=ClockNow(),
-            end_cause=report.cause or CAUSES[report.outcome],
-            stop_confirmed=report.confirmed or bool(lease.stop_requested_at and not report.leaves_worker),
-        )
+        columns = {
+            "ended_at": attempt.ended_at,
+            "end_cause": report.cause or CAUSES[report.outcome],
+            "stop_confirmed": report.confirmed or bool(lease.stop_requested_at and not report.leaves_worker),
+        }
+        type(lease).objects.filter(pk=lease.pk).update(**columns)
         events.record(
-            "lease.ended", lease, by=by, reason=report.error[:2000], data={"outcome": report.outcome, "task": state}
+            "lease.ended",
+            lease,
+            by=by,
+            reason=report.error[:2000],
+            data={"outcome": report.outcome, "task": state},
+            before={name: getattr(lease, name) for name in columns},
+            after=columns,
         )
         ask("lease.end", lease=lease, outcome=report.outcome, usage=report.usage, duration_seconds=duration, by=by)
         if not report.leaves_worker:
@@ -144,11 +148,15 @@ def _free_worker(worker: Worker, report: Report, seconds: Decimal, by: events.Ac
     if worker.state == Worker.State.BUSY:
         worker.move(Worker.State.IDLE, by=by, verb="complete task", working=True, **columns)
     else:
-        Worker.objects.filter(pk=worker.pk).update(
-            current_task=None,
-            total_execution_seconds=F("total_execution_seconds") + seconds,
-            **{counted: F(counted) + 1},
-        )
+        # Paused meanwhile: it stays so, and has its hands free.
+        values = {
+            counted: getattr(worker, counted) + 1,
+            "total_execution_seconds": worker.total_execution_seconds + seconds,
+            "current_task_id": None,
+        }
+        before = worker.tellable({name: getattr(worker, name) for name in values})
+        Worker.objects.filter(pk=worker.pk).update(**values)
+        events.record("worker.released", worker, by=by, before=before, after=worker.tellable(values))
 
 
 def _measured(lease: "Lease") -> Decimal:

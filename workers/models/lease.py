@@ -1,19 +1,20 @@
 """Leases: the time-limited right of one worker to one task, fenced by the task's generation."""
 
+from decimal import Decimal
 from typing import Any, Self
 
-from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
-from django.db.models.functions import Coalesce
 from django.utils.translation import gettext_lazy as _
 
 from pipeline import events
-from pipeline.clock import ClockNow
-from pipeline.models import StepAttempt, Task
-from pipeline.rows import RaiseVersion, Row, in_transaction
+from pipeline.clock import ClockNow, db_now
+from pipeline.models import Run, StepAttempt, Task
+from pipeline.questions import ask_facts
+from pipeline.refusals import InvalidField, Refused
+from pipeline.rows import RaiseVersion, Told, in_transaction
 from workers.models import finishing
-from workers.models.worker import SECOND, Worker
+from workers.models.worker import StaleClaim, Worker
 
 
 class LeaseQuerySet(models.QuerySet["Lease"]):
@@ -34,8 +35,20 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
         """Live, and past their end by the database's clock."""
         return self.live().filter(expires_at__lt=ClockNow())
 
+    def unstopped(self) -> Self:
+        """Live, though it was asked to stop and had its time."""
+        return self.live().filter(stop_deadline_at__lt=ClockNow())
 
-class Lease(Row):
+    def overdue(self) -> Self:
+        """Live, past its task's time, and not yet asked to stop."""
+        return self.live().filter(stop_requested_at=None, timeout_at__lt=ClockNow())
+
+    def moved(self) -> int:
+        """Something was seen of their work: their workers' progress clocks go on. Returns how many. One statement."""
+        return Worker.objects.filter(leases__in=self.live()).update(progress_at=ClockNow())
+
+
+class Lease(Told):
     """The time-limited right of one worker to one task, fenced by the task's generation.
 
     Live while `ended_at` is null; one live lease a task and a worker. A heartbeat renews `expires_at`, never past
@@ -43,6 +56,8 @@ class Lease(Row):
     """
 
     NOUN = "lease"
+    # What heartbeats move: a beat makes no event.
+    UNTOLD = Told.UNTOLD | {"expires_at", "renewed_at"}
 
     class EndCause(models.TextChoices):
         COMPLETED = "completed", _("completed")
@@ -89,7 +104,18 @@ class Lease(Row):
                 name="lease_time_runs_forward", condition=Q(ended_at=None) | Q(ended_at__gte=F("acquired_at"))
             ),
         ]
-        indexes = [models.Index(fields=["expires_at"], name="lease_live", condition=Q(ended_at=None))]
+        # Read by the sweep.
+        indexes = [
+            models.Index(fields=["expires_at"], name="lease_live", condition=Q(ended_at=None)),
+            models.Index(
+                fields=["timeout_at"], name="lease_timing", condition=Q(ended_at=None, stop_requested_at=None)
+            ),
+            models.Index(
+                fields=["stop_deadline_at"],
+                name="lease_stopping",
+                condition=Q(ended_at=None, stop_deadline_at__isnull=False),
+            ),
+        ]
         triggers = [RaiseVersion(quiet=("expires_at", "renewed_at"))]
 
     def __str__(self) -> str:
@@ -114,24 +140,56 @@ class Lease(Row):
         return "stopping" if self.stop_acknowledged_at else "stop requested"
 
     def request_stop(self, *, by: events.Actor, reason: str, outcome: str = "cancelled") -> bool:
-        """Ask the worker, by its next heartbeat, to stop; its attempt then ends with `outcome`. Quiet.
+        """Ask the worker, by its next heartbeat, to stop; its attempt ends with `outcome`, or ("") as reported. Quiet.
 
-        A cancellation overrides what an earlier request would have made of the attempt.
+        A cancellation overrides what an earlier request would have made of the attempt; nothing else does. Past
+        `stop_deadline_at` the sweep ends the lease.
         """
         with in_transaction():
-            current = Lease.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
-            if not current.is_live or (current.stop_requested_at and outcome in (current.stop_outcome, "task_failed")):
+            rows = Lease.objects.select_for_update(no_key=True, of=("self",)).select_related("worker")
+            current = rows.get(pk=self.pk)
+            overrides = outcome == "cancelled" != current.stop_outcome
+            if not current.is_live or (current.stop_requested_at and not overrides):
                 return False
-            grace = settings.SIGNALBOX_STOP_KILL_SECONDS * SECOND
-            Lease.objects.filter(pk=self.pk).update(
-                stop_requested_at=Coalesce(F("stop_requested_at"), ClockNow()),
-                stop_deadline_at=Coalesce(F("stop_deadline_at"), ClockNow() + grace),
-                stop_reason=reason,
-                stop_outcome=outcome,
+            now = db_now()
+            columns = {
+                "stop_requested_at": current.stop_requested_at or now,
+                "stop_deadline_at": current.stop_deadline_at or now + current.worker.stop_grace,
+                "stop_reason": reason,
+                "stop_outcome": outcome,
+            }
+            Lease.objects.filter(pk=self.pk).update(**columns)
+            events.record(
+                "lease.stop_requested",
+                current,
+                by=by,
+                reason=reason,
+                data={"outcome": outcome},
+                before={name: getattr(current, name) for name in columns},
+                after=columns,
             )
-            events.record("lease.stop_requested", current, by=by, reason=reason, data={"outcome": outcome})
         self.refresh_from_db()
         return True
+
+    def extend(self, amount: Decimal, *, generation: int, by: events.Actor) -> dict[str, Any]:
+        """Ask the budgets for `amount` USD more, now; never for more time. Answers what they say (`reservation`).
+
+        Where no budget answers, nothing limits it. Raises StaleClaim when it is not live or of another generation,
+        Refused `invalid_move` once it was asked to stop, and what a budget refuses (`budget_exceeded`).
+        """
+        if not amount.is_finite() or amount <= 0:
+            raise InvalidField("amount", "USD, a finite number above 0")
+        with in_transaction():
+            Run.objects.select_for_update(no_key=True).get(pk=self.task.run_id)
+            rows = Lease.objects.select_for_update(no_key=True, of=("self",)).select_related("task__run", "worker")
+            current = rows.get(pk=self.pk)
+            if not current.is_live or generation != current.generation or generation != current.task.generation:
+                raise StaleClaim(generation, current, by)
+            if current.stop_requested_at is not None:
+                raise Refused(
+                    f"Cannot extend: lease {self.pk} was asked to stop: {current.stop_reason}", code="invalid_move"
+                )
+            return ask_facts("lease.extend", lease=current, amount=amount, by=by)
 
     def finish(
         self,

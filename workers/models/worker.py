@@ -1,28 +1,30 @@
 """Workers: agent processes with their three clocks, from registration to the end."""
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from django.conf import settings
 from django.db import models
 from django.db.models import Exists, ExpressionWrapper, F, OuterRef, Q
-from django.db.models.fields.json import KeyTextTransform
-from django.db.models.functions import Cast, Coalesce
+from django.db.models.functions import Coalesce
 from django.utils.translation import gettext_lazy as _
 
 from pipeline import events
-from pipeline.clock import ClockNow
+from pipeline.clock import BirthTimeField, ClockNow, db_now
 from pipeline.models import ApiKey, Task
 from pipeline.refusals import InvalidField, Refused, need_reason
 from pipeline.rows import Immutable, in_transaction
 from pipeline.states import NOW, InvalidMove, Plus, Stateful, held_by_postgres
+from workers.models import health
 
 if TYPE_CHECKING:
     from workers.models.lease import Lease
 
 SECOND = timedelta(seconds=1)
 DAY_SECONDS = 24 * 3600
+# The diff, the last output and the report, after the tool has ended.
+SAYING_SO_SECONDS = 5
 
 
 class StaleClaim(Refused):
@@ -69,7 +71,17 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
 
     def alive(self) -> Self:
         """Neither stopped nor crashed."""
-        return self.exclude(state__in=Worker.FINISHED)
+        return self.filter(state__in=Worker.ALIVE)
+
+    def archived(self) -> Self:
+        """Finished for so long that they are in no list any more; still there by their id."""
+        kept = timedelta(days=settings.SIGNALBOX_FINISHED_WORKER_DAYS)
+        return self.filter(Q(stopped_at__lt=ClockNow() - kept) | Q(crashed_at__lt=ClockNow() - kept))
+
+    def listed(self) -> Self:
+        """Alive, or not finished for long."""
+        since = ClockNow() - timedelta(days=settings.SIGNALBOX_FINISHED_WORKER_DAYS)
+        return self.filter(Q(state__in=Worker.ALIVE) | Q(stopped_at__gte=since) | Q(crashed_at__gte=since))
 
     def idle(self) -> Self:
         """Free to be given a task."""
@@ -80,17 +92,35 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
         seen = Coalesce(F("transport_seen_at"), F("started_at"))
         return self.annotate(silence=ExpressionWrapper(ClockNow() - seen, models.DurationField()))
 
+    def silent_while_idle(self) -> Self:
+        """Alive, doing nothing, and silent for so long that they are given up."""
+        return self.alive().alias(given_up=health.silent_while_idle()).filter(given_up=True)
+
     def stale(self, timeout_seconds: int | None = None) -> Self:
         """Alive, and silent for strictly longer than the limit; paused workers without a lease excepted."""
         limit = (timeout_seconds or settings.SIGNALBOX_LEASE_SECONDS) * SECOND
         return self.alive().silent().filter(silence__gt=limit).exclude(state=Worker.State.PAUSED, current_task=None)
 
     def late(self) -> Self:
-        """Alive, and silent for more than two of its own heartbeat intervals."""
-        text = KeyTextTransform("heartbeat_interval", "config")
-        interval = Coalesce(Cast(text, models.IntegerField()), settings.SIGNALBOX_HEARTBEAT_INTERVAL_SECONDS)
-        allowed = ExpressionWrapper(interval * 2 * SECOND, models.DurationField())
-        return self.alive().silent().alias(allowed=allowed).filter(silence__gt=F("allowed"))
+        """Silent for more than two of their own heartbeat intervals, and not yet unresponsive."""
+        return self.of_health(health.LATE)
+
+    def stalled(self) -> Self:
+        """They beat, and their work does not move."""
+        return self.of_health(health.STALLED)
+
+    def needs_person(self) -> Self:
+        """Stalled, unresponsive, or waiting for somebody's answer."""
+        waiting = Q(state=Worker.State.BUSY, activity=Worker.Activity.WAITING_HUMAN)
+        return self.with_health().alive().filter(waiting | Q(health_now__in=[health.STALLED, health.UNRESPONSIVE]))
+
+    def with_health(self, now: datetime | None = None) -> Self:
+        """Annotates `health_now`: what `Worker.health` says at `now`, or at the database's present time."""
+        return self.annotate(health_now=health.expression(now))
+
+    def of_health(self, *words: str) -> Self:
+        """Alive, and one of these now."""
+        return self.with_health().alive().filter(health_now__in=words)
 
     def unleased(self) -> Self:
         """Without a live lease."""
@@ -208,8 +238,11 @@ class Worker(Stateful):
         (State.PAUSED, State.BUSY): "worker.resumed",
     }
     INITIAL = {State.IDLE}
+    ALIVE = (State.IDLE, State.BUSY, State.PAUSED)
     FINISHED = (State.STOPPED, State.CRASHED)
-    STATE_CLOCKS = ("process_seen_at", "transport_seen_at", "progress_at", "activity", "activity_since")
+    STATE_CLOCKS = ("process_seen_at", "transport_seen_at", "progress_at", "activity", "activity_since", "look_at")
+    # What heartbeats and looks move (neither makes an event), and a long text.
+    UNTOLD = Stateful.UNTOLD | {*STATE_CLOCKS, "crash_trace"}
 
     worker_type = models.CharField(max_length=9, choices=Type)
     state = models.CharField(max_length=7, choices=State, default=State.IDLE)
@@ -223,12 +256,16 @@ class Worker(Stateful):
     capabilities = models.JSONField(default=list)
     tools = models.JSONField(default=list)
     affinity = models.JSONField(default=list)
-    started_at = models.DateTimeField(db_default=ClockNow())
+    started_at = BirthTimeField(db_default=ClockNow())
     process_seen_at = models.DateTimeField(null=True)
     transport_seen_at = models.DateTimeField(null=True, db_default=ClockNow())
     progress_at = models.DateTimeField(null=True)
     activity = models.CharField(max_length=13, choices=Activity, default=Activity.UNKNOWN)
     activity_since = models.DateTimeField(null=True)
+    # What was told of its health by the last event, since when, and before what time nobody need look at it again.
+    told_health = models.CharField(max_length=12, choices=health.CHOICES, default=health.HEALTHY)
+    health_since = models.DateTimeField(null=True)
+    look_at = models.DateTimeField(db_default=ClockNow())
     shutdown_requested_at = models.DateTimeField(null=True)
     shutdown_mode = models.CharField(max_length=5, blank=True)
     shutdown_deadline_at = models.DateTimeField(null=True)
@@ -263,6 +300,15 @@ class Worker(Stateful):
         indexes = [
             models.Index(fields=["state"], name="worker_alive", condition=Q(state__in=["idle", "busy", "paused"])),
             models.Index(fields=["host"], name="worker_of_host", condition=Q(state__in=["idle", "busy", "paused"])),
+            # Read by the sweep: whom to look at, and who should have left.
+            models.Index(
+                fields=["look_at"], name="worker_to_look_at", condition=Q(state__in=["idle", "busy", "paused"])
+            ),
+            models.Index(
+                fields=["shutdown_deadline_at"],
+                name="worker_leaving",
+                condition=Q(state__in=["idle", "busy", "paused"], shutdown_deadline_at__isnull=False),
+            ),
         ]
         triggers = [Immutable(name="affinity_fixed", fields=("affinity", "worker_type"))]
 
@@ -298,28 +344,28 @@ class Worker(Stateful):
         """After how many seconds without progress it counts as stalled."""
         return int(self.config.get("stall_after", settings.SIGNALBOX_STALL_SECONDS))
 
-    def health(self, now: Any) -> str:
+    def health(self, now: datetime) -> str:
         """unresponsive, stalled, late or healthy at `now`, the database's time; finished workers have none ("")."""
-        if self.is_finished:
-            return ""
-        silence = (now - (self.transport_seen_at or self.started_at)).total_seconds()
-        if silence > self.timeout_seconds:
-            return "unresponsive"
-        if self.state == self.State.BUSY and self._is_stalled(now):
-            return "stalled"
-        return "late" if silence > 2 * self.heartbeat_interval else "healthy"
+        return health.of(self, now)
 
-    def _is_stalled(self, now: Any) -> bool:
-        if self.activity in (self.Activity.QUOTA_WAIT, self.Activity.WAITING_HUMAN):
-            return False
-        if self.process_seen_at and (now - self.process_seen_at).total_seconds() > self.timeout_seconds:
-            return True
-        limit = (
-            settings.SIGNALBOX_STALL_IN_TOOL_CALL_SECONDS
-            if self.activity == self.Activity.IN_TOOL
-            else self.stall_after
-        )
-        return self.progress_at is not None and (now - self.progress_at).total_seconds() > limit
+    @property
+    def ended_at(self) -> datetime | None:
+        """When it stopped or crashed."""
+        return self.stopped_at or self.crashed_at
+
+    @property
+    def stop_label(self) -> str:
+        """What may truthfully be said about its end: it is called stopped when it said so, or cannot come back."""
+        if self.state == self.State.STOPPED:
+            return "stopped" if self.stop_confirmed else "stopped, unconfirmed"
+        if self.state == self.State.CRASHED or not self.shutdown_mode:
+            return ""
+        return "stop requested" if self.shutdown_mode == "now" else "draining"
+
+    @property
+    def stop_grace(self) -> timedelta:
+        """How long a stop may take: until its next heartbeat, then until what goes on is killed, and it says so."""
+        return (self.heartbeat_interval + settings.SIGNALBOX_STOP_KILL_SECONDS + SAYING_SO_SECONDS) * SECOND
 
     def live_lease(self) -> "Lease | None":
         """The lease that it holds, if any."""
@@ -343,25 +389,58 @@ class Worker(Stateful):
                 working=True,
                 only_from=(self.State.PAUSED,),
                 transport_seen_at=NOW,
+                # Its stall clock stood still meanwhile.
+                progress_at=NOW,
                 current_task=lease and lease.task,
             )
 
-    def request_shutdown(self, *, by: events.Actor, mode: str = "drain", reason: str = "") -> bool:
-        """Ask it to end: `drain` lets the task finish, `now` stops it. It ends when it says so. Quiet."""
+    def request_shutdown(
+        self, *, by: events.Actor, mode: str = "drain", reason: str = "", deadline_seconds: int | None = None
+    ) -> bool:
+        """Ask it to end: `drain` lets the task finish, `now` stops it. It ends when it says so. Quiet.
+
+        At the deadline what it still does is asked to stop, and it is stopped, unconfirmed, once it holds no lease. The
+        mode `now` has the deadline of a stop unless told, `drain` none. What was asked for is never taken back: a drain
+        after a stop, or a later deadline, changes nothing. Raises InvalidMove when it has ended, ReasonRequired.
+        """
         if mode not in ("drain", "now"):
             raise InvalidField("mode", f"drain or now, not “{mode}”")
+        if deadline_seconds is not None and not 1 <= deadline_seconds <= DAY_SECONDS:
+            raise InvalidField("deadline_seconds", f"a whole number from 1 to {DAY_SECONDS}")
         if mode == "now":
             reason = need_reason(reason)
         with in_transaction():
             current = Worker.objects.select_for_update(no_key=True).get(pk=self.pk)
             if current.is_finished:
                 raise InvalidMove(current, current.state, "stopped", verb="shutdown", allowed=())
-            if current.shutdown_mode == mode:
+            now = db_now()
+            if mode == "now" and deadline_seconds is None:
+                deadline = now + self.stop_grace
+            else:
+                deadline = None if deadline_seconds is None else now + deadline_seconds * SECOND
+            earliest = min(filter(None, [deadline, current.shutdown_deadline_at]), default=None)
+            strictest = "now" if "now" in (mode, current.shutdown_mode) else mode
+            if (current.shutdown_mode, current.shutdown_deadline_at) == (strictest, earliest) or (
+                current.shutdown_mode == mode == "now" and deadline_seconds is None
+            ):
                 return False
-            Worker.objects.filter(pk=self.pk).update(
-                shutdown_requested_at=Coalesce(F("shutdown_requested_at"), ClockNow()), shutdown_mode=mode
+            columns = {
+                "shutdown_requested_at": current.shutdown_requested_at or now,
+                "shutdown_mode": strictest,
+                "shutdown_deadline_at": earliest,
+            }
+            Worker.objects.filter(pk=self.pk).update(**columns)
+            events.record(
+                "worker.shutdown_requested",
+                current,
+                by=by,
+                reason=reason,
+                data={"mode": strictest},
+                before=self.tellable({name: getattr(current, name) for name in columns}),
+                after=self.tellable(columns),
             )
-            events.record("worker.shutdown_requested", current, by=by, reason=reason, data={"mode": mode})
+            if strictest == "now" and (lease := self.live_lease()):
+                lease.request_stop(by=by, reason=reason, outcome="")
         self.refresh_from_db()
         return True
 
@@ -417,10 +496,24 @@ class Worker(Stateful):
                 tasks_failed=Plus(1 if lost else 0),
             )
 
+    def stop(self, *, by: events.Actor, reason: str) -> bool:
+        """Ask it to stop its task and end now; owes a reason. Quiet."""
+        return self.request_shutdown(by=by, mode="now", reason=reason)
+
+    def declare_crashed(self, *, by: events.Actor, reason: str) -> bool:
+        """A person knows that it is gone; owes a reason, which becomes its crash message. Quiet."""
+        return self.crash(need_reason(reason), by=by)
+
     def _give_back(self, outcome: str, *, by: events.Actor, **report: Any) -> bool:
-        """End the lease that it holds; False when it holds none, or when that lease has just ended another way."""
+        """End the lease that it holds; False when it holds none, or when that lease has just ended another way.
+
+        Raises Refused `conflict` when it was given a task just now: whoever holds its row must not wait for a run.
+        """
         lease = self.live_lease()
         if lease is None:
+            Worker.objects.select_for_update(no_key=True).filter(pk=self.pk).values_list("pk").first()
+            if self.live_lease() is not None:
+                raise Refused(f"Worker {self.pk} was given a task just now; ask again", code="conflict")
             return False
         try:
             return lease.finish(outcome, by=by, leaves_worker=True, **report)

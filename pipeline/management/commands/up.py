@@ -160,6 +160,12 @@ class Command(BaseCommand):
                 + ["--hostname", "gates@%h", *quiet],
                 worker,
             ),
+            Program(
+                "sender",
+                [*celery, "worker", "--queues", "webhooks", "--pool", "threads", "--concurrency", "2"]
+                + ["--hostname", "sender@%h", *quiet],
+                worker,
+            ),
             Program("beat", [*celery, "beat", "--pidfile=", "--schedule", str(settings.DATA_DIR / "beat")], worker),
         ]
         if demo:

@@ -167,9 +167,29 @@ def test_a_worker_that_waits_survives_a_server_that_is_away(server, start, make_
     assert len(server.effects["workers"]) == 1
 
 
+def test_a_server_that_is_away_for_less_than_a_lease_costs_no_work(server, start, make_claim, tmp_path):
+    server.registration["timeout_seconds"] = 6
+    up, go = tmp_path / "up", tmp_path / "go"
+    program = (
+        f"import os, time\nopen({str(up)!r}, 'w').write('x'); open('new', 'w').write('x')\n"
+        f"while not os.path.exists({str(go)!r}): time.sleep(0.01)"
+    )
+    server.claims.append(make_claim(python(program)))
+    start()
+    wait_for_file(up)
+    server.faults["heartbeat"] += ["refuse", "drop"] * 4
+    server.faults["patches"] += ["refuse", "drop"]
+    server.wait_for(lambda: not server.faults["heartbeat"])
+    go.touch()
+    server.wait_for(lambda: server.effects["complete"])
+    assert len(server.effects["patches"]) == 1
+    assert len({call.key for call in server.named("patches")}) == 1
+    assert not server.effects["fail"]
+
+
 def test_an_unexpected_error_is_reported_as_a_crash_without_secrets(server, make_claim, tmp_path):
     class Broken(Shell):
-        def prepare(self, directory):
+        def prepare(self, directory, scratch):
             raise RuntimeError(f"adapter is broken {KEY}")
 
     registry = Registry()

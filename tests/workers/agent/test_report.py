@@ -107,9 +107,13 @@ def test_the_tool_sees_an_environment_of_its_own_and_never_the_key(server, make_
     seen.pop("LC_CTYPE", None)
     assert set(seen) == {
         "ALLOWED", "HOME", "LANG", "PATH", "TMPDIR", "SIGNALBOX_TASK", "SIGNALBOX_RUN", "SIGNALBOX_LEASE",
-        "SIGNALBOX_USAGE_FILE",
+        "SIGNALBOX_USAGE_FILE", "OTEL_RESOURCE_ATTRIBUTES",
     }  # fmt: skip
     assert (seen["SIGNALBOX_TASK"], seen["SIGNALBOX_RUN"], seen["SIGNALBOX_LEASE"]) == ("T1", "R1", "L1")
+    assert seen["OTEL_RESOURCE_ATTRIBUTES"] == (
+        "signalbox.lease=L1,signalbox.generation=7,signalbox.attempt=A1,signalbox.task=T1,signalbox.run=R1,"
+        "signalbox.project=demo"
+    )
 
 
 def test_secrets_are_taken_out_of_what_is_reported(server, make_claim, work_once):

@@ -261,7 +261,7 @@ def test_heartbeats_say_what_the_tool_does(server, make_claim, work_once, tmp_pa
     up = tmp_path / "up"
 
     def beat(call):
-        talks = call.body["leases"] and call.body["leases"][0]["progress"]["output_bytes"] >= 5
+        talks = call.body["leases"] and call.body["leases"][0]["progress"].get("output_bytes", 0) >= 5
         if talks and call.body["activity"] == "in_tool":
             up.touch()
         return 200, {"directive": "continue", "leases": []}

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import ClassVar
 
-from workers.agent.adapters import Adapter, Invocation, Result
+from workers.agent.adapters import Adapter, Invocation, Result, Verdict
 from workers.agent.claim import InvalidRequest
 
 
@@ -15,7 +15,7 @@ class Shell(Adapter):
 
     name: ClassVar[str] = "shell"
 
-    def prepare(self, directory: Path) -> Invocation:
+    def prepare(self, directory: Path, scratch: Path) -> Invocation:
         """The request's command, with the prompt on stdin. Raises InvalidRequest when there is no command."""
         command = self.claim.request.command
         if not command or not command[0]:
@@ -25,19 +25,11 @@ class Shell(Adapter):
 
     def collect(self) -> Result:
         """Success by exit code; otherwise task_failed with `exit_<code>`, or infra_lost when its end was not seen."""
-        code = self.exit_code
-        if code is None:
-            return self.ending(
-                success=False, outcome="infra_lost", error_code="tool_lost", error_message="The tool's end was not seen"
-            )
-        if code in self._expected:
+        if self.exit_code in self._expected:
             return self.ending(success=True, outcome="success")
-        return self.ending(
-            success=False,
-            outcome="task_failed",
-            error_code=f"exit_{code}",
-            error_message=f"{self.claim.request.tool} ended with exit code {code}",
-        )
+        if self.exit_code == 0:
+            return self.judged(Verdict("task_failed", "exit_0", f"{self.claim.request.tool} ended with exit code 0"))
+        return self.gone()
 
     def _expected_exit_codes(self) -> frozenset[int]:
         listed = self.claim.request.constraints.get("expected_exit_codes", [0])

@@ -1,0 +1,74 @@
+"""`manage.py verify-ledger [--export FILE]`: is the log what was written?"""
+
+import os
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management import BaseCommand, CommandError
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from ledger import audit, sealing
+from pipeline.refusals import Refused
+
+
+class Command(BaseCommand):
+    """Reads every event once and holds it against its chain, its seal and the anchor outside (docs/audit.md)."""
+
+    help = "Verifies the event log; exit code 1 and the first bad row when it is not what was written."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Where the bundle goes, how many processes read, and the way out when the audit repository was lost."""
+        parser.add_argument("--export", metavar="FILE", help="also write a bundle that docs/verify_bundle.py verifies")
+        parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="processes that read")
+        parser.add_argument(
+            "--rebuild-anchors",
+            action="store_true",
+            help="first make the audit repository anew from the seals; each commit must become what its seal names",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Prints what was read and ok, or what is wrong, the first bad row first; then the exit code is 1."""
+        if not 1 <= options["jobs"] <= 64:
+            raise CommandError(_("--jobs is a number from 1 to 64"))
+        try:
+            if options["rebuild_anchors"]:
+                count = sealing.rebuild_anchors()
+                self.stdout.write(_("%(count)d anchors are there again") % {"count": count})
+            bundle = Path(options["export"]) if options["export"] else None
+            report = audit.verify(jobs=options["jobs"], bundle=bundle)
+        except (Refused, OSError) as problem:
+            raise CommandError(str(problem)) from problem
+        self.stdout.write(summary(report))
+        for problem in report.problems:
+            self.stdout.write(str(problem))
+        if not report.ok:
+            sys.exit(1)
+        self.stdout.write(f"ok {report.last_root}".strip())
+
+
+def summary(report: audit.Report) -> str:
+    """What was read, in a line or two."""
+    lines = [
+        _("%(events)d events, %(streams)d streams, %(seals)d seals in %(seconds).1f s (%(speed)d events a second)")
+        % {
+            "events": report.events,
+            "streams": report.streams,
+            "seals": report.seals,
+            "seconds": report.seconds,
+            "speed": int(report.events / max(report.seconds, 0.001)),
+        }
+    ]
+    if report.unsealed:
+        lines.append(
+            ngettext("%(count)d event is not sealed yet", "%(count)d events are not sealed yet", report.unsealed)
+            % {"count": report.unsealed}
+        )
+    if report.dropped:
+        lines.append(
+            _("events before %(month)s were dropped by retention: %(count)d seals are all that is left of them")
+            % {"month": report.first_month or "now", "count": report.dropped}
+        )
+    return "\n".join(lines)

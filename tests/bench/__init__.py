@@ -1,0 +1,1 @@
+"""Measurements beside their baselines, in one run: `python -m tests.bench`, or `make bench`."""

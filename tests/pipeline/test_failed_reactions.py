@@ -1,0 +1,96 @@
+"""The list of reactions that failed, and their replay: by page, API and command."""
+
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.test import Client
+
+from pipeline.models import Event, FailedReaction
+from tests import factories
+
+pytestmark = pytest.mark.django_db
+
+API = "/api/v1/failed-reactions/"
+
+
+@pytest.fixture
+def failure(nudges):
+    """A dead letter of a new project."""
+    waiting = factories.make_failed_reaction()
+    FailedReaction.objects.filter(pk=waiting.pk).update(dead_at=waiting.created_at, attempts=12)
+    return FailedReaction.objects.get(pk=waiting.pk)
+
+
+def person(role, failure):
+    """A browser of somebody with `role` in the failure's project."""
+    membership = factories.make_membership(project=failure.project, role=role)
+    browser = Client()
+    browser.force_login(membership.user)
+    return browser
+
+
+def test_the_page_shows_what_failed_and_an_operator_replays_it(failure, nudges):
+    browser = person("operator", failure)
+    assert b"1 reaction to an event has failed" in browser.get("/events/").content
+    text = browser.get("/events/failed/").content.decode()
+    assert "out of order" in text
+    assert "nobody tries any more" in text
+    answer = browser.post(f"/events/failed/{failure.pk}/replay/", {"reason": "mended"}, follow=True)
+    assert "It is tried again now." in answer.content.decode()
+    failure.refresh_from_db()
+    assert (failure.dead_at, failure.attempts) == (None, 0)
+    event = Event.objects.get(pk=failure.event_id)
+    assert (event.handled_at, event.attempts) == (None, 1)
+    assert Event.objects.get(kind="alert.cleared").actor_kind == "user"
+
+
+def test_a_viewer_sees_it_and_cannot_replay_it_and_a_stranger_does_not_see_it(failure):
+    browser = person("viewer", failure)
+    text = browser.get("/events/failed/").content.decode()
+    assert "out of order" in text
+    assert "/replay/" not in text
+    assert browser.post(f"/events/failed/{failure.pk}/replay/", {"reason": "x"}).status_code == 403
+    stranger = person("admin", factories.make_failed_reaction())
+    assert str(failure.event_id) not in stranger.get("/events/failed/").content.decode()
+    assert stranger.post(f"/events/failed/{failure.pk}/replay/", {"reason": "x"}).status_code == 404
+
+
+def test_a_replay_without_a_reason_changes_nothing(failure):
+    answer = person("operator", failure).post(f"/events/failed/{failure.pk}/replay/", {}, follow=True)
+    assert "A reason is required" in answer.content.decode()
+    failure.refresh_from_db()
+    assert failure.dead_at is not None
+
+
+def test_a_program_lists_and_replays(failure):
+    other = factories.make_failed_reaction(failure.project)
+    browser = person("operator", failure)
+    assert [row["id"] for row in browser.get(API, {"dead": "true"}).json()["results"]] == [failure.pk]
+    assert [row["id"] for row in browser.get(API, {"dead": "false"}).json()["results"]] == [other.pk]
+    assert len(browser.get(API, {"project": failure.project.key, "open": "true"}).json()["results"]) == 2
+    answer = browser.post(f"{API}{failure.pk}/replay/", {"reason": "mended"}, content_type="application/json")
+    assert (answer.status_code, answer.json()["dead_at"], answer.json()["attempts"]) == (200, None, 0)
+    assert browser.get(API, {"dead": "true"}).json()["results"] == []
+    refused = browser.post(f"{API}{failure.pk}/replay/", {}, content_type="application/json")
+    assert (refused.status_code, refused.json()["code"]) == (422, "reason_required")
+
+
+def test_the_command_lists_and_replays_what_it_is_told(failure):
+    other = factories.make_failed_reaction(failure.project, reaction="c.d")
+
+    def told(**options):
+        out = StringIO()
+        call_command("replay", stdout=out, **options)
+        return out.getvalue()
+
+    assert failure.event_id in told()
+    assert other.event_id in told()
+    assert other.event_id not in told(dead=True)
+    assert failure.event_id not in told(reaction="c.d")
+    assert "1 reaction is tried again" in told(event=failure.event_id, reason="mended")
+    failure.refresh_from_db()
+    assert failure.dead_at is None
+    assert Event.objects.filter(kind="alert.cleared", subject_id=other.pk).count() == 0
+    with pytest.raises(CommandError, match="is no id of an event"):
+        told(event="17")
