@@ -163,6 +163,8 @@ class CostRecordQuerySet(models.QuerySet["CostRecord"]):
         resource_name: str = "",
         override_reason: str = "",
         reported_at: datetime | None = None,
+        stated_amount: Any = None,
+        assumed_ttl: bool = False,
     ) -> tuple["CostRecord", bool]:
         """Book one use; answers the record, and whether it is new. The same (source, key) is booked once.
 
@@ -210,7 +212,8 @@ class CostRecordQuerySet(models.QuerySet["CostRecord"]):
             "price": price,
             "basis": booked.basis,
             "unpriced": booked.unpriced,
-            "stated_amount": pricing.figure("amount", amount),
+            "stated_amount": pricing.figure("amount", amount if stated_amount is None else stated_amount),
+            "assumed_ttl": bool(assumed_ttl),
             "override_reason": override_reason,
             "landing": CostRecord.Landing.IN_FLIGHT if place["task"] else CostRecord.Landing.OVERHEAD,
             "reported_at": reported_at,

@@ -17,7 +17,7 @@ from workers.models import Lease
 
 USAGE_FIELDS = {
     "resource_type", "model", "provider", "usage_quantity", "usage_unit", "usage_rate", "duration_seconds", "amount",
-    "currency", "idempotency_key", "source", "resource_name",
+    "currency", "idempotency_key", "source", "resource_name", "stated_amount", "assumed_ttl",
 }  # fmt: skip
 
 

@@ -4,7 +4,6 @@ Django's own ASGI handler costs two to five times the CPU of its WSGI handler (d
 """
 
 import os
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "pipeline.settings")
@@ -12,28 +11,29 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "pipeline.settings")
 from a2wsgi import WSGIMiddleware
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
+from django.utils.module_loading import autodiscover_modules
 
+from pipeline import rawroutes
 from pipeline.longpoll import LongPoll
-
-# The libraries on both sides describe the same ASGI messages by types of their own that do not match.
-Application = Callable[[Any, Any, Any], Awaitable[None]]
+from pipeline.rawroutes import Application
 
 _wsgi: Any = get_wsgi_application()
 _django: Application = LongPoll(WSGIMiddleware(_wsgi, workers=settings.SIGNALBOX_THREADS))
 
 
-def _raw_routes() -> dict[str, Application]:
-    """Paths answered without a thread, such as streams that stay open: one line each."""
+def _raw_routes() -> None:
+    """Paths answered without a thread, such as streams that stay open: ours, and those of the apps' own modules."""
     from pipeline.api.events import frame  # once Django is set up: these import models
     from pipeline.stream import EventStream
 
-    return {"/api/v1/events/stream/": EventStream(_wsgi.get_response, frame)}
+    rawroutes.register("/api/v1/events/stream/", EventStream(_wsgi.get_response, frame))
+    autodiscover_modules("serving")
 
 
-RAW_ROUTES = _raw_routes()
+_raw_routes()
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
     """The ASGI application; WebSockets are not spoken and are closed by the server."""
     if scope["type"] == "http":
-        await RAW_ROUTES.get(scope["path"], _django)(scope, receive, send)
+        await (rawroutes.find(scope["path"]) or _django)(scope, receive, send)

@@ -19,6 +19,7 @@ class Fold(Enum):
     MAX = "max"
     OR = "or"
     AND = "and"
+    MIN_EACH = "the lesser limit of every glob"
     FIXED = "the widest layer that sets it decides"
 
 
@@ -32,6 +33,7 @@ class Kind(Enum):
     FLAG = "true or false"
     TEXT = "text"
     ROUTES = "an object of texts"
+    LIMITS = "an object of path globs with whole numbers of at least 0"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ FIELDS: Mapping[str, Field] = {
     "forbid_touching_paths": Field(Fold.UNION, Kind.GLOBS, "patch"),
     "require_tests_for_paths": Field(Fold.UNION, Kind.GLOBS, "patch"),
     "protected_paths": Field(Fold.UNION, Kind.GLOBS, "patch"),
+    "max_lines_by_path": Field(Fold.MIN_EACH, Kind.LIMITS, "patch"),
+    "forbid_secrets": Field(Fold.OR, Kind.FLAG, "patch"),
+    "forbid_new_dependencies": Field(Fold.OR, Kind.FLAG, "patch"),
+    "forbid_generated_files": Field(Fold.OR, Kind.FLAG, "patch"),
+    "generated_paths": Field(Fold.UNION, Kind.GLOBS, "patch"),
     "timeout_seconds": Field(Fold.MIN, Kind.POSITIVE),
     "max_attempts": Field(Fold.MIN, Kind.POSITIVE),
     "max_parallel": Field(Fold.MIN, Kind.POSITIVE),
@@ -170,6 +177,11 @@ def _typed(field: str, kind: Kind, value: Any) -> Any:
             fits = isinstance(value, str) and bool(value.strip())
         case Kind.ROUTES:
             fits = isinstance(value, Mapping) and all(isinstance(x, str) for pair in value.items() for x in pair)
+        case Kind.LIMITS:
+            fits = isinstance(value, Mapping) and all(
+                isinstance(glob, str) and isinstance(most, int) and not isinstance(most, bool) and most >= 0
+                for glob, most in value.items()
+            )
         case Kind.TEXTS | Kind.GLOBS:
             fits = isinstance(value, list | tuple) and all(isinstance(entry, str) and entry for entry in value)
             fits = fits and len(set(value)) == len(value)
@@ -179,6 +191,8 @@ def _typed(field: str, kind: Kind, value: Any) -> Any:
         return [scope.check_glob(glob, field) for glob in value]
     if kind is Kind.TEXTS:
         return list(value)
+    if kind is Kind.LIMITS:
+        return {scope.check_glob(glob, field): most for glob, most in value.items()}
     return dict(value) if kind is Kind.ROUTES else value
 
 
@@ -277,6 +291,11 @@ def _intersection(allowed: list[str], offered: list[str]) -> tuple[list[str], bo
     return kept, len(kept) < len(offered)
 
 
+def _min_each(allowed: dict[str, int], offered: dict[str, int]) -> tuple[dict[str, int], bool]:
+    weaker = any(glob in allowed and most > allowed[glob] for glob, most in offered.items())
+    return {**allowed, **{glob: min(most, allowed.get(glob, most)) for glob, most in offered.items()}}, weaker
+
+
 # Each answers with the effective value and whether the offered one is looser than the allowed one.
 _FOLDS: Mapping[Fold, Callable[[Any, Any], tuple[Any, bool]]] = {
     Fold.COVERED: _covered,
@@ -286,6 +305,7 @@ _FOLDS: Mapping[Fold, Callable[[Any, Any], tuple[Any, bool]]] = {
     Fold.MAX: lambda allowed, offered: (max(allowed, offered), offered < allowed),
     Fold.OR: lambda allowed, offered: (allowed or offered, allowed and not offered),
     Fold.AND: lambda allowed, offered: (allowed and offered, offered and not allowed),
+    Fold.MIN_EACH: _min_each,
     Fold.FIXED: lambda allowed, offered: (allowed, offered != allowed),
 }
 
@@ -295,4 +315,6 @@ def _words(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(str(entry) for entry in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {entry}" for key, entry in value.items()) + "}"
     return str(value)

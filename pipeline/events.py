@@ -274,7 +274,7 @@ class Event(models.Model):
 
 
 class EventStream(models.Model):
-    """The head of one subject's chain: its last number, hash and place. Written by the insert trigger of Event alone."""
+    """The head of one subject's chain: its last number, hash and place. Written by the trigger of Event alone."""
 
     subject_id = ULIDField(primary_key=True)
     subject_type = models.CharField(max_length=32)

@@ -1,5 +1,6 @@
 """The API of the workers: what an agent program calls, and what people see and steer."""
 
+import json
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -40,6 +41,7 @@ DAY_SECONDS = 24 * 3600
 MAX_INT = 2**31 - 1
 MAX_WORDS = 100
 MAX_USAGE = 200
+MAX_QUESTION_BYTES = 16 * 1024
 MAX_BEATS = 100
 MAX_TAIL = 1024 * 1024
 MAX_TEXT = 200
@@ -180,7 +182,12 @@ class ClaimAnswer(serializers.Serializer[Any]):
     prompt = serializers.DictField(allow_null=True)
     checkout = serializers.DictField(allow_null=True)
     lease = Granted()
+    session_ref = serializers.CharField(allow_blank=True, help_text="The tool's session to resume; empty: a new one.")
     reservation = serializers.DictField(allow_null=True)
+    price_ceiling = serializers.DictField(
+        allow_null=True,
+        help_text="Per million tokens of each class: what the agent stops a tool by that knows no budget.",
+    )
     previous_failures = serializers.ListField(child=serializers.DictField())
 
 
@@ -238,13 +245,14 @@ class Use(Strict):
     duration_seconds = Figure(required=False, allow_null=True)
     source = serializers.CharField(required=False, max_length=MAX_TEXT)
     idempotency_key = serializers.CharField(required=False, allow_blank=True, max_length=MAX_TEXT)
-    assumed_ttl = serializers.BooleanField(required=False)
-
-    def to_internal_value(self, data: Any) -> Any:
-        """The checked values. `assumed_ttl` is understood, and not passed on: prices of a write depend on its class."""
-        values = super().to_internal_value(data)
-        values.pop("assumed_ttl", None)
-        return values
+    assumed_ttl = serializers.BooleanField(
+        required=False, help_text="The tool does not say how long its cache writes live: the class is a guess."
+    )
+    stated_amount = serializers.CharField(
+        required=False,
+        max_length=40,
+        help_text="What the tool says it cost; kept beside our price, never instead of it.",
+    )
 
 
 class Report(Strict):
@@ -277,6 +285,24 @@ class Failure(Report):
     outcome = serializers.CharField(max_length=32)
     error_code = serializers.CharField(required=False, allow_blank=True, max_length=200)
     error_message = serializers.CharField(required=False, allow_blank=True, max_length=64 * 1024)
+    session_ref = serializers.CharField(
+        required=False,
+        allow_blank=True,
+        max_length=200,
+        help_text="The tool's session, for the next attempt to resume.",
+    )
+    until = serializers.DateTimeField(
+        required=False, allow_null=True, help_text="When the quota is said to be there again (outcome quota_wait)."
+    )
+    question = serializers.DictField(
+        required=False, allow_null=True, help_text="What a person is asked, at most 16 KiB (outcome needs_human)."
+    )
+
+    def validate_question(self, given: Any) -> Any:
+        """Bounded: it is stored on a hold and shown to people."""
+        if given is not None and len(json.dumps(given)) > MAX_QUESTION_BYTES:
+            raise serializers.ValidationError(f"A question is at most {MAX_QUESTION_BYTES} bytes")
+        return given
 
 
 class Extension(Strict):
@@ -306,6 +332,7 @@ class WorkerSerializer(StrictModel):
 
     health = serializers.SerializerMethodField()
     stop_label = serializers.CharField(read_only=True)
+    average_execution_seconds = serializers.DecimalField(max_digits=18, decimal_places=6, read_only=True)
 
     class Meta:
         model = Worker
@@ -316,6 +343,7 @@ class WorkerSerializer(StrictModel):
             "activity", "activity_since", "told_health", "health_since", "shutdown_requested_at", "shutdown_mode",
             "shutdown_deadline_at", "stop_label", "stopped_at", "stop_confirmed", "crashed_at", "crash_message",
             "crash_trace", "tasks_completed", "tasks_failed", "total_execution_seconds",
+            "average_execution_seconds",
         )  # fmt: skip
         read_only_fields = fields
 

@@ -392,6 +392,7 @@ def document(lease: Lease) -> dict[str, Any]:
             "id": request.pk,
             "tool": request.tool.key,
             "adapter": request.tool.adapter,
+            "model": request.tool.model,
             "command": request.command,
             "env_allow": request.tool.env_allow,
             "input": request.input,
@@ -409,7 +410,9 @@ def document(lease: Lease) -> dict[str, Any]:
             "timeout_at": events.plain(lease.timeout_at),
             "deadline_at": events.plain(lease.deadline_at),
         },
+        "session_ref": task.session_ref,
         "reservation": facts.get("reservation"),
+        "price_ceiling": facts.get("price_ceiling"),
         "previous_failures": [
             {"outcome": failure.outcome, "error": failure.message, "output_tail": failure.output_tail}
             for failure in getattr(lease, "failures", ())

@@ -1,7 +1,7 @@
 """Tasks: what a run has to get done, in which order, and what becomes of each."""
 
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 from django.conf import settings
@@ -23,6 +23,7 @@ from pipeline.states import NOW, InvalidMove, Plus, Stateful, held_by_postgres
 DEFAULT_OUTCOME_TEXT = 2000
 
 # Outcome of an attempt that waits -> the kind of hold over its task, and who can end it (domain.md §2.1.10, §3.6).
+MAX_QUOTA_WAIT = timedelta(days=7)
 HOLDS_FOR = {
     "quota_wait": ("quota", "quota", "provider"),
     "budget_stop": ("budget", "budget", "approvers"),
@@ -209,7 +210,9 @@ class Task(Stateful):
         ]
         indexes = [
             # Read by claims: the next task to hand out, in the order of the claim.
-            models.Index(fields=["project", "-score", "sequence", "id"], name="task_claim", condition=Q(state="queued")),
+            models.Index(
+                fields=["project", "-score", "sequence", "id"], name="task_claim", condition=Q(state="queued")
+            ),
             models.Index(fields=["project"], name="task_running", condition=Q(state="running")),
             models.Index(fields=["retry_at"], name="task_due", condition=Q(state="retrying")),
             models.Index(fields=["run", "state"], name="task_of_run"),
@@ -299,13 +302,16 @@ class Task(Stateful):
         error_code: str = "",
         error: str = "",
         session_ref: str = "",
+        until: datetime | None = None,
+        question: dict[str, Any] | None = None,
         due_now: bool = False,
         ending: bool = False,
     ) -> str:
         """What follows an attempt that did not succeed, or a delivery that did not land: retry, repair, fail or cancel.
 
         `outcome` is one of domain.md §2.1.10; `ending` says that a person or a wind-down asked for the end, so that the
-        task is cancelled and not tried again. Returns the state taken.
+        task is cancelled and not tried again. `until` ends a wait for quota, `question` is what a person is asked.
+        Returns the state taken.
         """
         fingerprint = retry.fingerprint(error_code, error) if retry.OUTCOMES[outcome].counts else ""
         same = self.count_same_error + 1 if fingerprint and fingerprint == self.error_fingerprint else 1
@@ -325,7 +331,8 @@ class Task(Stateful):
         columns: dict[str, Any] = {
             "last_outcome": outcome,
             "last_error": error[:DEFAULT_OUTCOME_TEXT],
-            "session_ref": session_ref,
+            # What was lost before it could say where it stood leaves the session of the attempt before.
+            "session_ref": session_ref or self.session_ref,
         }
         if fingerprint:
             columns |= {"error_fingerprint": fingerprint, "count_same_error": same}
@@ -337,7 +344,7 @@ class Task(Stateful):
             columns["completed_at"] = NOW
         self.move(state, by=by, reason=reason, verb="complete task", working=True, state_reason=reason, **columns)
         if state == "retrying" and following.wait is None:
-            self._wait_for(outcome, error or reason, by)
+            self._wait_for(outcome, error or reason, by, until=until, question=question)
         if state == "failed":
             self._count_error()
         return str(state)
@@ -359,9 +366,24 @@ class Task(Stateful):
             cap_seconds=settings.SIGNALBOX_RETRY_CAP_SECONDS,
         )
 
-    def _wait_for(self, outcome: str, reason: str, by: events.Actor) -> None:
-        """Quota, money and questions are waited for under a Hold over the task, which a person or the system ends."""
+    def _wait_for(
+        self,
+        outcome: str,
+        reason: str,
+        by: events.Actor,
+        *,
+        until: datetime | None = None,
+        question: dict[str, Any] | None = None,
+    ) -> None:
+        """Quota, money and questions are waited for under a Hold over the task, which a person or the system ends.
+
+        A tool's word on when its quota is back is believed for a week at most.
+        """
         kind, holder_kind, holder = HOLDS_FOR[outcome]
+        if outcome != "quota_wait":
+            until = None
+        elif until is not None:
+            until = min(max(until, db_now()), db_now() + MAX_QUOTA_WAIT)
         Hold.objects.place(
             "task",
             self.pk,
@@ -371,6 +393,8 @@ class Task(Stateful):
             project=self.run.project,
             holder_kind=holder_kind,
             holder=holder,
+            until=until,
+            question=question if outcome == "needs_human" else None,
         )
 
     def requeue(self, *, by: events.Actor) -> bool:

@@ -58,8 +58,8 @@ def fill(size: int) -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SET LOCAL statement_timeout = 0")
         cursor.execute("ALTER TABLE pipeline_event DISABLE TRIGGER USER")
-        cursor.execute("SELECT pg_current_xact_id()::text")
-        (xid,) = cursor.fetchone()
+        cursor.execute("SELECT pg_current_xact_id()::text, nextval('pipeline_event_seq')")
+        xid, seq = cursor.fetchone()
         with cursor.copy(f"COPY pipeline_event ({', '.join(names)}) FROM STDIN") as rows:
             while at < size:
                 task, run, prev = new_id(), new_id(), ""
@@ -68,10 +68,11 @@ def fill(size: int) -> None:
                     text = chain.canonical(facts)
                     own = chain.link_hash(prev, number, text)
                     values = [_column(name, facts[name]) for name in proof.FACTS]
-                    rows.write_row([*values, text, number, prev, own, -size + at, xid, 0, "now"])
-                    prev, at = own, at + 1
+                    rows.write_row([*values, text, number, prev, own, seq, xid, 0, "now"])
+                    prev, at, seq = own, at + 1, seq + 1
                 heads.append(EventStream(subject_id=task, subject_type="task", seq=EVENTS_OF_A_SUBJECT, hash=prev))
         cursor.execute("ALTER TABLE pipeline_event ENABLE TRIGGER USER")
+        cursor.execute("SELECT setval('pipeline_event_seq', %s)", [seq])
         EventStream.objects.bulk_create(heads, batch_size=5_000)
         cursor.execute("ANALYZE pipeline_event")
 

@@ -46,6 +46,11 @@ TABLE: list[tuple[str, Any, Any, Any, Any]] = [
     ("forbid_touching_paths", ["a"], ["a", "b"], ["a", "b"], None),
     ("require_tests_for_paths", ["src/**"], [], ["src/**"], None),
     ("protected_paths", [], ["x"], ["x"], None),
+    ("generated_paths", ["dist/**"], [], ["dist/**"], None),
+    ("forbid_secrets", True, True, True, False),
+    ("forbid_new_dependencies", False, True, True, None),
+    ("forbid_generated_files", True, True, True, False),
+    ("max_lines_by_path", {"a": 5}, {"a": 3}, {"a": 3}, {"b": 1, "a": 6}),
 ]
 
 
@@ -210,6 +215,7 @@ BY_KIND = {
     constraints.Kind.POSITIVE: st.integers(1, 5),
     constraints.Kind.FLAG: st.booleans(),
     constraints.Kind.TEXT: st.sampled_from(["x", "y"]),
+    constraints.Kind.LIMITS: st.dictionaries(ENTRIES, st.integers(0, 5), max_size=3),
     constraints.Kind.ROUTES: st.dictionaries(st.sampled_from(["format", "scope"]), st.sampled_from(["dropped"])),
 }
 LAYERS = st.lists(
@@ -235,6 +241,8 @@ def looser(name: str, value: Any, than: Any) -> bool:
             return bool(than and not value)
         case Fold.AND:
             return bool(value and not than)
+        case Fold.MIN_EACH:
+            return any(value.get(glob, most + 1) > most for glob, most in than.items())
         case Fold.FIXED:
             return False
 

@@ -81,7 +81,7 @@ def test_a_worker_of_the_installation_tells_other_projects_nothing_of_its_task_o
     assert "secret plan" not in page
 
 
-@pytest.mark.parametrize("verb", ["pause", "resume", "drain", "stop"])
+@pytest.mark.parametrize("verb", ["pause", "resume", "drain", "stop", "crash"])
 def test_a_viewer_presses_no_button_of_a_worker(client, project, worker, verb):
     signed_in_as(client, project, "viewer")
 
@@ -126,3 +126,65 @@ def test_a_resume_of_what_is_not_paused_is_refused_in_words(client, project, wor
     answer = client.post(reverse("workers:resume", args=[worker.pk]), follow=True)
 
     assert "Cannot resume" in answer.text
+
+
+def test_those_that_need_a_look_stand_before_everybody_however_old(client, project, worker, settings):
+    settings.SIGNALBOX_LIST_LIMIT = 2
+    signed_in_as(client, project, "viewer")
+    lease_in(project, worker)
+    Worker.objects.filter(pk=worker.pk).update(
+        progress_at=db_now() - timedelta(hours=1), activity="waiting_model", activity_since=db_now()
+    )
+    for number in range(3):
+        factories.make_worker(name=f"newer-{number}", api_key=worker.api_key)
+
+    answer = client.get("/workers/")
+
+    assert [row.name for row in answer.context["workers"]][0] == "ada-1"
+    assert len(answer.context["workers"]) == 3
+    assert "waiting for the model" in answer.text
+    assert "it beats, and its work does not move" in client.get(reverse("workers:worker", args=[worker.pk])).text
+
+
+def test_the_list_is_filtered_by_health(client, project, worker):
+    signed_in_as(client, project, "viewer")
+    late = factories.make_worker(name="late-one", api_key=worker.api_key)
+    Worker.objects.filter(pk=late.pk).update(transport_seen_at=db_now() - timedelta(seconds=40))
+
+    assert [row.name for row in client.get("/workers/?health=late").context["workers"]] == ["late-one"]
+    assert client.get("/workers/?health=sleepy").status_code == 400
+
+
+def test_the_archive_holds_who_finished_a_week_ago(client, project, worker):
+    signed_in_as(client, project, "viewer")
+    old = factories.make_worker(name="old", api_key=worker.api_key)
+    old.shutdown(by=factories.BY)
+    Worker.objects.filter(pk=old.pk).update(stopped_at=db_now() - timedelta(days=8))
+
+    assert client.get("/workers/?state=finished").context["workers"] == []
+    assert [row.name for row in client.get("/workers/?state=archived").context["workers"]] == ["old"]
+    assert client.get(reverse("workers:worker", args=[old.pk])).status_code == 200
+
+
+def test_a_worker_that_is_gone_is_declared_crashed_with_a_reason(client, project, worker):
+    signed_in_as(client, project, "operator")
+    lease = lease_in(project, worker)
+    address = reverse("workers:crash", args=[worker.pk])
+
+    assert "A reason is required" in client.post(address, follow=True).text
+    assert "Declared crashed" in client.post(address, {"reason": "the machine burnt"}, follow=True).text
+
+    worker.refresh_from_db()
+    lease.refresh_from_db()
+    assert (worker.state, worker.crash_message, lease.end_cause) == ("crashed", "the machine burnt", "worker_crashed")
+
+
+def test_a_workers_labels_and_settings_are_shown(client, project, worker):
+    signed_in_as(client, project, "viewer")
+    key = worker.api_key
+    shown = factories.make_worker(api_key=key, metadata={"labels": ["berlin", "gpu"]}, config={"stall_after": 77})
+
+    page = client.get(reverse("workers:worker", args=[shown.pk])).text
+
+    assert "berlin, gpu" in page
+    assert "<code>stall_after</code> 77" in page

@@ -35,15 +35,14 @@ class Watcher:
         worker = self.api.get(f"/workers/{self.worker.pk}/").json()
         leases = self.api.get(f"/leases/?worker={self.worker.pk}").json()["results"]
         lease_label = leases[0]["stop_label"] if leases else ""
-        pages = [
-            self.browser.get(address).text.split("<main")[1]
-            for address in (reverse("workers:worker", args=[self.worker.pk]), reverse("workers:list"))
-        ]
-        shown = self.browser.get(reverse("admin:workers_worker_changelist")).text.split('id="result_list"')[-1]
-        has_stopped = "stopped" in f"{worker['stop_label']} {lease_label}"
-        if not has_stopped:
-            for text in (*pages, shown.split("</table>")[0]):
-                assert "stopped" not in text.replace("Stopped and crashed", "")
+        page = self.browser.get(reverse("workers:worker", args=[self.worker.pk])).text.split("<main")[1]
+        listed = self.browser.get(reverse("workers:list")).text.partition("<tbody")[2]
+        in_admin = self.browser.get(reverse("admin:workers_worker_changelist")).text
+        assert self.worker.name in in_admin
+        rows = in_admin.split('id="result_list"')[1].split("</table>")[0]
+        if "stopped" not in f"{worker['stop_label']} {lease_label}":
+            for text in (page, listed, rows):
+                assert "stopped" not in text
             assert not Event.objects.filter(kind="worker.stopped", subject_id=self.worker.pk).exists()
         return worker["stop_label"], lease_label
 
@@ -179,8 +178,8 @@ def test_an_earlier_deadline_counts_and_a_later_one_does_not() -> None:
 
 @pytest.mark.parametrize("scope", ["installation", "project"])
 def test_after_the_kill_switch_commits_nothing_is_claimed(tmp_path: Path, threads: Threads, scope: str) -> None:
-    house = House(tmp_path, [piece(f"t{n}") for n in range(8)], concurrency={"max_parallel": 8})
-    Task.objects.filter(run=house.run).update(spec=house.task("t0").spec | {"allow_parallel": True})
+    tasks = [piece(f"t{n}", kind="research", allow_parallel=True) for n in range(8)]
+    house = House(tmp_path, tasks, concurrency={"max_parallel": 8})
     workers = [make_worker() for _n in range(6)]
 
     def switch() -> Any:

@@ -2,13 +2,16 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.db import connection, transaction
 
-from pipeline.clock import db_now
+from pipeline.clock import ClockNow, db_now
 from pipeline.events import Event
+from pipeline.refusals import Refused
 from tests.conftest import Threads
-from tests.factories import BY, make_worker
+from tests.factories import BY, make_lease, make_task, make_tool, make_worker
 from tests.flows.house import House, long_ago, piece
 from workers import heartbeats, sweeping
 from workers.models import Lease, Worker
@@ -103,6 +106,106 @@ def test_a_paused_worker_keeps_its_task_and_is_crashed_when_its_lease_expires(tm
     assert sweeping.sweep() == 0
     long_ago(lease, "expires_at")
     assert sweeping.sweep() == 1
+    house.drain()
+    assert house.states() == {"a": "queued"}
+    house.must_hold()
+
+
+# -- five beats, nothing stale, and what a restored copy may hold -----------------------------------------------------
+
+
+def test_a_step_that_finds_nothing_writes_nothing(tmp_path: Path) -> None:
+    house = House(tmp_path, [piece("a")])
+    house.claim()
+    sweeping.sweep()
+    before = Event.objects.count()
+    assert sweeping.sweep() == 0
+    assert Event.objects.count() == before
+
+
+def test_the_looks_use_their_partial_indexes() -> None:
+    make_worker()
+    looks = {
+        "lease_live": Lease.objects.expired().order_by("expires_at"),
+        "lease_stopping": Lease.objects.unstopped().order_by("stop_deadline_at"),
+        "lease_timing": Lease.objects.overdue().order_by("timeout_at"),
+        "worker_leaving": Worker.objects.alive()
+        .filter(shutdown_deadline_at__lt=ClockNow())
+        .order_by("shutdown_deadline_at"),
+        "worker_to_look_at": Worker.objects.alive().filter(look_at__lte=db_now()).order_by("look_at"),
+    }
+    with transaction.atomic(), connection.cursor() as cursor:
+        # The tables of a test are too small for an index to be worth it.
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute("SET LOCAL enable_bitmapscan = off")
+        for name, rows in looks.items():
+            assert f" {name} " in rows.explain(), name
+
+
+def test_sweepers_do_not_wait_for_each_other(tmp_path: Path, threads: Threads) -> None:
+    house = House(tmp_path, [piece("a")])
+    lease = Lease.objects.get(pk=house.claim()["lease"]["id"])
+    long_ago(lease, "expires_at")
+    with transaction.atomic():
+        assert sweeping.end_dead_leases() == 1
+        assert threads.start(sweeping.end_dead_leases).result() == 0
+
+
+def test_a_claim_just_now_keeps_an_idle_worker_from_being_given_up() -> None:
+    worker = silent(make_worker(), 310)
+    lease = make_lease(worker)
+    assert sweeping.look_at_health() == 1  # told unresponsive, and no more
+    worker.refresh_from_db()
+    assert (worker.state, Lease.objects.get(pk=lease.pk).is_live) == ("busy", True)
+
+
+def test_whoever_crashes_a_worker_that_claims_meanwhile_is_told_to_ask_again(threads: Threads) -> None:
+    worker = make_worker()
+    other = make_task(started=True)
+    tool = make_tool()
+    with transaction.atomic():
+        lease = make_lease(worker, other, tool=tool)
+        crash = threads.start(lambda: Worker.objects.get(pk=worker.pk).crash("gone", by=BY))
+        assert not crash.ended.wait(0.3)
+    with pytest.raises(Refused, match="just now"):
+        crash.result()
+    worker.refresh_from_db()
+    assert (worker.state, Lease.objects.get(pk=lease.pk).is_live) == ("busy", True)
+
+
+def test_work_without_an_owner_is_lost_and_tried_again(tmp_path: Path) -> None:
+    house = House(tmp_path, [piece("a")])
+    lease = Lease.objects.get(pk=house.claim()["lease"]["id"])
+    Lease.objects.filter(pk=lease.pk).update(ended_at=db_now(), end_cause="failed")  # as a restored copy may have it
+    assert sweeping.close_orphans() == 3
+    assert sweeping.close_orphans() == 0
+    lease.attempt.refresh_from_db()
+    house.worker.refresh_from_db()
+    assert (lease.attempt.outcome, house.worker.state) == ("infra_lost", "crashed")
+    house.drain()
+    assert house.states() == {"a": "queued"}
+    house.must_hold()
+
+
+def test_orphans_are_looked_for_once_a_minute_however_many_sweep(threads: Threads, monkeypatch: Any) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(sweeping, "close_orphans", lambda: calls.append(1) or 0)
+    monkeypatch.setattr(sweeping, "ORPHANS_EVERY", timedelta(days=1))
+    for outcome in threads.at_once(*[sweeping.sweep] * 5):
+        outcome.result()
+    assert len(calls) == 1
+
+
+def test_a_worker_stopped_in_time_is_never_crashed_afterwards(tmp_path: Path) -> None:
+    house = House(tmp_path, [piece("a")])
+    lease = Lease.objects.get(pk=house.claim()["lease"]["id"])
+    house.worker.stop(by=BY, reason="enough")
+    Worker.objects.filter(pk=house.worker.pk).update(shutdown_deadline_at=db_now() - timedelta(seconds=1))
+    long_ago(lease, "expires_at")
+    assert sweeping.sweep() == 1
+    assert sweeping.sweep() == 0
+    house.worker.refresh_from_db()
+    assert (house.worker.state, house.worker.stop_confirmed, house.worker.tasks_failed) == ("stopped", False, 0)
     house.drain()
     assert house.states() == {"a": "queued"}
     house.must_hold()

@@ -12,17 +12,23 @@ import signal
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from workers.agent import clock
 from workers.agent.claim import Checkout
+from workers.agent.client import is_loopback
 
 DIFF_BYTES = 4 * 1024 * 1024
 """A larger diff is not read: the server takes 2 MiB (reliability.md 2a, case 21)."""
 GIT_SECONDS = 900.0
 HISTORY_DEPTH = 50
 """How many commits of history a tool finds; the whole of a large repository costs minutes."""
+FETCHES = 3
+"""How often a fetch over the network is tried: a server that starts anew is back within seconds."""
 
 _ERROR_BYTES = 2000
 
@@ -58,6 +64,14 @@ _SETTINGS = {
 }
 
 
+# How a fetch over HTTP reaches the server, in the names that git knows; none of them reaches the tool. The values of
+# SSL_CERT_FILE and SSL_CERT_DIR are what the rest of the agent goes by.
+_PROXIES = ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY")
+_CERTIFICATES = {"SSL_CERT_FILE": "GIT_SSL_CAINFO", "SSL_CERT_DIR": "GIT_SSL_CAPATH"}
+
+_POLL_SECONDS = 0.1
+
+
 class GitFailed(Exception):
     """A git command ended badly or took too long; the message holds the end of what it said."""
 
@@ -80,6 +94,40 @@ class DiffUnreadable(Exception):
         super().__init__(f"The diff is not UTF-8 text: {path}")
 
 
+@dataclass(frozen=True)
+class Remote:
+    """The server that serves the mirror over HTTP: its address as the agent was given it, and the agent's key.
+
+    A claim names the mirror's address; only its path is used, so that the key goes to the server that it is for.
+    """
+
+    server: str
+    key: str = field(repr=False)
+
+    def address(self, told: str) -> str:
+        """Where on this server the mirror is that a claim tells of."""
+        at = urlsplit(self.server)
+        return urlunsplit((at.scheme, at.netloc, urlsplit(told).path, "", ""))
+
+    def environment(self, address: str) -> dict[str, str]:
+        """What makes git show the key there, and nowhere else. Neither the command line nor a file ever holds it."""
+        told = {
+            f"http.{address}.extraHeader": f"Authorization: Bearer {self.key}",
+            "http.followRedirects": "false",
+            # The server may let a fetch wait for a minute before its first byte.
+            "http.lowSpeedLimit": "1000",
+            "http.lowSpeedTime": "180",
+            "credential.helper": "",
+        }
+        given = {"GIT_CONFIG_COUNT": str(len(told))}
+        for place, (name, value) in enumerate(told.items()):
+            given |= {f"GIT_CONFIG_KEY_{place}": name, f"GIT_CONFIG_VALUE_{place}": value}
+        if not is_loopback(self.server):
+            given |= {name: os.environ[name] for name in _PROXIES if name in os.environ}
+            given |= {ours: os.environ[name] for name, ours in _CERTIFICATES.items() if name in os.environ}
+        return given
+
+
 class Workspace:
     """One attempt's folder below `parent`, mode 0700.
 
@@ -100,25 +148,20 @@ class Workspace:
             folder.mkdir(mode=0o700)
         self._identity = self._identify()
 
-    def check_out(self, checkout: Checkout, *, litter: Sequence[str] = ()) -> None:
+    def check_out(
+        self, checkout: Checkout, *, address: str = "", remote: Remote | None = None, litter: Sequence[str] = ()
+    ) -> None:
         """Fills `tree` with the commit, detached, without remotes and hooks. Raises GitFailed, Interrupted.
 
-        New files named as in `litter` (patterns as in .gitignore) are never part of the diff.
+        The repository is read at its path where that can be read, else at `address` of `remote`. New files named as in
+        `litter` (patterns as in .gitignore) are never part of the diff.
         """
         self._commit = checkout.commit
         self._git("init", "--quiet", "--bare", "--template=", str(self._base))
-        self._git(
-            f"--git-dir={self._base}",
-            "fetch",
-            "--quiet",
-            "--no-tags",
-            "--no-write-fetch-head",
-            "--no-recurse-submodules",
-            f"--depth={HISTORY_DEPTH}",
-            "--",
-            checkout.url,
-            checkout.commit,
-        )
+        if address and remote is not None and not _is_here(checkout.url):
+            self._fetch_over_http(remote, remote.address(address), checkout.commit)
+        else:
+            self._fetch(checkout.url, checkout.commit)
         self._git("init", "--quiet", "--template=", str(self.tree))
         inside = self.tree / ".git"
         (inside / "objects" / "info").mkdir(parents=True, exist_ok=True)
@@ -186,6 +229,39 @@ class Workspace:
                 os.chmod(folder, 0o700)
         shutil.rmtree(self.root, ignore_errors=True)
 
+    def _fetch(self, source: str, commit: str, environment: dict[str, str] | None = None) -> None:
+        """Brings the commit into `base.git`, which keeps no trace of where it came from."""
+        self._git(
+            f"--git-dir={self._base}",
+            "fetch",
+            "--quiet",
+            "--no-tags",
+            "--no-write-fetch-head",
+            "--no-recurse-submodules",
+            f"--depth={HISTORY_DEPTH}",
+            "--",
+            source,
+            commit,
+            environment=environment,
+        )
+
+    def _fetch_over_http(self, remote: Remote, address: str, commit: str) -> None:
+        """The same, tried again after a pause that doubles: 1 s, 2 s."""
+        environment = remote.environment(address)
+        for tried in range(1, FETCHES + 1):
+            try:
+                self._fetch(address, commit, environment)
+            except GitFailed:
+                if tried == FETCHES:
+                    raise
+            else:
+                return
+            again_at = clock.now() + 2.0 ** (tried - 1)
+            while clock.now() < again_at:
+                if self._interrupted():
+                    raise Interrupted
+                time.sleep(_POLL_SECONDS)
+
     def _identify(self) -> tuple[int, int]:
         """Which folder `tree` is; a link or another folder in its place is not it."""
         try:
@@ -232,7 +308,7 @@ class Workspace:
             try:
                 while True:
                     with contextlib.suppress(subprocess.TimeoutExpired):
-                        git.wait(0.1)
+                        git.wait(_POLL_SECONDS)
                     if os.fstat(printed.fileno()).st_size > limit_bytes:
                         raise DiffTooLarge
                     if git.returncode is not None:
@@ -251,3 +327,12 @@ class Workspace:
                 raise GitFailed(said.read().decode("utf-8", "replace").strip() or f"git ended with {git.returncode}")
             printed.seek(0)
             return printed.read()
+
+
+def _is_here(url: str) -> bool:
+    """Whether `url` is the path of a repository that this process can read. An address on the network is not."""
+    path = unquote(urlsplit(url).path) if url.startswith("file://") else url
+    if not path.startswith("/"):
+        return False
+    objects = [Path(path) / "objects", Path(path) / ".git" / "objects"]
+    return any(os.access(folder, os.R_OK | os.X_OK) for folder in objects)

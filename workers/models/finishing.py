@@ -1,6 +1,7 @@
 """How a lease ends: attempt, task, worker and money move on together, once (domain.md §3.1 step 4, §3.2 step 3)."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ class Report:
     patch_ids: list[str] = field(default_factory=list)
     usage: list[dict[str, Any]] = field(default_factory=list)
     session_ref: str = ""
+    until: datetime | None = None
+    question: dict[str, Any] | None = None
     due_now: bool = False
     leaves_worker: bool = False
     confirmed: bool = False
@@ -137,6 +140,8 @@ def _move_task(report: Report, lease: "Lease", task: Task, by: events.Actor) -> 
         error_code=report.error_code,
         error=report.error,
         session_ref=report.session_ref[:200],
+        until=report.until,
+        question=report.question,
         due_now=report.due_now or report.outcome == "cancelled",
         ending=ending,
     )

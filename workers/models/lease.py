@@ -1,5 +1,6 @@
 """Leases: the time-limited right of one worker to one task, fenced by the task's generation."""
 
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Self
 
@@ -206,6 +207,8 @@ class Lease(Told):
         patch_ids: list[str] | None = None,
         usage: list[dict[str, Any]] | None = None,
         session_ref: str = "",
+        until: datetime | None = None,
+        question: dict[str, Any] | None = None,
         due_now: bool = False,
         leaves_worker: bool = False,
         confirmed: bool = False,
@@ -228,6 +231,8 @@ class Lease(Told):
                 patch_ids=list(patch_ids or []),
                 usage=list(usage or []),
                 session_ref=session_ref,
+                until=until,
+                question=question,
                 due_now=due_now,
                 leaves_worker=leaves_worker,
                 confirmed=confirmed,

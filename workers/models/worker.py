@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Self
 
 from django.conf import settings
@@ -352,6 +353,12 @@ class Worker(Stateful):
     def ended_at(self) -> datetime | None:
         """When it stopped or crashed."""
         return self.stopped_at or self.crashed_at
+
+    @property
+    def average_execution_seconds(self) -> Decimal:
+        """How long its tasks took on average, to six places; 0 before the first has ended."""
+        ended = self.tasks_completed + self.tasks_failed
+        return round(Decimal(self.total_execution_seconds) / ended, 6) if ended else Decimal(0)
 
     @property
     def stop_label(self) -> str:
