@@ -1,7 +1,7 @@
 """The checks that a patch must pass, each time one was run, and what every test said."""
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 from django.conf import settings
@@ -197,6 +197,12 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
     def open(self) -> Self:
         """Not ended."""
         return self.filter(state__in=[GateRun.State.PENDING, GateRun.State.RUNNING])
+
+    def forget_logs(self, before: datetime, limit: int = 500) -> int:
+        """Empty the logs of up to `limit` runs that ended before then; all else of them stays. Answers how many."""
+        old = self.filter(completed_at__lt=before).exclude(output_tail="").order_by("completed_at")
+        found = list(old.values_list("pk", flat=True)[:limit])
+        return self.filter(pk__in=found).update(output_tail="")
 
     def overdue(self) -> Self:
         """Running, and either past its deadline or silent: its runner is gone."""

@@ -15,9 +15,10 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from ledger import git, validation
+from ledger import git, rollback, validation
 from ledger.diff import DiffRefused
 from ledger.models import MergeQueue, Patch, PatchPolicy, QueueItem
+from ledger.review_api import REVIEW_NEEDS, PolicyActions, ReviewActions
 from pipeline import events
 from pipeline.ids import PATTERN, is_id
 from pipeline.models import Project, Run, Task
@@ -88,6 +89,66 @@ class Quarantine(Strict):
     owner = serializers.CharField(required=False, max_length=200)
 
 
+class Chosen(Strict):
+    """Which patches of one project's branch: by who or what made them, in which run, when they landed, or by id."""
+
+    project = ProjectRef()
+    target_branch = serializers.CharField(required=False, allow_blank=True, default="", max_length=255)
+    worker = serializers.CharField(required=False, allow_blank=True, default="", max_length=200)
+    tool = serializers.CharField(required=False, allow_blank=True, default="", max_length=64)
+    model = serializers.CharField(required=False, allow_blank=True, default="", max_length=100)
+    run = IdField(required=False)
+    since = serializers.DateTimeField(required=False)
+    until = serializers.DateTimeField(required=False)
+    patches = serializers.ListField(child=IdField(), required=False, max_length=500)
+
+
+class Bulk(Strict):
+    """One verb for many patches. `dry_run` tells what would be done; `partial` does what can be done, and only that."""
+
+    verb = serializers.ChoiceField(choices=["rollback"])
+    filter = Chosen()
+    dry_run = serializers.BooleanField(required=False, default=True)
+    partial = serializers.BooleanField(required=False, default=False)
+    reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=2000)
+
+
+class HunkSerializer(Strict):
+    """Lines that landed later, where a patch to be taken back had changed them."""
+
+    path = serializers.CharField()
+    start = serializers.IntegerField()
+    lines = serializers.IntegerField()
+    commit = serializers.CharField()
+    patch = serializers.CharField()
+
+
+class StepSerializer(Strict):
+    """What is to be done about one patch."""
+
+    patch = serializers.CharField()
+    summary = serializers.CharField()
+    commit = serializers.CharField()
+    outcome = serializers.ChoiceField(choices=["alone", "after_others", "in_the_way", "nothing_left", "under_way"])
+    after = serializers.ListField(child=serializers.CharField())
+    later = serializers.ListField(child=serializers.CharField())
+    in_the_way = HunkSerializer(many=True)
+    reverse = serializers.CharField(allow_null=True)
+
+
+class PlanSerializer(Strict):
+    """The reverses of a set of patches, newest first, each on what those before it leave."""
+
+    project = serializers.CharField()
+    target_branch = serializers.CharField()
+    head = serializers.CharField()
+    count = serializers.IntegerField()
+    possible = serializers.IntegerField()
+    steps = StepSerializer(many=True)
+    dry_run = serializers.BooleanField()
+    reverses = serializers.ListField(child=serializers.CharField())
+
+
 class PatchSerializer(StrictModel):
     """A patch without its text, which stands at `diff/`."""
 
@@ -95,8 +156,8 @@ class PatchSerializer(StrictModel):
         model = Patch
         fields = (
             "id", "ledger_id", "version", "created_at", "updated_at", "project", "phase", "workstream", "run", "task",
-            "attempt", "request", "prompt", "custody", "target_branch", "base_commit", "base_tree", "tool",
-            "author_user", "author_worker_id", "author_name", "summary", "issue_ref", "metadata", "sha256",
+            "attempt", "request", "prompt", "custody", "target_branch", "base_commit", "base_tree", "result_tree",
+            "tool", "author_user", "author_worker_id", "author_name", "summary", "issue_ref", "metadata", "sha256",
             "files_touched", "line_insertions", "line_deletions", "hunks", "binary_files", "state", "state_reason",
             "committed_at", "format_ok", "scope_ok", "constraints_ok", "tests_ran", "tests_passed",
             "validation_errors", "findings", "policy_snapshot", "attempts", "reapplies", "last_attempt_at",
@@ -132,7 +193,7 @@ class PatchFilters(Filters):
         )  # fmt: skip
 
 
-class PatchEndpoint(Listed, Endpoint):
+class PatchEndpoint(ReviewActions, Listed, Endpoint):
     """The ledger. `id` and `ledger_id` both find a patch; no list loads a diff."""
 
     queryset = Patch.objects.all()
@@ -145,6 +206,7 @@ class PatchEndpoint(Listed, Endpoint):
         "applied_files",
     )  # fmt: skip
     needs = {
+        **REVIEW_NEEDS,
         "list": "viewer",
         "retrieve": "viewer",
         "diff": "viewer",
@@ -156,6 +218,8 @@ class PatchEndpoint(Listed, Endpoint):
         "quarantine": "operator",
         "drop": "operator",
         "release": "approver",
+        "rollback": "approver",
+        "bulk": "approver",
     }
 
     def find(self, queryset: QuerySet[Any], given: str) -> Patch | None:
@@ -252,7 +316,7 @@ class PatchEndpoint(Listed, Endpoint):
     @action(detail=True, methods=["post"])
     def queue(self, request: Request, id: str) -> Response:
         """Give it a place at the tail of its branch's queue. Refuses with `invalid_move`, `validation_incomplete`,
-        `attempts_exhausted`, `reviews_missing`.
+        `attempts_exhausted`, `reviews_missing`, `review_veto`.
         """
         patch = self.get_object()
         self.body(Nothing)
@@ -291,6 +355,46 @@ class PatchEndpoint(Listed, Endpoint):
         patch = self.get_object()
         patch.drop(self.body(Reason)["reason"], by=self.by)
         return self.reply(patch)
+
+    @extend_schema(request=Reason, responses={200: PatchSerializer, 201: PatchSerializer})
+    @action(detail=True, methods=["post"])
+    def rollback(self, request: Request, id: str) -> Response:
+        """Take it back: 200 with the patch, rolled back, when it was applied or verified; 201 with the patch that
+        undoes it when it has landed, 200 when that is under way already.
+
+        Refuses with `reason_required`, `invalid_move`, and `later_patch_depends` with the patches and the lines in the
+        way.
+        """
+        patch, reason = self.get_object(), need_reason(self.body(Reason)["reason"])
+        found, is_new = rollback.roll_back(patch, reason, by=self.by)
+        if is_new:
+            return self.reply(found, 201, Location=reverse_path(request, found))
+        return self.reply(found)
+
+    @extend_schema(request=Bulk, responses=PlanSerializer)
+    @action(detail=False, methods=["post"], filterset_class=None)
+    def bulk(self, request: Request) -> Response:
+        """Take back every landed patch that the filter finds. Unless `dry_run` is false, only the plan is answered.
+
+        Refuses with `reason_required`, and `later_patch_depends` when one of them cannot be taken back and `partial`
+        is not said.
+        """
+        given = self.body(Bulk)
+        chosen = given["filter"]
+        branch, patches = chosen.pop("target_branch"), tuple(chosen.pop("patches", ()))
+        self.must_in(chosen["project"])
+        wanted = rollback.Wanted(branch=branch, patches=patches, **chosen)
+        reason = given["reason"] if given["dry_run"] else need_reason(given["reason"])
+        plan = rollback.plan(wanted)
+        reverses = [] if given["dry_run"] else rollback.carry_out(plan, reason, by=self.by, partial=given["partial"])
+        return Response(
+            {**plan.document(), "dry_run": given["dry_run"], "reverses": [reverse.pk for reverse in reverses]}
+        )
+
+
+def reverse_path(request: Request, patch: Patch) -> str:
+    """The address of another patch, seen from the address of a verb of one."""
+    return f"{request.path.rsplit('/', 3)[0]}/{patch.pk}/"
 
 
 def live_lease(principal: Any, lease_id: str, generation: int) -> Lease:
@@ -428,7 +532,7 @@ class PolicyFilters(Filters):
         fields = ("level", "phase", "workstream", "task", "enabled")
 
 
-class PolicyEndpoint(DefinitionEndpoint):
+class PolicyEndpoint(PolicyActions, DefinitionEndpoint):
     """Patch policies. Those of the installation are its admin's."""
 
     queryset = PatchPolicy.objects.select_related(
@@ -437,6 +541,7 @@ class PolicyEndpoint(DefinitionEndpoint):
     serializer_class = PolicySerializer
     filterset_class = PolicyFilters
     fixed = ("level", "project", "phase", "workstream", "task")
+    needs = {**DefinitionEndpoint.needs, "replay": "viewer", "of_project": "viewer"}
 
     def project_for(self, fields: Mapping[str, Any]) -> Project | None:
         """The project in which its target lies."""
@@ -449,6 +554,7 @@ router.register("merge-queues", MergeQueueEndpoint, basename="merge-queue")
 router.register("policies", PolicyEndpoint, basename="policy")
 urlpatterns = [
     *router.urls,
+    path("projects/<str:project>/policy/", PolicyEndpoint.as_view({"get": "of_project"}), name="project-policy"),
     path(
         "merge-queues/<str:project>/<path:branch>/",
         MergeQueueEndpoint.as_view({"get": "of_branch"}),

@@ -285,7 +285,6 @@ def _walk_alone(parameters: dict[str, Any], snapshot: str, stretch: Stretch) -> 
         cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         cursor.execute(psycopg.sql.SQL("SET TRANSACTION SNAPSHOT {}").format(snapshot))
         cursor.execute("SET LOCAL statement_timeout = 0")
-        gc.disable()  # nothing here makes cycles, and looking for them takes a tenth of the time
         return _walk(cursor, stretch)
 
 
@@ -297,9 +296,21 @@ def _walk(cursor: Any, stretch: Stretch) -> _Seen:
             [stretch.first, stretch.last],
         )
         expected = b"".join(bytes(leaves) for (leaves,) in cursor.fetchall())
-    with cursor.copy(f"COPY ({_SELECT % stretch.where}) TO STDOUT (NULL '')") as lines:
+    with cursor.copy(f"COPY ({_SELECT % stretch.where}) TO STDOUT (NULL '')") as lines, _without_collecting():
         walked = proof.walk(lines, TOMBSTONE)
     return _Seen(walked._replace(leaves=b""), stretch.to is None or walked.leaves == expected)
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Pauses Python's search for cycles: a walk makes none, and looking through its many rows again costs time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 # -- judging -----------------------------------------------------------------------------------------------------

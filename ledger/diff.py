@@ -1,16 +1,19 @@
 """Reads a diff strictly, in linear time, says which files it changes and how much, and refuses all it cannot vouch for.
 
-The format is what `git diff --no-renames --full-index --binary` writes (git-diff(1), "Generating patch text with -p"),
-without anything before, between or after its files. The answer is for limits and for comparison: permission is judged
-from the difference of the resulting trees (`git.changes`), because git follows other lines of a lying header than a
-reader would expect (reliability.md, fact 4).
+The format is what `git diff --full-index --binary` writes (git-diff(1), "Generating patch text with -p"), with or
+without renames and copies, without anything before, between or after its files. The answer is for limits and for
+comparison: permission is judged from the difference of the resulting trees (`git.changes`), because git follows other
+lines of a lying header than a reader would expect (reliability.md, fact 4).
 """
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NoReturn
 
+from ledger import literals
+from ledger.literals import Content
 from pipeline.refusals import Refused
 
 Kind = Literal["add", "change", "delete"]
@@ -24,6 +27,7 @@ MAX_NUMBER = 10**7
 MAX_PATH_BYTES = 1_024
 MAX_PART_BYTES = 255
 MAX_LEVELS = 32
+MAX_BINARY_BYTES = 8 << 20  # of all contents that a diff's binary parts unfold to, and of all that they make
 
 PLAIN_MODES = ("100644", "100755")
 NO_NEWLINE = "\\ No newline at end of file"
@@ -31,7 +35,8 @@ NO_NEWLINE = "\\ No newline at end of file"
 _HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@(?: .*)?\Z", re.DOTALL | re.ASCII)
 _INDEX = re.compile(r"index ([0-9a-f]{4,64})\.\.([0-9a-f]{4,64})(?: ([0-7]+))?\Z")
 _MODE = re.compile(r"(old mode|new mode|new file mode|deleted file mode) (.*)\Z", re.DOTALL)
-_MOVES = ("similarity index ", "dissimilarity index ", "rename from ", "rename to ", "copy from ", "copy to ")
+_MOVE = re.compile(r"(rename|copy) (from|to) (.*)\Z", re.DOTALL)
+_SIMILARITY = re.compile(r"(similarity|dissimilarity) index (\d{1,3})%\Z", re.ASCII)
 _ESCAPE = re.compile(rb'\\(?:([0-3][0-7]{2})|([abfnrtv"\\]))')
 _LETTERS = dict(zip(b'abfnrtv"\\', b'\a\b\f\n\r\t\v"\\', strict=True))
 _DRIVE = re.compile(r"[A-Za-z]:(?:[/\\]|\Z)")
@@ -46,8 +51,8 @@ class DiffRefused(Refused):
     """The text is not a diff that the ledger takes; `code` says which rule, `parts["line"]` where (from 1).
 
     Codes of domain.md §1.10: path_escape, path_absolute, dotgit, symlink_target, submodule, bad_mode, bad_name,
-    header_mismatch, duplicate_file, not_unified_diff, patch_too_large (status 413). Forms of git's format that are not
-    taken: binary_patch, rename (copies and rewrites too), mode_change.
+    header_mismatch, case_collision, duplicate_file, not_unified_diff, patch_too_large (status 413); and binary_patch
+    for a binary file without its content, or text that is not UTF-8.
     """
 
     code = "not_unified_diff"
@@ -63,7 +68,8 @@ class FileChange:
     """What a diff does to one file. Modes are six octal digits, "" on the absent side and where the diff says none.
 
     `hunks` is a count; `ascii` is whether the path and all inserted lines are ASCII; `binary` is for a diff that holds
-    the file as a literal instead of lines.
+    the file's content instead of lines. A copy adds its file, and a rename adds one and deletes another; `source` is
+    then the path that it was taken from. Lines that came with it are not counted.
     """
 
     path: str
@@ -75,16 +81,34 @@ class FileChange:
     hunks: int
     binary: bool = False
     ascii: bool = True
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Binary:
+    """The content of a binary file as the diff holds it. `old_oid` and `new_oid` are full object names, zeros on an
+    absent side; `source` is the path whose content a delta starts from.
+    """
+
+    path: str
+    source: str
+    old_oid: str
+    new_oid: str
+    content: Content
 
 
 @dataclass(frozen=True)
 class Diff:
-    """The files of a diff in its own order, each path once, and the sums over them."""
+    """The files of a diff, each path once: one for each header in its own order, then those that renames took away.
+
+    The other three are sums over them; `binaries` are the contents of those that are binary.
+    """
 
     files: tuple[FileChange, ...]
     insertions: int
     deletions: int
     hunks: int
+    binaries: tuple[Binary, ...] = ()
 
 
 def parse(text: str) -> Diff:
@@ -135,6 +159,18 @@ def judge_path(path: str, line: int = 0) -> str:
     return path
 
 
+def folded(path: str) -> str:
+    """What file systems that ignore case and Unicode's normal forms take for the same name (Unicode 15, D145)."""
+    if path.isascii():
+        return path.lower()
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", path).casefold())
+
+
+def refuse_collision(path: str, other: str) -> NoReturn:
+    """Refuse a file at `path` beside `other`, which some file systems cannot tell from it."""
+    _refuse("case_collision", f"A path that differs from {_shown(other)} in case or form only", path, 0)
+
+
 def _is_dotgit(part: str) -> bool:
     """Whether some file system opens `.git` for `part`: HFS+ ignores case and zero-width characters, NTFS what follows
     a colon and blanks and dots at the end, and knows the short name GIT~1."""
@@ -145,8 +181,25 @@ def _is_dotgit(part: str) -> bool:
 
 
 def _refuse(code: str, what: str, found: str, line: int) -> NoReturn:
-    shown = found[:200].encode("unicode_escape").decode()
-    raise DiffRefused(code, f"{what}: {shown}" + (f" (line {line})" if line else ""), line)
+    raise DiffRefused(code, f"{what}: {_shown(found)}" + (f" (line {line})" if line else ""), line)
+
+
+def _shown(found: str) -> str:
+    return found[:200].encode("unicode_escape").decode()
+
+
+@dataclass
+class _Header:
+    """The lines between the names of a file and its content."""
+
+    modes: dict[str, str] = field(default_factory=dict)
+    moved: str = ""  # rename or copy
+    source: str = ""
+    target: str = ""
+    similarity: str = ""
+    percent: int = -1
+    ids: tuple[str, str] | None = None
+    index_mode: str = ""
 
 
 class _Reader:
@@ -163,6 +216,8 @@ class _Reader:
         if self.lines.pop():
             raise DiffRefused("not_unified_diff", "The diff is cut off: its last line has no end", len(self.lines) + 1)
         self.insertions = self.deletions = self.hunks = 0
+        self.room = MAX_BINARY_BYTES
+        self.binaries: list[Binary] = []
 
     def _check_lines(self, text: str) -> None:
         """Bounds on each line, and nothing in them that is not text."""
@@ -181,12 +236,37 @@ class _Reader:
 
     def read(self) -> Diff:
         files: dict[str, FileChange] = {}
+        moved: dict[str, FileChange] = {}
         while self.at < len(self.lines):
-            if len(files) == MAX_FILES:
-                raise DiffRefused("patch_too_large", f"The diff has more than {MAX_FILES} files")
-            file = self._file(files)
+            start = self.at
+            file, gone = self._file()
+            for change in (file, gone):
+                if change is not None and (change.path in files or change.path in moved):
+                    _refuse("duplicate_file", "A file that the diff has already changed", change.path, start + 1)
             files[file.path] = file
-        return Diff(tuple(files.values()), self.insertions, self.deletions, self.hunks)
+            if gone is not None:
+                moved[gone.path] = gone
+            if len(files) + len(moved) > MAX_FILES:
+                raise DiffRefused("patch_too_large", f"The diff has more than {MAX_FILES} files")
+        self._refuse_collisions(files.values())
+        return Diff(
+            (*files.values(), *moved.values()), self.insertions, self.deletions, self.hunks, tuple(self.binaries)
+        )
+
+    def _refuse_collisions(self, files: Iterable[FileChange]) -> None:
+        """No file may be added beside one of another spelling; folders count as well."""
+        spelled: dict[str, tuple[str, bool]] = {}
+        for file in files:
+            if file.kind == "delete":
+                continue
+            parts = file.path.split("/")
+            for depth in range(1, len(parts) + 1):
+                path = "/".join(parts[:depth])
+                known, is_new = spelled.setdefault(folded(path), (path, file.kind == "add"))
+                if known != path and (is_new or file.kind == "add"):
+                    refuse_collision(path, known)
+                if file.kind == "add":
+                    spelled[folded(path)] = (known, True)
 
     @property
     def line(self) -> str:
@@ -198,51 +278,100 @@ class _Reader:
 
     # --- the header of one file --------------------------------------------------------------------------------------
 
-    def _file(self, earlier: dict[str, FileChange]) -> FileChange:
-        path = self._names()
-        modes, ids, index_mode = self._extended()
-        if path in earlier:
-            _refuse("duplicate_file", "A file that the diff has already changed", path, self.at)
-        if "old mode" in modes or "new mode" in modes:
-            _refuse("mode_change", "A change of mode is not taken yet", path, self.at)
+    def _file(self) -> tuple[FileChange, FileChange | None]:
+        """What the next header and its content do to a file, and to the one that a rename takes away."""
+        old, new = self._names()
+        header = self._extended()
         kind: Kind = "change"
-        old_mode = new_mode = index_mode
-        if "new file mode" in modes:
-            kind, old_mode, new_mode = "add", "", modes["new file mode"]
-        if "deleted file mode" in modes:
-            kind, old_mode, new_mode = "delete", modes["deleted file mode"], ""
-        if len(modes) > 1 or (index_mode and kind != "change"):
-            _refuse("header_mismatch", "A file header that contradicts itself", path, self.at)
-        if ids and (not ids[0].strip("0"), not ids[1].strip("0")) != (kind == "add", kind == "delete"):
-            _refuse("header_mismatch", f"An index line that does not belong to this kind ({kind})", path, self.at)
-        if self.line.startswith(("Binary files ", "GIT binary patch")):
-            self._wrong("A binary file is not taken yet", "binary_patch")
-        if not self.line.startswith("--- "):
-            if kind == "change" or (self.at < len(self.lines) and not self.line.startswith("diff --git ")):
-                self._wrong("No --- line")
-            return FileChange(path, kind, old_mode, new_mode, 0, 0, 0, False, path.isascii())
-        self._expect("--- ", "a/", path, kind == "add")
-        self._expect("+++ ", "b/", path, kind == "delete")
-        return self._body(path, kind, old_mode, new_mode)
+        old_mode = new_mode = header.index_mode
+        if "new file mode" in header.modes:
+            kind, old_mode, new_mode = "add", "", header.modes["new file mode"]
+        elif "deleted file mode" in header.modes:
+            kind, old_mode, new_mode = "delete", header.modes["deleted file mode"], ""
+        elif header.modes:
+            old_mode, new_mode = header.modes.get("old mode", ""), header.modes.get("new mode", "")
+        self._check_header(header, kind, old, new)
+        change = self._content(header, kind, old, new)
+        change = replace(change, old_mode=old_mode, new_mode=new_mode)
+        if not header.moved:
+            return change, None
+        gone = FileChange(old, "delete", old_mode, "", 0, 0, 0, change.binary, old.isascii(), old)
+        change = replace(change, kind="add", old_mode="", source=old)
+        return change, gone if header.moved == "rename" else None
 
-    def _names(self) -> str:
-        """The path in a `diff --git` line, judged; both sides must name it."""
+    def _check_header(self, header: _Header, kind: Kind, old: str, new: str) -> None:
+        """Refuse a header that contradicts itself. The present line is the one after it."""
+        pair = {"old mode", "new mode"}
+        given, ids = header.modes.keys(), header.ids
+        contradicts = (
+            (given & pair and given != pair)
+            or (len(given) > 1 and given != pair)
+            or (given == pair and header.modes["old mode"] == header.modes["new mode"])
+            or (header.index_mode and given)
+            or (header.moved and (not header.source or not header.target or kind != "change" or old == new))
+            or (header.moved and header.similarity != "similarity")
+            or (header.similarity == "similarity" and not header.moved)
+            or header.percent > 100
+        )
+        if contradicts:
+            _refuse("header_mismatch", "A file header that contradicts itself", new, self.at)
+        if ids and (not ids[0].strip("0"), not ids[1].strip("0")) != (kind == "add", kind == "delete"):
+            _refuse("header_mismatch", f"An index line that does not belong to this kind ({kind})", new, self.at)
+
+    def _content(self, header: _Header, kind: Kind, old: str, new: str) -> FileChange:
+        """What follows the header: hunks, a binary content, or nothing where the header has said everything."""
+        if self.line.startswith("Binary files "):
+            self._wrong("A binary file without its content; git diff --binary writes it", "binary_patch")
+        if self.line == "GIT binary patch":
+            return self._binary(header, kind, old, new)
+        if not self.line.startswith("--- "):
+            complete = header.percent == 100 if header.moved else kind != "change" or "new mode" in header.modes
+            if not complete or (header.ids and kind == "change"):
+                self._wrong("No --- line")
+            if self.at < len(self.lines) and not self.line.startswith("diff --git "):
+                self._wrong("No --- line")
+            return FileChange(new, kind, "", "", 0, 0, 0, False, new.isascii())
+        if header.moved and header.percent == 100:
+            self._wrong("Lines that change in a file that is said to stay the same", "header_mismatch")
+        self._expect("--- ", "a/", old, kind == "add")
+        self._expect("+++ ", "b/", new, kind == "delete")
+        return self._body(new, kind)
+
+    def _names(self) -> tuple[str, str]:
+        """Both paths in a `diff --git` line, judged; they differ only where the lines below say rename or copy."""
         if not self.line.startswith("diff --git "):
             if self.line.startswith(("--- ", "+++ ")):
                 self._name(self.line[4:].split("\t")[0], "")
             self._wrong("Not the header of a file as git writes it")
         self._no_carriage_return()
-        old, new = self._halves(self.line.removeprefix("diff --git "))
+        written = self.line.removeprefix("diff --git ")
+        moved = self._moved_names()
+        # Two plain names with blanks can be told apart only by the lines below.
+        if moved and written == f"a/{moved[0]} b/{moved[1]}":
+            old, new = f"a/{moved[0]}", f"b/{moved[1]}"
+        else:
+            old, new = self._halves(written)
         for name, prefix in ((old, "a/"), (new, "b/")):
             judge_path(name.removeprefix(prefix), self.at + 1)
             if not name.startswith(prefix):
                 self._wrong(f"A name without {prefix}")
-        if old[2:] != new[2:]:
-            if any(line.startswith(_MOVES) for line in self.lines[self.at + 1 : self.at + 5]):
-                self._wrong("A rename or copy is not taken yet", "rename")
-            self._wrong("The two names differ", "header_mismatch")
+        if (old[2:], new[2:]) != (moved or (old[2:], old[2:])):
+            self._wrong(
+                "The names are not those of the lines below" if moved else "The two names differ", "header_mismatch"
+            )
         self.at += 1
-        return old[2:]
+        return old[2:], new[2:]
+
+    def _moved_names(self) -> tuple[str, str] | None:
+        """The names in the rename or copy lines below the present one, judged; None when there are none."""
+        found: dict[str, str] = {}
+        for number in range(self.at + 1, min(self.at + 6, len(self.lines))):
+            line = self.lines[number]
+            if move := _MOVE.match(line):
+                found[move[2]] = judge_path(self._unquoted(move[3]), number + 1)
+            elif not line.startswith(("old mode ", "new mode ", "similarity index ")):
+                break
+        return (found.get("from", ""), found.get("to", "")) if found else None
 
     def _halves(self, names: str) -> tuple[str, str]:
         """The two names of a `diff --git` line. Unquoted ones may hold blanks: equal halves are how git reads them."""
@@ -301,27 +430,39 @@ class _Reader:
             self._wrong("A name that is not the one in the file's header", "header_mismatch")
         self.at += 1
 
-    def _extended(self) -> tuple[dict[str, str], tuple[str, str] | None, str]:
-        """The mode lines by their words, both object names of the index line, and its mode."""
-        modes: dict[str, str] = {}
+    def _extended(self) -> _Header:
+        """The lines up to the content, each at most once."""
+        header = _Header()
         while True:
             line = self.line
-            if line.startswith(_MOVES):
-                self._wrong("A rename or copy is not taken yet", "rename")
             if found := _MODE.match(line):
                 self._no_carriage_return()
-                if found[1] in modes:
+                if found[1] in header.modes:
                     self._wrong("A header line twice", "header_mismatch")
-                modes[found[1]] = self._mode(found[2])
+                header.modes[found[1]] = self._mode(found[2])
+            elif found := _MOVE.match(line):
+                self._no_carriage_return()
+                side = "source" if found[2] == "from" else "target"
+                if getattr(header, side) or header.moved not in ("", found[1]):
+                    self._wrong("A header line twice", "header_mismatch")
+                header.moved = found[1]
+                setattr(header, side, self._unquoted(found[3]))
+            elif line.startswith(("similarity index ", "dissimilarity index ")):
+                if not (found := _SIMILARITY.match(line)):
+                    self._wrong("Not a line about similarity as git writes it")
+                if header.similarity:
+                    self._wrong("A header line twice", "header_mismatch")
+                header.similarity, header.percent = found[1], int(found[2])
             elif line.startswith("index "):
                 self._no_carriage_return()
                 if not (index := _INDEX.match(line)):
                     self._wrong("Not an index line as git writes it")
-                mode = self._mode(index[3]) if index[3] else ""
+                header.index_mode = self._mode(index[3]) if index[3] else ""
+                header.ids = (index[1], index[2])
                 self.at += 1
-                return modes, (index[1], index[2]), mode
+                return header
             else:
-                return modes, None, ""
+                return header
             self.at += 1
 
     def _mode(self, mode: str) -> str:
@@ -337,9 +478,39 @@ class _Reader:
         if self.line.endswith("\r"):
             self._wrong("Line ends were changed on the way")
 
-    # --- the hunks of one file ---------------------------------------------------------------------------------------
+    # --- the content of one file -------------------------------------------------------------------------------------
 
-    def _body(self, path: str, kind: Kind, old_mode: str, new_mode: str) -> FileChange:
+    def _binary(self, header: _Header, kind: Kind, old: str, new: str) -> FileChange:
+        """Take `GIT binary patch`: what makes the new content, and, as git always writes, what makes the old again."""
+        ids = header.ids
+        if ids is None or len(ids[0]) not in (40, 64) or len(ids[0]) != len(ids[1]):
+            self._wrong("A binary file without full object names; git diff --full-index writes them")
+        self.at += 1
+        forward = self._binary_part()
+        self._binary_part()
+        if kind == "delete":
+            if forward.data or forward.is_delta:
+                self._wrong("A content for a file that is deleted", "header_mismatch")
+        elif not forward.is_delta and literals.object_name(forward.data, len(ids[1])) != ids[1]:
+            # git takes an object of that name that it has already, and never looks at the content (apply.c).
+            self._wrong("A content that is not the one of the index line", "header_mismatch")
+        if kind != "delete":
+            self.binaries.append(Binary(new, old, *ids, forward))
+        if self.at < len(self.lines) and not self.line.startswith("diff --git "):
+            self._wrong("Not the header of a file")
+        return FileChange(new, kind, "", "", 0, 0, 0, True, new.isascii())
+
+    def _binary_part(self) -> Content:
+        try:
+            content, self.at = literals.read(self.lines, self.at, self.room)
+        except literals.TooMuch as error:
+            self._wrong(f"{error}: {MAX_BINARY_BYTES} bytes at most", "patch_too_large")
+        except literals.Malformed as error:
+            self._wrong(str(error))
+        self.room -= content.weight
+        return content
+
+    def _body(self, path: str, kind: Kind) -> FileChange:
         insertions = deletions = hunks = shift = old_end = 0
         ascii_only, ended = path.isascii(), False
         while self.line.startswith("@@ "):
@@ -367,7 +538,7 @@ class _Reader:
             self._wrong("No hunk")
         if self.at < len(self.lines) and not self.line.startswith("diff --git "):
             self._wrong("Neither a hunk nor the header of a file")
-        return FileChange(path, kind, old_mode, new_mode, insertions, deletions, hunks, False, ascii_only)
+        return FileChange(path, kind, "", "", insertions, deletions, hunks, False, ascii_only)
 
     def _hunk_header(self) -> tuple[int, int, int, int]:
         found = _HUNK.match(self.line)

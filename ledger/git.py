@@ -19,7 +19,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -63,7 +63,11 @@ _PATCH_AT_FAULT = re.compile(
     rb"|inconsistent|wrong type|depends on old contents|patch fragment without header|removal patch leaves"
     rb"|cannot apply binary patch|patch with only garbage|unexpected end of file|has type \d+, expected"
     rb"|invalid mode|No changes|still has contents|is not valid|git apply: bad git-diff"
+    rb"|creates incorrect result|not match the current contents|but it is not empty|missing binary patch data"
+    rb"|binary patch does not apply|corrupt binary patch|unrecognized binary patch"
 )
+_NO_ROOM = re.compile(rb"[Oo]ut of memory")
+_THROUGH_LINK = re.compile(rb"beyond a symbolic link")
 
 # reliability.md D9. The window and thread settings keep git inside MEMORY_BYTES on machines with many cores and packs
 # larger than the limit; the fsync of objects is asked for at every step, because a ref that survives a power cut must
@@ -137,16 +141,21 @@ class TimedOut(GitFailed):
     code = "git_timed_out"
 
 
+class OutOfProcessorTime(TimedOut):
+    """git was stopped for what it computed, which no other work on the machine can make longer."""
+
+
 class DoesNotApply(Refused):
     """The change does not fit: context differs, a hunk needs an offset, a path is in the way.
 
-    `paths` are those in conflict, when git names them.
+    `paths` are those in conflict, when git names them. Of another code are what would be written through a link
+    (symlink_target), and what takes more memory or processor time than a patch may (patch_too_large).
     """
 
     code = "stale_base"
 
-    def __init__(self, message: str, *, paths: tuple[str, ...] = ()) -> None:
-        super().__init__(message, paths=list(paths))
+    def __init__(self, message: str, *, paths: tuple[str, ...] = (), code: str | None = None) -> None:
+        super().__init__(message, code=code, paths=list(paths))
         self.paths = paths
 
 
@@ -370,6 +379,66 @@ def tree_of(repo: StrPath, commit: str) -> str:
     return _text(done.stdout).strip()
 
 
+def tree_of_commit(repo: StrPath, commit: str) -> str:
+    """The tree of what must be a commit, asked for at once. Raises UnknownCommit for anything else."""
+    name = _object_id(commit)
+    done = _git(repo, "rev-parse", f"{name}^{{commit}}", f"{name}^{{tree}}", allowed=(0, 128))
+    found = _text(done.stdout).split()
+    if done.returncode or found[0] != name:
+        raise UnknownCommit(f"No commit {commit} in the mirror")
+    return found[1]
+
+
+def names_in(repo: StrPath, tree: str, paths: Sequence[str]) -> dict[str, list[str]]:
+    """The names that stand in each of these folders of `tree` ("" is its root); none where it has no such folder.
+
+    One git for all of them. Paths hold no line ends. Raises UnknownCommit for the tree.
+    """
+    asked = "".join(f"{_object_id(tree)}:{path}\n" for path in paths)
+    raw = _git(repo, "cat-file", "--batch", stdin=asked.encode("utf-8", "surrogateescape")).stdout
+    found: dict[str, list[str]] = {}
+    at = 0
+    for path in paths:
+        end = raw.index(b"\n", at)
+        head, at = raw[at:end].rsplit(b" ", 2), end + 1
+        found[path] = []
+        if head[-1] == b"missing":
+            if not path:
+                raise UnknownCommit(f"No tree {tree} in the mirror")
+            continue
+        body, at = raw[at : at + int(head[-1])], at + int(head[-1]) + 1
+        if head[-2] == b"tree":
+            found[path] = [_text(name) for name in _names(body, len(tree) // 2)]
+    return found
+
+
+def _names(tree: bytes, oid_bytes: int) -> Iterator[bytes]:
+    """The names in a raw tree: mode, blank, name, NUL, object name in bytes, each after the other."""
+    at = 0
+    while at < len(tree):
+        end = tree.index(b"\0", at)
+        yield tree[at:end].split(b" ", 1)[1]
+        at = end + 1 + oid_bytes
+
+
+def blob(repo: StrPath, oid: str) -> bytes:
+    """The bytes of a blob. Raises UnknownCommit when the mirror has none of this name."""
+    done = _git(repo, "cat-file", "blob", _object_id(oid), allowed=(0, 128))
+    if done.returncode:
+        raise UnknownCommit(f"No blob {oid} in the mirror")
+    return done.stdout
+
+
+def patch_id(diff_text: str) -> str:
+    """What names the change itself, wherever its lines stand (git-patch-id(1), --stable): 40 hexadecimal digits.
+
+    "" for a text in which git sees no change. No repository is asked, so that all have names of the same kind.
+    """
+    raw = diff_text.encode("utf-8", "surrogateescape")
+    done = _git("/", "patch-id", "--stable", git_dir=False, stdin=raw)
+    return _text(done.stdout).partition(" ")[0]
+
+
 # --- from a diff to a commit -----------------------------------------------------------------------------------------
 
 
@@ -380,21 +449,30 @@ def apply(repo: StrPath, base_commit: str, diff_text: str) -> str:
     judged by git alone here; `ledger.diff` reads it before, and `changes` of the result is what a policy judges.
     Raises UnknownCommit for the base.
     """
-    base_tree = tree_of(repo, base_commit)
-    with _temporary(repo) as folder:
-        index = {"GIT_INDEX_FILE": str(folder / "index")}
-        _git(repo, "read-tree", base_tree, env=index)
-        done = _git(
-            repo,
-            *("apply", "--cached", "--verbose", "--whitespace=nowarn", "-"),
-            env=index,
-            stdin=diff_text.encode("utf-8", "surrogateescape"),
-            allowed=(0, 1, 128),
-        )
+    with _temporary(repo) as place:
+        index = {"GIT_INDEX_FILE": str(place / "index")}
+        read = _git(repo, "read-tree", _object_id(base_commit), env=index, allowed=(0, 128))
+        if read.returncode:
+            tree_of(repo, base_commit)  # says so when there is no such base
+            raise GitFailed("git read-tree failed", stderr=_tail(read.stderr))
+        try:
+            done = _git(
+                repo,
+                *("apply", "--cached", "--verbose", "--whitespace=nowarn", "-"),
+                env=index,
+                stdin=diff_text.encode("utf-8", "surrogateescape"),
+                allowed=(0, 1, 128),
+            )
+        except OutOfProcessorTime as error:
+            raise DoesNotApply(f"The patch takes too long to apply: {error}", code="patch_too_large") from error
         if done.returncode:
+            if _NO_ROOM.search(done.stderr):
+                message = f"The patch takes more than {MEMORY_BYTES} bytes of memory to apply"
+                raise DoesNotApply(message, code="patch_too_large")
             if _MIRROR_AT_FAULT.search(done.stderr) or not _PATCH_AT_FAULT.search(done.stderr):
                 raise GitFailed("git apply failed", stderr=_tail(done.stderr))
-            raise DoesNotApply(f"The patch does not apply: {_reason(done.stderr)}")
+            code = "symlink_target" if _THROUGH_LINK.search(done.stderr) else None
+            raise DoesNotApply(f"The patch does not apply: {_reason(done.stderr)}", code=code)
         if found := _OFFSET.search(done.stderr):
             raise DoesNotApply(f"The patch does not apply where it says: {_text(found.group()).strip()}")
         return _text(_git(repo, "write-tree", env=index).stdout).strip()
@@ -898,7 +976,7 @@ def _bounded(
                 os.killpg(child.pid, signal.SIGKILL)
             raise
     if child.returncode == -signal.SIGXCPU:
-        raise TimedOut(f"{what} used more than {cpu_seconds} s of processor time")
+        raise OutOfProcessorTime(f"{what} used more than {cpu_seconds} s of processor time")
     return _Done(child.returncode, output, errors)
 
 

@@ -1,14 +1,14 @@
 """Judges what a patch changes against a scope and against effective constraints: facts in, findings out."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Protocol
 
 from ledger.diff import PLAIN_MODES, Diff
 from pipeline.refusals import InvalidField
 from pipeline.scope import check_path, matches
 
-Severity = Literal["error", "review"]
+Severity = Literal["error", "review", "note"]
 
 BUILT_IN_LAYER = "built-in"
 
@@ -32,6 +32,14 @@ BUILT_IN: Mapping[str, Any] = {
     "require_tests_for_paths": [],
     "require_issue_ref": False,
     "ascii_only": False,
+    "forbid_secrets": True,
+    "forbid_new_dependencies": False,
+    "forbid_generated_files": False,
+    "generated_paths": [
+        *("**/node_modules/**", "**/__pycache__/**", "**/dist/**", "**/*.min.js", "**/*.min.css", "**/*.map"),
+        *("**/*_pb2.py", "**/*_pb2_grpc.py", "**/*.pb.go", "**/*.pyc", "**/*.snap"),
+    ],
+    "max_lines_by_path": {},
     "min_reviewers": 0,
     "oscillation_window": 5,
     "oscillation_threshold": 3,
@@ -84,6 +92,11 @@ class Facts:
     non_ascii_files: tuple[str, ...] = ()
     format: str = "unified_diff"
     issue_ref: str = ""
+    lines_by_path: Mapping[str, int] = field(default_factory=dict)
+    secrets: tuple[tuple[str, int, str], ...] = ()  # path, line, kind; never the secret
+    new_dependencies: tuple[tuple[str, str], ...] = ()  # path of the manifest, name
+    generated_files: tuple[str, ...] = ()  # those that say so themselves
+    unreadable: tuple[str, ...] = ()  # manifests of which nobody can tell what they depend on
 
     @classmethod
     def of(cls, diff: Diff, *, issue_ref: str = "") -> "Facts":
@@ -100,7 +113,21 @@ class Facts:
             binary_files=tuple(file.path for file in diff.files if file.binary),
             non_ascii_files=tuple(file.path for file in diff.files if not file.ascii),
             issue_ref=issue_ref,
+            lines_by_path={file.path: file.insertions + file.deletions for file in diff.files},
         )
+
+    def document(self) -> dict[str, Any]:
+        """The facts as plain JSON, for `Patch.facts`: what a policy is replayed on."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> "Facts":
+        """The facts of such a document. Fields that it does not know, since it is older, are empty."""
+        known = {one.name: document[one.name] for one in fields(cls) if one.name in document}
+        for name, value in known.items():
+            if isinstance(value, list):
+                known[name] = tuple(tuple(entry) if isinstance(entry, list) else entry for entry in value)
+        return cls(**known)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -117,7 +144,7 @@ class Facts:
 class Finding:
     """One rule that a patch does not meet. `value` is what was found, `threshold` what the rule asks, as plain JSON.
 
-    `error` makes the patch invalid; `review` asks a person to look and fails nothing.
+    `error` makes the patch invalid; `review` asks one more person to look and fails nothing; `note` is only said.
     """
 
     rule: str
@@ -171,7 +198,7 @@ def check_scope(facts: Facts, scope: Mapping[str, Any], *, layer: str = "scope")
     findings = []
     for path in facts.paths:
         new = path in facts.added
-        if not _is_path(path):
+        if not is_path(path):
             message = f"{path!r} is not a path that a scope can name"
             findings.append(Finding("scope_path", layer, path, path, None, message))
         elif matches(path, forbidden):
@@ -208,14 +235,52 @@ def check_constraints(facts: Facts, effective: Effective) -> list[Finding]:
         for path in facts.binary_files:
             found.add("forbid_binary_patches", path, path, f"{path} is binary")
     for path in facts.paths:
-        if _is_path(path) and matches(path, found.value("forbid_touching_paths") or ()):
+        if is_path(path) and matches(path, found.value("forbid_touching_paths") or ()):
             found.add("forbid_touching_paths", path, path, f"{path} must not be touched")
     if found.value("require_issue_ref") and not facts.issue_ref.strip():
         found.add("require_issue_ref", None, facts.issue_ref, "The patch must name an issue")
     if found.value("ascii_only"):
         for path in facts.non_ascii_files:
             found.add("ascii_only", path, path, f"{path} would get text that is not ASCII")
+    for path, lines in sorted(facts.lines_by_path.items()):
+        for glob, most in found.value("max_lines_by_path").items():
+            if is_path(path) and lines > most and matches(path, [glob]):
+                found.add("max_lines_by_path", path, lines, f"{path}: {lines} lines changed; {glob} may change {most}")
+    if found.value("forbid_secrets"):
+        for path, line, kind in facts.secrets:
+            found.add("forbid_secrets", path, line, f"{path}, line {line}, holds what looks like a secret: {kind}")
+    if found.value("forbid_new_dependencies"):
+        for path, name in facts.new_dependencies:
+            found.add("forbid_new_dependencies", path, name, f"{path} would depend on {name}")
+        for path in facts.unreadable:
+            found.add("forbid_new_dependencies", path, None, f"{path} cannot be read, so nobody knows what it needs")
+    if found.value("forbid_generated_files"):
+        for path in _generated(facts, effective):
+            found.add("forbid_generated_files", path, path, f"{path} is generated: change what it is made from")
     return found.findings
+
+
+def check_for_review(facts: Facts, effective: Effective) -> list[Finding]:
+    """What a person should look at although no constraint forbids it: severity `review` for protected paths and new
+    dependencies (one review more, however many of them), `note` for generated files.
+    """
+    found = _Findings(effective)
+    found.findings += check_protected(facts, effective)
+    if not found.value("forbid_new_dependencies"):
+        for path, name in facts.new_dependencies:
+            found.add("new_dependencies", path, name, f"{path} would depend on {name}", "review")
+        for path in facts.unreadable:
+            message = f"{path} cannot be read, so nobody knows what it needs"
+            found.add("new_dependencies", path, None, message, "review")
+    if not found.value("forbid_generated_files"):
+        for path in _generated(facts, effective):
+            found.add("generated_files", path, path, f"{path} is generated", "note")
+    return found.findings
+
+
+def _generated(facts: Facts, effective: Effective) -> list[str]:
+    globs = [*BUILT_IN["generated_paths"], *(effective.values.get("generated_paths") or ())]
+    return [path for path in facts.paths if path in facts.generated_files or (is_path(path) and matches(path, globs))]
 
 
 def check_protected(facts: Facts, effective: Effective) -> list[Finding]:
@@ -227,7 +292,7 @@ def check_protected(facts: Facts, effective: Effective) -> list[Finding]:
     findings = []
     for path in facts.paths:
         layer, globs = BUILT_IN_LAYER, BUILT_IN["protected_paths"]
-        if not _is_path(path):
+        if not is_path(path):
             continue
         if matches(path, added):
             layer, globs = effective.layer_of.get("protected_paths", BUILT_IN_LAYER), added
@@ -249,12 +314,13 @@ class _Findings:
         """The effective value of a constraint, else the built-in one, else None."""
         return self.effective.values.get(rule, BUILT_IN.get(rule))
 
-    def add(self, rule: str, path: str | None, value: Any, message: str) -> None:
+    def add(self, rule: str, path: str | None, value: Any, message: str, severity: Severity = "error") -> None:
         layer = self.effective.layer_of.get(rule, BUILT_IN_LAYER)
-        self.findings.append(Finding(rule, layer, path, value, self.value(rule), message))
+        self.findings.append(Finding(rule, layer, path, value, self.value(rule), message, severity))
 
 
-def _is_path(path: str) -> bool:
+def is_path(path: str) -> bool:
+    """Whether a glob can mean `path`; a name that none can is never matched."""
     try:
         check_path(path)
     except InvalidField:

@@ -32,6 +32,8 @@ _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _BASE_32 = bytearray(b"!" * 256)
 for _value, _digit in enumerate(_DIGITS):
     _BASE_32[ord(_digit)] = ord("0123456789ABCDEFGHIJKLMNOPQRSTUV"[_value])
+# Three characters at once: 15 bits.
+_THREE = [a + b + c for a in _DIGITS for b in _DIGITS for c in _DIGITS]
 _KEPT = 100_000
 """How many conversions are remembered: ids and small documents repeat from row to row."""
 
@@ -72,7 +74,8 @@ class Problem(NamedTuple):
 def ulid(text: str) -> str:
     """The 26 characters for a `uuid` as PostgreSQL writes it."""
     number = int(text.replace("-", ""), 16)
-    return "".join(_DIGITS[(number >> shift) & 31] for shift in range(125, -1, -5))
+    head = _DIGITS[number >> 125] + _DIGITS[(number >> 120) & 31]
+    return head + "".join([_THREE[(number >> shift) & 32767] for shift in (105, 90, 75, 60, 45, 30, 15, 0)])
 
 
 class _Remembered(dict[str, str]):
@@ -103,7 +106,6 @@ def _document(text: str) -> str:
 _reference_of = _Remembered(lambda text: f'"{ulid(text)}"' if text else "null")
 _text_of = _Remembered(encode_basestring)
 _known_document_of = _Remembered(_document)
-_known_document_of[""] = "null"
 
 
 def _document_of(text: str, told: str) -> str:
@@ -113,6 +115,8 @@ def _document_of(text: str, told: str) -> str:
     second quote begins one) PostgreSQL's text is canonical but for the order of its keys, and where that is the same
     the row's own text holds it.
     """
+    if not text:
+        return "null"
     if text in _known_document_of:
         return _known_document_of[text]
     if "\\" not in text and text != "null":

@@ -2,18 +2,21 @@
 §2.3.4).
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from django.db import connection, transaction
 
-from ledger import git
+from ledger import git, janitor
 from ledger.models import MergeQueue, Patch, QueueItem
 from pipeline import events
 from pipeline.crashpoints import crashpoint
 from pipeline.models import Run
 from pipeline.questions import ask
 from pipeline.refusals import Refused
+
+log = logging.getLogger(__name__)
 
 COMMITTER_DOMAIN = "signalbox.invalid"  # RFC 2606: never a real host
 MAX_STEPS = 1000
@@ -28,9 +31,26 @@ def advance(queue_id: str, *, by: events.Actor = events.SYSTEM) -> int:
     with _alone(queue_id) as mine:
         if not mine:
             return 0
-        while done < MAX_STEPS and _step(queue_id, by):
-            done += 1
+        try:
+            while done < MAX_STEPS and _step(queue_id, by):
+                done += 1
+        except git.GitFailed as problem:
+            _wait(queue_id, problem, by)
     return done
+
+
+def _wait(queue_id: str, problem: git.GitFailed, by: events.Actor) -> None:
+    """The machine failed (disk, memory, a lock that somebody left): no patch is to blame, and all of them wait."""
+    queue = MergeQueue.objects.select_related("project").get(pk=queue_id)
+    removed = janitor.sweep(queue.project)
+    wait = queue.block(f"{problem}"[:2000], by=by)
+    log.warning(
+        "queue %s waits %.0f s, since git failed: %s; removed %d leftovers",
+        queue_id,
+        wait.total_seconds(),
+        problem,
+        len(removed),
+    )
 
 
 @contextmanager
@@ -56,19 +76,23 @@ def advance_all() -> int:
 def _step(queue_id: str, by: events.Actor) -> bool:
     """Walk the items from the head and do the first thing that is due; False when nothing is."""
     queue = MergeQueue.objects.select_related("project").get(pk=queue_id)
-    if queue.state == MergeQueue.State.PAUSED:
+    if queue.state == MergeQueue.State.PAUSED or queue.is_blocked:
         return False
     mirror, branch = queue.project.mirror, queue.target_branch
     head = git.head(mirror, branch)
     items = list(QueueItem.objects.live().filter(queue=queue).select_related("patch__project", "patch__content"))
-    if items and _recover(queue, items[0], head, by):
+    if items and _recover(queue, items[0], by):
         return True
     if head != queue.head_commit:
+        if _find_landed(queue, items, by):
+            return True
         queue.note(by=by, reason="the branch was moved by somebody else", head_commit=head)
     onto, ahead = head, None  # the commit to build on: that of the nearest item ahead that is not failing
     for index, item in enumerate(items):
         acted = _look_at(queue, item, index, onto, ahead, by)
         if acted:
+            if queue.blocked_tries:
+                queue.unblock(by=by)
             return True
         if item.state != QueueItem.State.FAILING:
             onto, ahead = item.candidate_commit, item
@@ -93,7 +117,7 @@ def _look_at(
     if index:
         return False
     if item.state == QueueItem.State.PASSING:
-        return _land(queue, item, by)
+        return not queue.has_diverged and _land(queue, item, by)
     return _evict(queue, item, by)
 
 
@@ -133,6 +157,7 @@ def _build(queue: MergeQueue, item: QueueItem, onto: str, ahead: QueueItem | Non
     crashpoint("build.started")
     try:
         tree = git.apply(mirror, patch.base_commit, patch.content.diff_text)
+        crashpoint("build.applied")
         if onto != patch.base_commit:
             tree = git.rebase_tree(mirror, patch.base_commit, tree, onto)
         if tree == git.tree_of(mirror, onto):
@@ -205,6 +230,9 @@ def _land(queue: MergeQueue, item: QueueItem, by: events.Actor) -> bool:
     try:
         git.move_branch(queue.project.mirror, queue.target_branch, item.candidate_commit, item.base_commit)
     except git.BranchMoved:
+        # A git whose parent was killed ends its work alone: then the branch holds exactly what was to land.
+        if git.contains(queue.project.mirror, queue.target_branch, item.candidate_commit):
+            return _book(queue, item, by)
         return _restart(queue, item, "the branch was moved by somebody else", by)
     crashpoint("land.after_ref")
     return _book(queue, item, by)
@@ -219,11 +247,28 @@ def _book(queue: MergeQueue, item: QueueItem, by: events.Actor) -> bool:
         queue.note(
             by=by, head_commit=item.candidate_commit, window_size=min(queue.window_size + 1, queue.window_ceiling)
         )
+        crashpoint("land.booked")
     crashpoint("land.done")
     return True
 
 
-def _recover(queue: MergeQueue, item: QueueItem, head: str, by: events.Actor) -> bool:
+def _find_landed(queue: MergeQueue, items: list[QueueItem], by: events.Actor) -> bool:
+    """The branch moved, and not by what the rows say: book what its new commits say by their trailers has landed.
+
+    So it is after a database was restored that is older than the mirror. Only what the rows know as tested is booked;
+    of anything else the invariant of the trailers tells (INV-71), and a person decides.
+    """
+    since = queue.head_commit if git.contains(queue.project.mirror, queue.target_branch, queue.head_commit) else None
+    found = git.landed(queue.project.mirror, queue.target_branch, since=since)
+    for item in items:
+        commit = found.get(item.patch_id)
+        is_tested = item.state == QueueItem.State.PASSING and item.patch.state == Patch.State.VERIFIED
+        if commit and is_tested and commit == item.candidate_commit:
+            return _book(queue, item, by)
+    return False
+
+
+def _recover(queue: MergeQueue, item: QueueItem, by: events.Actor) -> bool:
     """A landing that died half-way: the branch has the commit, so book it; it has not, so it is tried again."""
     patch = item.patch
     if not patch.landing_commit or patch.state != Patch.State.VERIFIED or item.state != QueueItem.State.PASSING:

@@ -8,6 +8,7 @@ from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Coalesce
 
 from ledger import queue, validation
+from ledger import review_reactions as review_reactions
 from ledger.models import MergeQueue, Patch
 from pipeline import events
 from pipeline.events import Event, nudge_later, on
@@ -49,6 +50,23 @@ def advance_queue(event: Event) -> None:
     found = MergeQueue.objects.filter(project=patch.project_id, target_branch=patch.target_branch).first()
     if found is not None:
         nudge_later("ledger.tasks.advance", found.pk)
+
+
+@on("patch.committed")
+def queue_those_behind(event: Event) -> None:
+    """The patches that stood on it may go to the queue now."""
+    for patch in Patch.objects.filter(depends_on=event.subject_id, state=Patch.State.VALIDATED).order_by("pk"):
+        try:
+            patch.queue(by=events.SYSTEM)
+        except Refused:
+            continue  # it stands on another one as well, or waits for a review
+
+
+@on("patch.dropped", "patch.rolled_back")
+def drop_those_behind(event: Event) -> None:
+    """What stood on it can never land as it was judged."""
+    for patch in Patch.objects.open().filter(depends_on=event.subject_id).order_by("pk"):
+        patch.drop(f"patch {event.subject_id}, on which it stands, will not land", by=events.SYSTEM)
 
 
 @on("lease.ended", "task.failed", "task.cancelled")
@@ -171,6 +189,12 @@ def _send_work() -> None:
         events.nudge("ledger.tasks.advance", pk)
 
 
+def expire_quarantines() -> int:
+    """Tell the owners of patches that have been set aside for too long; returns how many."""
+    return sum(patch.expire_quarantine(by=events.SYSTEM) for patch in Patch.objects.expired_quarantine().order_by("pk"))
+
+
 events.chore(place_patches)
+events.chore(expire_quarantines)
 events.chore(validation.validate_created, send=_send_work)
 events.chore(queue.advance_all, send=lambda: None)

@@ -97,7 +97,7 @@ def check_clock(before: str) -> None:
     """Raises InvalidField unless `before` is a month; NotDroppable when events of the month before it are kept yet."""
     if not _MONTH.fullmatch(before):
         raise InvalidField("before", f"a month such as 2026-11, not “{before[:20]}”")
-    keep = int(getattr(settings, "SIGNALBOX_KEEP_EVENTS_MONTHS", 0))
+    keep = int(settings.SIGNALBOX_KEEP_EVENTS_MONTHS)
     if not keep:
         raise NotDroppable("Events are kept for ever; SIGNALBOX_KEEP_EVENTS_MONTHS says for how many months instead")
     last = f"{db_now().astimezone(UTC):%Y-%m}"
@@ -250,7 +250,7 @@ def _leave_tombstone(planned: Plan, by: Actor) -> None:
         "root_hash": last.root_hash,
     }
     seals.update(dropped_at=ClockNow())
-    reason = f"older than {getattr(settings, 'SIGNALBOX_KEEP_EVENTS_MONTHS', 0)} months"
+    reason = f"older than {settings.SIGNALBOX_KEEP_EVENTS_MONTHS} months"
     events.record(audit.TOMBSTONE, last, by=by, reason=reason, data=told)
 
 

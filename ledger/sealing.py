@@ -47,7 +47,7 @@ class AnchorBroken(Refused):
 
 def audit_repository() -> Path:
     """The bare repository that holds the anchors; it need not exist yet."""
-    return Path(getattr(settings, "SIGNALBOX_AUDIT_REPOSITORY", "") or settings.DATA_DIR / "audit.git")
+    return Path(settings.SIGNALBOX_AUDIT_REPOSITORY or settings.DATA_DIR / "audit.git")
 
 
 def seal() -> int:
@@ -209,7 +209,7 @@ def _anchor(repository: Path, seal: Seal, parent: str | None) -> str:
 
 def _tell_outside(repository: Path) -> None:
     """Copy the anchors to where the settings say. A copy that fails is made with the next seal."""
-    remote, file = getattr(settings, "SIGNALBOX_ANCHOR_REMOTE", ""), getattr(settings, "SIGNALBOX_ANCHOR_FILE", "")
+    remote, file = settings.SIGNALBOX_ANCHOR_REMOTE, settings.SIGNALBOX_ANCHOR_FILE
     try:
         if remote:
             git.push(repository, remote, REF)

@@ -53,7 +53,7 @@ RETRY_SECONDS = 5
 DOORS = 2
 """Threads that ask the database and judge questions: both take milliseconds."""
 
-_PATH = re.compile(r"/git/(?P<project>[^/]+)\.git/(?P<rest>.+)", re.DOTALL)
+_PATH = re.compile(r"/git/(?P<project>[A-Za-z0-9._-]{1,64})\.git/(?P<rest>.+)", re.DOTALL)
 _LENGTH = re.compile(rb"[0-9a-fA-F]{4}")
 _WANT = re.compile(rb"want ([0-9a-f]{40}|[0-9a-f]{64})(?: [^\x00]*)?\n?", re.DOTALL)
 _COMMANDS = (b"command=ls-refs", b"command=fetch")
@@ -66,9 +66,9 @@ _SETTINGS = (
     "uploadpack.hideRefs=refs",
     "uploadpack.hideRefs=!refs/heads",
     "uploadpack.hideRefs=!refs/tags",
-    "uploadpack.allowReachableSHA1InWant=true",
+    "uploadpack.allowAnySHA1InWant=false",  # clears the two others as well, so it comes first
     "uploadpack.allowTipSHA1InWant=false",
-    "uploadpack.allowAnySHA1InWant=false",
+    "uploadpack.allowReachableSHA1InWant=true",
     "uploadpack.allowFilter=false",  # blobs would have to be given out by name, each judged by a walk through all trees
     "uploadpack.allowRefInWant=false",
     "transfer.advertiseObjectInfo=false",

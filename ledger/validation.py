@@ -2,32 +2,25 @@
 §2.3.1).
 """
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
+from ledger import contents, git, policy, trees
 from ledger import diff as diffs
-from ledger import git, policy
 from ledger.models import Patch, PatchPolicy
-from pipeline import constraints, events, taskspec
+from pipeline import constraints, events
 from pipeline.crashpoints import crashpoint
 from pipeline.models import Project
 from pipeline.refusals import Refused
 
 ROUTES = ("apply_failed", "quarantined", "dropped")
+MOST_ALIKE = 20
 
 
 def effective(patch: Patch) -> constraints.Effective:
-    """What a patch in this place may be: phase, workstream, task and the policies over each, the layer of every
-    value.
-    """
-    task, workstream, phase = patch.task, patch.workstream, patch.phase
-    policies = {row.level: row.layer() for row in PatchPolicy.objects.covering(patch.project, phase, workstream, task)}
-    plans = {layer.name: layer for layer in (workstream.layers() if workstream else phase.layers() if phase else [])}
-    layers = [policies.get("global"), policies.get("project")]
-    for level in ("phase", "workstream", "task"):
-        layers += [plans.get(level), policies.get(level)]
-    if task is not None:
-        layers.append(constraints.Layer("task", taskspec.delta_values(task.spec)))
-    return constraints.resolve([layer for layer in layers if layer is not None], strict=False)
+    """What a patch in this place may be, with the layer of every value."""
+    return PatchPolicy.objects.effective(patch.project, patch.phase, patch.workstream, patch.task)
 
 
 def judge(patch: Patch) -> dict[str, Any]:
@@ -42,20 +35,23 @@ def judge(patch: Patch) -> dict[str, Any]:
         "policy_snapshot": {**policy.BUILT_IN, **bounds.values}, "route": "apply_failed",
     }  # fmt: skip
     text = patch.content.diff_text
+    tree = ""
     try:
         parsed = diffs.parse(text)
         if patch.custody == Project.Custody.MANAGED:
             tree = git.apply(patch.project.mirror, patch.base_commit, text)
-            changes = git.changes(patch.project.mirror, patch.base_commit, tree)
-            for finding in policy.check_tree(parsed, changes):
-                errors.append({**finding.document(), "code": "header_mismatch"})
+            found["result_tree"] = tree
+            for finding in trees.judge(patch.project.mirror, patch.base_commit, tree, parsed):
+                errors.append({**finding.document(), "code": finding.rule})
     except git.GitFailed:
         raise
     except Refused as refusal:
         errors.append({"rule": "format", "code": refusal.code, "message": str(refusal)})
         return found
     found["format_ok"] = not errors
-    facts = policy.Facts.of(parsed, issue_ref=patch.issue_ref)
+    read = partial(_read, patch, tree) if tree else None
+    facts = contents.look(parsed, text, read, issue_ref=patch.issue_ref)
+    found["facts"] = facts.document()
     request_scope = {k: v for k, v in (patch.request.resource_scope if patch.request else {}).items() if k != "type"}
     outside = [
         *policy.check_scope(facts, request_scope, layer="request"),
@@ -67,10 +63,13 @@ def judge(patch: Patch) -> dict[str, Any]:
             seen.add((finding.rule, finding.path))
             errors.append({**finding.document(), "code": "files_scope_violation"})
     found["scope_ok"] = not outside
+    overridden = {rule for _pk, rule in patch.overrides.holding()}
     broken = policy.check_constraints(facts, bounds)
-    errors.extend({**finding.document(), "code": finding.rule} for finding in broken)
-    found["constraints_ok"] = not broken
-    found["findings"] = [finding.document() for finding in policy.check_protected(facts, bounds)]
+    errors.extend({**one.document(), "code": one.rule} for one in broken if one.rule not in overridden)
+    found["constraints_ok"] = all(one.rule in overridden for one in broken)
+    answered = [{**one.document(), "severity": "overridden"} for one in broken if one.rule in overridden]
+    found["findings"] = [one.document() for one in policy.check_for_review(facts, bounds)] + answered
+    found["findings"] += [one.document() for one in _alike(patch, tree)]
     route = bounds.values.get("on_validation_failure", {})
     if errors and isinstance(route, dict):
         kind = (
@@ -83,6 +82,27 @@ def judge(patch: Patch) -> dict[str, Any]:
         if route.get(kind) in ROUTES:
             found["route"] = route[kind]
     return found
+
+
+def _alike(patch: Patch, tree: str) -> Iterator[policy.Finding]:
+    """A note on the patches that make the same change on another base, or the same tree in other words."""
+    same_change = list(Patch.objects.same_change(patch).values_list("pk", flat=True)[:MOST_ALIKE])
+    same_tree = list(Patch.objects.same_tree(patch, tree).values_list("pk", flat=True)[:MOST_ALIKE]) if tree else []
+    for rule, ids, words in (
+        ("same_change", same_change, "makes the same change"),
+        ("same_tree", [pk for pk in same_tree if pk not in same_change], "makes the same tree of this base"),
+    ):
+        if ids:
+            message = f"Patch {', '.join(ids)} {words}"
+            yield policy.Finding(rule, policy.BUILT_IN_LAYER, None, ids, None, message, "note")
+
+
+def _read(patch: Patch, tree: str, side: str, path: str) -> bytes | None:
+    """A file as it was in the base, or as it is in what the patch makes of it; None when it is not there."""
+    try:
+        return git.note_file(patch.project.mirror, patch.base_commit if side == "old" else tree, path)
+    except git.UnknownCommit:
+        return None
 
 
 def validate(patch_id: str, *, by: events.Actor = events.SYSTEM) -> bool:

@@ -8,6 +8,7 @@ from django.conf import settings
 
 from pipeline import constraints, events, prompts, routing, taskspec
 from pipeline.models import ExecutionRequest, PromptInstance, RoutingDecision, StepAttempt, Task, Tool
+from pipeline.questions import ask
 from pipeline.refusals import Refused
 
 TEMPLATE = "task.v1"
@@ -203,6 +204,8 @@ def earlier_failures(task: Task) -> list[prompts.Failure]:
     ]
     if message := _repair_message(task):
         failures.append(prompts.Failure(attempt=task.generation, outcome="gate_failed", message=message))
+    if said := [words for told in ask("task.feedback", task=task) for words in told]:
+        failures.append(prompts.Failure(attempt=task.generation, outcome="review", review_comments=said))
     return failures
 
 

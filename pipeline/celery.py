@@ -32,6 +32,9 @@ class Every(NamedTuple):
 # of any number of beats can insert (pipeline.models.Tick).
 SCHEDULE: list[Every] = [
     Every(1, "pipeline.tasks.sweep", "what a lost message left behind goes on: once in SIGNALBOX_SWEEP_SECONDS"),
+    Every(5, "ledger.tasks.seal", "what has happened is sealed and anchored before anybody could change it unseen"),
+    Every(86_400, "ledger.tasks.watch_log", "a broken seal is told once a day at the latest"),
+    Every(3600, "gates.tasks.tidy", "logs of gates that are past their keeping go"),
     Every(3600, "pipeline.tasks.tidy", "next month's events have a partition; what is past its keeping goes"),
 ]
 

@@ -133,7 +133,7 @@ def check_url(url: str) -> Target:
         port = parts.port
     except ValueError as problem:
         raise AddressRefused(f"This is no address: {problem}") from problem
-    schemes = ("https", "http") if getattr(settings, "SIGNALBOX_WEBHOOK_HTTP", False) else ("https",)
+    schemes = ("https", "http") if settings.SIGNALBOX_WEBHOOK_HTTP else ("https",)
     if parts.scheme not in schemes:
         raise AddressRefused(f"An address begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
     if "@" in parts.netloc:
@@ -183,7 +183,7 @@ def literal_address(host: str) -> Address | None:
 def refuse_internal(address: Address | str) -> None:
     """Raises AddressRefused unless `address` is a machine of the open network, or in SIGNALBOX_WEBHOOK_ALLOW_NETS."""
     one = ipaddress.ip_address(address) if isinstance(address, str) else address
-    if any(one in ipaddress.ip_network(text) for text in getattr(settings, "SIGNALBOX_WEBHOOK_ALLOW_NETS", ())):
+    if any(one in ipaddress.ip_network(text) for text in settings.SIGNALBOX_WEBHOOK_ALLOW_NETS):
         return
     inside = one.version == 6 and one not in GLOBAL_IPV6
     if inside or any(one in network for network in DENIED):

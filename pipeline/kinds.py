@@ -66,7 +66,7 @@ I info      gate_run.created gate_run.started gate_run.passed
 I warning   gate_run.skipped gate_run.waived
 I error     gate_run.failed gate_run.error
 I warning   flaky_test.marked flaky_test.released
-I warning   webhook.disabled delivery.dead seal.dropped
+I warning   webhook.disabled delivery.dead seal.dropped notification_rule.disabled
 I debug     seal.written
 E critical  seal.broken
 E warning   override.used

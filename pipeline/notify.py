@@ -164,7 +164,7 @@ def _ask(job: dict[str, Any]) -> dict[str, Any]:
     try:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-m", "pipeline.messenger"],
-            input=json.dumps({**job, "allowed": list(getattr(settings, "SIGNALBOX_WEBHOOK_ALLOW_NETS", ()))}),
+            input=json.dumps({**job, "allowed": list(settings.SIGNALBOX_WEBHOOK_ALLOW_NETS)}),
             capture_output=True,
             text=True,
             cwd=Path(__file__).resolve().parent.parent,

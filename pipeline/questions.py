@@ -11,6 +11,7 @@ QUESTIONS = {
     "lease.extend": "a lease asks for more money: set it aside, or refuse (costs)",
     "lease.end": "a lease has ended: book what it used (costs)",
     "lease.report": "a claimant reports: does its patch list belong to it (ledger)?",
+    "task.feedback": "what was said of the task's earlier work: words for its next attempt, quoted (ledger)",
     "task.stop": "ask the task's live lease to stop; true when there is one",
     "task.complete": "may this validating task complete: are its patches landed, its gates passed?",
     "run.complete": "may this run end: is a patch open or quarantined?",

@@ -230,10 +230,13 @@ class Ref(serializers.RelatedField[Any, Any, Any]):
         if not is_id(data):
             raise serializers.ValidationError("not an id: 26 characters of Crockford base 32", code="invalid_id")
         queryset: Any = self.get_queryset()
-        row = queryset.visible_to(principal_of(self.context["request"])).filter(pk=data).first()
-        if row is None:
-            raise NotFound.of(queryset.model.noun(), data)
-        return cast(models.Model, row)
+        known = _found(self.context, queryset.model)
+        if data not in known:
+            row = queryset.visible_to(principal_of(self.context["request"])).filter(pk=data).first()
+            if row is None:
+                raise NotFound.of(queryset.model.noun(), data)
+            known[data] = row
+        return known[data]
 
 
 @extend_schema_field({"type": "string", "description": "The project's key or id; answers hold the id."})
@@ -249,8 +252,16 @@ class ProjectRef(Ref):
         """The project."""
         if not isinstance(data, str):
             raise serializers.ValidationError("a project's key or id", code="invalid")
-        visible = Project.objects.visible_to(principal_of(self.context["request"]))
-        return find_project(visible, data)
+        known = _found(self.context, Project)
+        if data not in known:
+            known[data] = find_project(Project.objects.visible_to(principal_of(self.context["request"])), data)
+        return cast(Project, known[data])
+
+
+def _found(context: Any, model: type[models.Model]) -> dict[str, models.Model]:
+    """What this body has named of `model` so far: a thousand events of one run look it up once."""
+    found: dict[str, models.Model] = context.setdefault("found", {}).setdefault(model, {})
+    return found
 
 
 def find_project(projects: QuerySet[Project], given: str) -> Project:

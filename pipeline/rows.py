@@ -169,21 +169,25 @@ class NeverFalls(Guard):
 
 
 class FixedOnceEnded(Guard):
-    """BEFORE UPDATE: a row in one of `states` is history and keeps every column."""
+    """BEFORE UPDATE: a row in one of `states` is history and keeps every column; `logs` may be emptied, no more."""
 
     when = pgtrigger.Before
     operation = pgtrigger.Update
 
-    def __init__(self, *, name: str, states: Sequence[str]) -> None:
+    def __init__(self, *, name: str, states: Sequence[str], logs: Sequence[str] = ()) -> None:
         super().__init__(name=name)
         self.states = sorted(str(state) for state in states)
+        self.logs = tuple(logs)
 
     def get_func(self, model: Any) -> str:
-        """Refuse any change of an ended row."""
+        """Refuse any other change of an ended row."""
         known = ",".join(self.states)
         refuse = self.refuse("Cannot change %: it has ended", "TG_TABLE_NAME")
+        guarded = [f.column for f in model._meta.fields if f.name not in (*self.logs, "version", "updated_at")]
+        differs = [f'OLD."{column}" IS DISTINCT FROM NEW."{column}"' for column in guarded]
+        differs += [f'NEW."{log}" NOT IN (OLD."{log}", \'\')' for log in self.logs]
         return (
-            f"IF OLD.state = ANY('{{{known}}}'::text[]) AND OLD IS DISTINCT FROM NEW THEN {refuse} END IF; RETURN NEW;"
+            f"IF OLD.state = ANY('{{{known}}}'::text[]) AND ({' OR '.join(differs)}) THEN {refuse} END IF; RETURN NEW;"
         )
 
 

@@ -7,7 +7,7 @@ from django.conf import settings
 
 from pipeline import events, notifications, webhooks
 from pipeline.clock import db_now
-from pipeline.models import StoredAnswer, Tick
+from pipeline.models import StepAttempt, StoredAnswer, Tick
 
 KEEP_TICKS = timedelta(days=1)
 
@@ -37,6 +37,11 @@ def tidy() -> None:
         StoredAnswer.objects.filter(expires_at__lt=db_now()).delete()
         Tick.objects.forget(db_now() - KEEP_TICKS)
         webhooks.forget_old()
+        if settings.SIGNALBOX_KEEP_LOGS_DAYS:
+            before = db_now() - timedelta(days=settings.SIGNALBOX_KEEP_LOGS_DAYS)
+            # Batch by batch, so that no lock is held for long.
+            while StepAttempt.objects.forget_logs(before):
+                pass
         tick.end()
 
 

@@ -177,7 +177,7 @@ def deliver_due(seconds: float = 50.0, *, post: Post = egress.post) -> int:
 
     Must run outside any transaction. Ends at the latest one exchange after `seconds`.
     """
-    threads: int = getattr(settings, "SIGNALBOX_WEBHOOK_THREADS", 32)
+    threads: int = settings.SIGNALBOX_WEBHOOK_THREADS
     end = time.monotonic() + seconds
     fed_at = time.monotonic()
     done = feed()
@@ -229,7 +229,7 @@ def wake() -> None:
 
 def forget_old() -> int:
     """Delete deliveries that ended, SIGNALBOX_DELIVERY_KEEP_DAYS days (30) after they were made; returns how many."""
-    days: int = getattr(settings, "SIGNALBOX_DELIVERY_KEEP_DAYS", 30)
+    days: int = settings.SIGNALBOX_DELIVERY_KEEP_DAYS
     return Delivery.objects.forget(db_now() - timedelta(days=days))
 
 

@@ -57,6 +57,8 @@ ANSWERS = {
 CHORES = [
     "pipeline.orchestrate.sweep",
     "pipeline.orchestrate.end_due_holds",
+    "pipeline.notifications.send_due",
+    "pipeline.webhooks.deliver_due",
     "workers.sweeping.sweep",
     "ledger.reactions.place_patches",
     "ledger.validation.validate_created",
@@ -84,8 +86,13 @@ def test_celery_knows_these_tasks_and_no_other_of_ours() -> None:
     ours = {name for name in current_app.tasks if not name.startswith("celery.")}
     assert ours == {
         "gates.tasks.run_pending",
+        "gates.tasks.tidy",
         "ledger.tasks.advance",
+        "ledger.tasks.seal",
         "ledger.tasks.validate",
+        "ledger.tasks.watch_log",
+        "pipeline.tasks.deliver",
+        "pipeline.tasks.notify",
         "pipeline.tasks.react",
         "pipeline.tasks.sweep",
         "pipeline.tasks.tidy",
@@ -93,10 +100,14 @@ def test_celery_knows_these_tasks_and_no_other_of_ours() -> None:
 
 
 def test_the_clock_starts_these() -> None:
-    assert {line.task: line.seconds for line in SCHEDULE} == {"pipeline.tasks.sweep": 5, "pipeline.tasks.tidy": 3600}
-    schedule = current_app.conf.beat_schedule
-    assert {name: entry["schedule"] for name, entry in schedule.items()} == {
-        "pipeline.tasks.sweep": 5,
+    periods = {
+        "pipeline.tasks.sweep": 1,
         "pipeline.tasks.tidy": 3600,
+        "ledger.tasks.seal": 5,
+        "ledger.tasks.watch_log": 86_400,
+        "gates.tasks.tidy": 3600,
     }
+    assert {line.task: line.seconds for line in SCHEDULE} == periods
+    schedule = current_app.conf.beat_schedule
+    assert {name: entry["schedule"] for name, entry in schedule.items()} == periods
     assert all(entry["options"]["expires"] >= 2 * entry["schedule"] for entry in schedule.values())

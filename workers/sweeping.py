@@ -6,12 +6,14 @@ missed is found by the same looks.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import Exists, Max, OuterRef, QuerySet
+from django.db.models.expressions import RawSQL
 
 from pipeline import events
 from pipeline.clock import ClockNow, db_now
@@ -21,6 +23,8 @@ from pipeline.models import Run, StepAttempt, Task, Tick
 from pipeline.refusals import Refused
 from workers.claims import time_limit
 from workers.models import Lease, Worker, health
+
+Step = Callable[[], int]
 
 AT_ONCE = 500
 LOOKED_AT_AT_ONCE = 5_000
@@ -36,10 +40,34 @@ EVIDENCE = (
 
 def sweep() -> int:
     """Everything once; returns how much was done. Safe to call at any time, from any number of processes."""
-    done = end_dead_leases() + stop_overdue() + see_off_the_leaving() + look_at_health()
+    done = sum(step() for step in what_is_due())
     if Tick.objects.take("orphans", ORPHANS_EVERY) is not None:
         done += close_orphans()
     return done
+
+
+def what_is_due() -> list[Step]:
+    """The steps that have something to do. One statement, which reads the first entry of five partial indexes."""
+    with connection.cursor() as cursor:
+        cursor.execute(_probe())
+        found = cursor.fetchone()
+    steps = (end_dead_leases, end_dead_leases, stop_overdue, see_off_the_leaving, look_at_health)
+    return list(dict.fromkeys(step for step, is_due in zip(steps, found, strict=True) if is_due))
+
+
+@cache
+def _probe() -> str:
+    """The statement of `what_is_due`, written once: that takes Django longer than PostgreSQL to answer it."""
+    looks: list[QuerySet[Any]] = [
+        Lease.objects.expired(),
+        Lease.objects.unstopped(),
+        Lease.objects.overdue(),
+        Worker.objects.leaving(),
+        Worker.objects.alive().filter(look_at__lte=ClockNow()),
+    ]
+    with connection.cursor() as cursor:
+        parts = [cursor.mogrify(*rows.order_by().values("pk").query.sql_with_params()) for rows in looks]
+    return f"SELECT {', '.join(f'EXISTS ({part})' for part in parts)}"
 
 
 def _ids(rows: "QuerySet[Any]") -> list[str]:
@@ -100,9 +128,8 @@ def stop_overdue() -> int:
 
 def see_off_the_leaving() -> int:
     """Workers past their shutdown's deadline: what they hold is asked to stop, who holds nothing is stopped."""
-    leaving = Worker.objects.alive().filter(shutdown_deadline_at__lt=ClockNow()).order_by("shutdown_deadline_at")
-    done = 0
-    for pk in _ids(leaving):
+    leaving, done = Worker.objects.leaving(), 0
+    for pk in _ids(leaving.order_by("shutdown_deadline_at")):
         lease = Lease.objects.live().filter(worker=pk).first()
         if lease is None:
             done += _end_idle(leaving, pk)
@@ -130,14 +157,14 @@ def _end_idle(rows: "QuerySet[Worker]", pk: str, gone: str = "silent while idle"
 
 # Healthy ones are put off until their health can be another; the rest stays due, for the next sweep.
 _LOOK = """
-WITH due (id, told, health, silent, next) AS MATERIALIZED ({due}), looked_at AS (
+WITH began (at) AS (SELECT %s::timestamptz), due (id, told, health, silent, next) AS MATERIALIZED ({due}), looked_at AS (
     UPDATE workers_worker w SET look_at = CASE
         WHEN due.told = 'healthy' AND due.health = 'healthy' THEN GREATEST(due.next, clock_timestamp())
         ELSE clock_timestamp() END
     FROM due WHERE w.id = due.id
 )
-SELECT id, health, silent FROM due WHERE silent OR told <> 'healthy' OR health <> 'healthy'
-UNION ALL SELECT NULL, count(*)::text, false FROM due
+SELECT id, told, health, silent FROM due WHERE silent OR told <> health OR health = 'stalled'
+UNION ALL SELECT NULL, '', count(*)::text, false FROM due
 """
 
 
@@ -146,40 +173,51 @@ def look_at_health() -> int:
     began, done = db_now(), 0
     while True:
         with transaction.atomic():
-            looked, unwell, silent = _look(began)
-            done += _tell(unwell)
+            looked, changed, stalled, silent = _look(began)
+            done += _tell(changed)
         done += sum(_end_idle(Worker.objects.silent_while_idle(), pk) for pk in silent)
-        done += _stop_stalled([pk for pk, word in unwell.items() if word == health.STALLED])
+        done += _stop_stalled(stalled)
         if looked < LOOKED_AT_AT_ONCE:
             return done
 
 
-def _look(began: datetime) -> tuple[int, dict[str, str], list[str]]:
-    """One batch of those due at `began`, each locked: how many, the health of those who are or were not well, and who
-    is silent for too long. One statement.
+def _look(began: datetime) -> tuple[int, dict[str, str], list[str], list[str]]:
+    """One batch of those due at `began`, each locked: how many, the health of those of whom another one was told, those
+    told to be stalled who still are, and those silent for too long. One statement.
     """
+    due, given = _due(health.limits())
+    with connection.cursor() as cursor:
+        cursor.execute(_LOOK.format(due=due), [began, *given])
+        found = cursor.fetchall()
+    looked = next(int(count) for pk, _told, count, _silent in found if pk is None)
+    unwell = [(from_uuid(pk), told, word, silent) for pk, told, word, silent in found if pk is not None]
+    changed = {pk: word for pk, told, word, _silent in unwell if told != word}
+    stalled = [pk for pk, told, word, _silent in unwell if told == word == health.STALLED]
+    return looked, changed, stalled, [pk for pk, _told, _word, silent in unwell if silent]
+
+
+@cache
+def _due(limits: tuple[int, ...]) -> tuple[str, Sequence[Any]]:
+    """Those to look at, with their health and the time of the next look: the SQL, written once for these limits."""
     rows = (
         Worker.objects.with_health()
         .alive()
-        .filter(look_at__lte=began)
+        .filter(look_at__lte=RawSQL("(SELECT at FROM began)", ()))
         .annotate(silent=health.silent_while_idle(), next=health.next_look())
         .order_by("look_at")
         .select_for_update(no_key=True, skip_locked=True)
         .values_list("pk", "told_health", "health_now", "silent", "next")[:LOOKED_AT_AT_ONCE]
     )
-    due, given = rows.query.sql_with_params()
-    with connection.cursor() as cursor:
-        cursor.execute(_LOOK.format(due=due), given)
-        found = cursor.fetchall()
-    looked = next(int(count) for pk, count, _silent in found if pk is None)
-    unwell = {from_uuid(pk): word for pk, word, _silent in found if pk is not None}
-    return looked, unwell, [from_uuid(pk) for pk, _word, is_silent in found if is_silent]
+    sql, given = rows.query.sql_with_params()
+    return str(sql), given
 
 
 def _tell(words: Mapping[str, str]) -> int:
-    """Record what is not told yet of these workers, whose rows are locked. Four statements, however many they are."""
+    """Record the health of these workers, whose rows are locked. A few statements, however many they are."""
+    if not words:
+        return 0
     rows = Worker.objects.filter(pk__in=words).select_related("api_key", "current_task__run")
-    changed = [worker for worker in rows.order_by("pk") if worker.told_health != words[worker.pk]]
+    changed = list(rows.order_by("pk"))
     moved = _moved([worker for worker in changed if words[worker.pk] == health.STALLED])
     changed = [worker for worker in changed if worker.pk not in moved]
     if not changed:
@@ -202,6 +240,7 @@ def _change_of(worker: Worker, word: str, now: datetime) -> Event:
         worker,
         by=SYSTEM,
         severity="info" if word == health.HEALTHY else None,
+        message=f"{worker.told_health} → {word}",
         data={
             "health": word,
             "was": worker.told_health,
@@ -219,8 +258,10 @@ def _moved(workers: Iterable[Worker]) -> set[str]:
     their progress clock.
     """
     held = {lease.attempt_id: lease for lease in Lease.objects.live().filter(worker__in=list(workers))}
+    if not held:
+        return set()
     seen = Event.objects.filter(step_id__in=held, kind__in=EVIDENCE).values_list("step_id").annotate(Max("created_at"))
-    moved = set()
+    moved: set[str] = set()
     for attempt, at in seen.order_by():
         pk = held[attempt].worker_id
         if Worker.objects.filter(pk=pk, progress_at__lt=at).update(progress_at=at):
@@ -228,11 +269,12 @@ def _moved(workers: Iterable[Worker]) -> set[str]:
     return moved - set(Worker.objects.stalled().filter(pk__in=moved).values_list("pk", flat=True))
 
 
-def _stop_stalled(ids: Iterable[str]) -> int:
+def _stop_stalled(ids: Sequence[str]) -> int:
     """Those who were told to be stalled, and have been so for as long again, are asked to stop."""
-    done = 0
-    now = db_now()
-    leases = Lease.objects.live().filter(worker__in=list(ids), stop_requested_at=None).select_related("worker")
+    if not ids:
+        return 0
+    done, now = 0, db_now()
+    leases = Lease.objects.live().filter(worker__in=ids, stop_requested_at=None).select_related("worker")
     for lease in leases.order_by("pk"):
         worker = lease.worker
         if worker.told_health == health.STALLED and now - worker.health_since > worker.stall_after * SECOND:

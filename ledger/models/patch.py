@@ -1,7 +1,7 @@
 """Patches: every change that a worker or a person proposes, from submission to what became of it."""
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from ledger import diff as diffs
-from ledger import git
+from ledger import git, oscillation
 from pipeline import events
 from pipeline.clock import ClockNow, db_now
 from pipeline.crashpoints import crashpoint
@@ -24,6 +24,7 @@ from pipeline.rows import Kept, append_only, in_transaction
 from pipeline.states import NOW, InvalidMove, Plus, Stateful, held_by_postgres
 
 UNIFIED_DIFF = "unified_diff"
+REVERSE_AUTHOR = "Signalbox"
 
 
 class PatchQuerySet(models.QuerySet["Patch"]):
@@ -60,9 +61,82 @@ class PatchQuerySet(models.QuerySet["Patch"]):
         """Failure, repairs, replacement and reverse of one piece of work, oldest first."""
         return self.filter(chain_id=chain_id).order_by("pk")
 
+    def awaiting_review(self) -> Self:
+        """Valid, and not in the queue yet: those of which `ledger.reviewing` tells whose look is missing."""
+        return self.filter(state=Patch.State.VALIDATED)
+
+    def same_change(self, patch: "Patch") -> Self:
+        """The project's other patches, oldest first, that make the same change, whatever each of them starts from."""
+        named = self.filter(project=patch.project_id).exclude(content__patch_id_git="").exclude(pk=patch.pk)
+        return named.filter(content__patch_id_git=patch.content.patch_id_git).order_by("pk")
+
+    def same_tree(self, patch: "Patch", tree: str) -> Self:
+        """The project's other patches, oldest first, that make `tree` of the same base, in whatever words."""
+        same = self.filter(project=patch.project_id, base_commit=patch.base_commit, result_tree=tree)
+        return same.exclude(result_tree="").exclude(pk=patch.pk).order_by("pk")
+
     def expired_quarantine(self) -> Self:
         """Set aside, and past the date until which somebody wanted to look at them."""
         return self.parked().filter(quarantine_expires_at__lt=ClockNow())
+
+    def before(self, patch: "Patch", window: int) -> list[oscillation.Earlier]:
+        """The last `window` patches of its workstream before it that share a file with it, oldest first, as the
+        judgement of oscillation reads them. Reverse patches are left out. Two queries.
+        """
+        if patch.workstream_id is None or not patch.files_touched:
+            return []
+        rows = self.filter(workstream=patch.workstream_id, pk__lt=patch.pk, rollback_of=None)
+        rows = rows.touching(sorted(patch.files_touched)).exclude(content=None)
+        found = list(rows.order_by("-pk").values_list("pk", "content__diff_text", "attempt")[:window])[::-1]
+        again = resubmitters([pk for pk, _, _ in found])
+        return [oscillation.Earlier(pk, text, len(again.get(pk, set()) - {own})) for pk, text, own in found]
+
+    def reverse(
+        self,
+        original: "Patch",
+        *,
+        diff_text: str,
+        base_commit: str,
+        reason: str,
+        by: events.Actor,
+        after: "Patch | None" = None,
+    ) -> tuple["Patch", bool]:
+        """Enter the change that undoes `original`, which goes the way of any other patch, once `after` has landed.
+
+        Answers the reverse, and whether it is new: one that is on its way or set aside is answered again, one that
+        failed to apply is replaced. Its author is the system; who asked stands in its `metadata`, since that person's
+        word counts as a review. Raises InvalidMove unless `original` is committed, Refused `later_patch_depends` when
+        another patch makes this change already, and what `submit` raises.
+        """
+        reason = need_reason(reason)
+        with in_transaction():
+            current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=original.pk)
+            if current.state != Patch.State.COMMITTED:
+                raise InvalidMove(
+                    current, current.state, "rolled_back", verb="rollback", allowed=Patch.MOVES[current.state]
+                )
+            under_way = current.reverse_under_way()
+            if under_way is not None and under_way.state != Patch.State.APPLY_FAILED:
+                return under_way, False
+            patch, is_new = self.submit(
+                project=current.project,
+                diff_text=diff_text,
+                base_commit=base_commit,
+                by=by,
+                summary=f"Revert “{current.summary or current.pk}”"[:512],
+                issue_ref=current.issue_ref,
+                replaces=under_way,
+                rollback_of=current,
+                depends_on=[after] if after else [],
+                metadata={"rollback": {"reason": reason, "asked_by": by.id, "asked_by_kind": by.kind}},
+            )
+            if patch.rollback_of_id != current.pk:
+                raise Refused(
+                    f"Cannot rollback: patch {patch.pk}, which is {patch.state}, makes this change already",
+                    code="later_patch_depends",
+                    patches=[patch.pk],
+                )
+        return patch, is_new
 
     def submit(
         self,
@@ -78,6 +152,9 @@ class PatchQuerySet(models.QuerySet["Patch"]):
         issue_ref: str = "",
         replaces: "Patch | None" = None,
         worker_id: str | None = None,
+        rollback_of: "Patch | None" = None,
+        depends_on: Sequence["Patch"] = (),
+        metadata: Mapping[str, Any] | None = None,
     ) -> tuple["Patch", bool]:
         """Enter a change in the ledger; answers the patch, and whether it is new.
 
@@ -88,11 +165,15 @@ class PatchQuerySet(models.QuerySet["Patch"]):
         if len(summary) > 512:
             raise InvalidField("summary", "512 characters at most")
         facts = diffs.parse(diff_text)
-        if project.custody == Project.Custody.MANAGED and not git.knows(project.mirror, base_commit):
-            raise git.UnknownCommit(
-                f"Base commit {base_commit[:64] or '(none)'} is not known to the mirror of {project.key}"
-            )
-        base_tree = git.tree_of(project.mirror, base_commit) if project.custody == Project.Custody.MANAGED else ""
+        base_tree = ""
+        if project.custody == Project.Custody.MANAGED:
+            try:
+                base_tree = git.tree_of_commit(project.mirror, base_commit)
+            except git.UnknownCommit as error:
+                raise git.UnknownCommit(
+                    f"Base commit {base_commit[:64] or '(none)'} is not known to the mirror of {project.key}"
+                ) from error
+        patch_id = git.patch_id(diff_text)
         sha256 = hashlib.sha256(diff_text.encode()).hexdigest()
         with in_transaction():
             run = Run.objects.select_for_update(no_key=True).get(pk=attempt.run_id) if attempt else None
@@ -112,10 +193,14 @@ class PatchQuerySet(models.QuerySet["Patch"]):
                 return known, False
             task = attempt.task if attempt else task
             replaces = replaces or (self._to_repair(task) if task else None)
+            if replaces is not None:
+                _must_be_replaceable(replaces)
+            source = run or rollback_of  # whose plan it belongs to
+            linked = rollback_of or replaces
             patch = Patch(
                 project=project,
-                phase=run and run.phase,
-                workstream=run and run.workstream,
+                phase=source and source.phase,
+                workstream=source and source.workstream,
                 run=run,
                 task=task,
                 attempt=attempt,
@@ -128,22 +213,28 @@ class PatchQuerySet(models.QuerySet["Patch"]):
                 tool=attempt.tool.key if attempt and attempt.tool else "",
                 author_user=user,
                 author_worker_id=worker_id,
-                author_name=by.name,
+                author_name=REVERSE_AUTHOR if rollback_of else by.name,
                 summary=summary,
                 issue_ref=issue_ref,
+                metadata=dict(metadata or {}),
                 sha256=sha256,
                 files_touched={change.path: change.kind for change in facts.files},
                 line_insertions=facts.insertions,
                 line_deletions=facts.deletions,
                 hunks=facts.hunks,
+                binary_files=sum(change.binary for change in facts.files),
                 replaces=replaces,
-                chain_id=replaces.chain_id if replaces else new_id(),
+                rollback_of=rollback_of,
+                chain_id=linked.chain_id if linked else new_id(),
             )
             patch.save(force_insert=True)
-            PatchContent(patch=patch, diff_text=diff_text, sha256=sha256, byte_size=len(diff_text.encode())).save(
+            size = len(diff_text.encode())
+            PatchContent(patch=patch, diff_text=diff_text, sha256=sha256, patch_id_git=patch_id, byte_size=size).save(
                 force_insert=True
             )
-            patch.born(by=by, reason="Initial creation")
+            patch.depends_on.set(depends_on)
+            needs = {"depends_on": [needed.pk for needed in depends_on]} if depends_on else None
+            patch.born(by=by, reason="Initial creation", data=needs)
             crashpoint("submit.stored")
             if run is not None:
                 Run.objects.filter(pk=run.pk).update(count_patches_created=F("count_patches_created") + 1)
@@ -152,6 +243,22 @@ class PatchQuerySet(models.QuerySet["Patch"]):
     def _to_repair(self, task: Task) -> "Patch | None":
         """The newest patch of the task that failed: what a new one replaces."""
         return self.filter(task=task, state=Patch.State.APPLY_FAILED).order_by("-pk").first()
+
+
+def resubmitters(patch_ids: Collection[str]) -> dict[str, set[str | None]]:
+    """The attempts that submitted each of these patches once more, by the patch's id. One query."""
+    told = events.Event.objects.filter(kind="patch.resubmitted", subject_id__in=patch_ids)
+    found: dict[str, set[str | None]] = {}
+    for pk, attempt in told.exclude(data__attempt=None).values_list("subject_id", "data__attempt"):
+        found.setdefault(pk, set()).add(attempt)
+    return found
+
+
+def _must_be_replaceable(patch: "Patch") -> None:
+    """Raises InvalidField when `patch` has landed: a change to what is there replaces nothing. Locks its row."""
+    states = Patch.objects.select_for_update(no_key=True, of=("self",)).filter(pk=patch.pk).values_list("state")
+    if states.get() == (Patch.State.COMMITTED,):
+        raise InvalidField("replaces", f"patch {patch.pk} has landed: submit a change of its own, or roll it back")
 
 
 @held_by_postgres
@@ -237,6 +344,7 @@ class Patch(Stateful):
     target_branch = models.CharField(max_length=255)
     base_commit = models.CharField(max_length=64, blank=True)
     base_tree = models.CharField(max_length=64, blank=True)
+    result_tree = models.CharField(max_length=64, blank=True)  # what it makes of its base, once it was judged
     tool = models.CharField(max_length=64, blank=True)
     author_user = models.ForeignKey(User, models.PROTECT, null=True, related_name="patches")
     author_worker_id = ULIDField(null=True)
@@ -261,6 +369,7 @@ class Patch(Stateful):
     validation_errors = models.JSONField(default=list)
     findings = models.JSONField(default=list)
     policy_snapshot = models.JSONField(default=dict)
+    facts = models.JSONField(default=dict)
     attempts = models.PositiveIntegerField(default=0)
     reapplies = models.PositiveIntegerField(default=0)
     last_attempt_at = models.DateTimeField(null=True)
@@ -327,6 +436,7 @@ class Patch(Stateful):
                 name="patch_open",
                 condition=Q(state__in=["created", "validated", "queued", "applied", "apply_failed", "verified"]),
             ),
+            models.Index(fields=["quarantine_expires_at"], name="patch_set_aside", condition=Q(state="quarantined")),
             GinIndex(fields=["files_touched"], name="patch_paths"),
         ]
 
@@ -367,6 +477,9 @@ class Patch(Stateful):
             name: findings[name]
             for name in ("format_ok", "scope_ok", "constraints_ok", "validation_errors", "findings", "policy_snapshot")
         }
+        columns["result_tree"] = findings.get("result_tree", "")
+        if "facts" in findings:
+            columns["facts"] = findings["facts"]
         with in_transaction():
             current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
             if current.state not in only_from:
@@ -374,6 +487,8 @@ class Patch(Stateful):
                     current, current.state, "validated", verb="validate", allowed=self.MOVES[current.state]
                 )
             if all(findings[name] for name in ("format_ok", "scope_ok", "constraints_ok")):
+                if findings.get("oscillating"):
+                    return self.quarantine(findings["oscillating"], by=by, **columns)
                 return self.move(
                     self.State.VALIDATED,
                     by=by,
@@ -408,6 +523,22 @@ class Patch(Stateful):
                 **columns,
             )
 
+    def swing(self, policy: Mapping[str, Any]) -> oscillation.Swing:
+        """Whether this change goes back and forth among those before it in its workstream, by the window and the
+        threshold of `policy` (`oscillation_window`, `oscillation_threshold`). A reverse patch never does.
+        """
+        content = PatchContent.objects.filter(patch=self).first()
+        if content is None or self.rollback_of_id is not None:
+            return oscillation.Swing()
+        others = resubmitters([self.pk]).get(self.pk, set()) - {self.attempt_id}
+        return oscillation.judge(
+            content.diff_text,
+            Patch.objects.before(self, int(policy["oscillation_window"])),
+            threshold=int(policy["oscillation_threshold"]),
+            resubmitted=(self.pk, len(others)),
+            is_released=events.Event.objects.filter(kind="patch.released", subject_id=self.pk).exists(),
+        )
+
     def _note(
         self, kind: str, *, by: events.Actor, reason: str = "", data: Mapping[str, Any] | None = None, **columns: Any
     ) -> None:
@@ -421,7 +552,8 @@ class Patch(Stateful):
     def queue(self, *, by: events.Actor) -> bool:
         """validated, apply_failed -> queued, with an item at the tail of its branch's queue.
 
-        Raises InvalidMove, Refused `validation_incomplete`, `attempts_exhausted`, `reviews_missing`.
+        Raises InvalidMove, Refused `validation_incomplete`, `attempts_exhausted`, `reviews_missing`, `review_veto`,
+        `override_expired`.
         """
         from ledger.models.queue import MergeQueue
 
@@ -445,9 +577,14 @@ class Patch(Stateful):
                     f"Cannot queue: {current.attempts} of {current.max_apply_attempts} attempts are used up",
                     code="attempts_exhausted",
                 )
-            needed = int(current.policy_snapshot.get("min_reviewers", 0))
-            if needed:
-                raise Refused(f"Cannot queue: {needed} review(s) are missing", code="reviews_missing", missing=needed)
+            waits_for = current.depends_on.exclude(state=self.State.COMMITTED).order_by("pk").first()
+            if waits_for is not None:
+                raise Refused(
+                    f"Cannot queue: patch {waits_for.pk}, on which it stands, is {waits_for.state} and has to land",
+                    code="gates_not_satisfied",
+                    patches=[waits_for.pk],
+                )
+            current.must_be_allowed("queue")
             moved = self.move(
                 self.State.QUEUED,
                 by=by,
@@ -491,21 +628,33 @@ class Patch(Stateful):
         columns: dict[str, Any] = {"tests_ran": tests_ran} if tests_ran is not None else {}
         if stage == "apply":
             columns["attempts"] = Plus(1)
-        return self.move(
-            self.State.APPLY_FAILED,
-            by=by,
-            reason=message,
-            verb="verify" if stage == "verify" else "apply",
-            working=True,
-            only_from=sources,
-            data={"stage": stage, "code": code},
-            state_reason=message,
-            last_attempt_at=NOW,
-            last_error_code=code,
-            last_error_message=message[:8000],
-            tests_passed=False,
-            **columns,
-        )
+        with in_transaction():
+            moved = self.move(
+                self.State.APPLY_FAILED,
+                by=by,
+                reason=message,
+                verb="verify" if stage == "verify" else "apply",
+                working=True,
+                only_from=sources,
+                data={"stage": stage, "code": code},
+                state_reason=message,
+                last_attempt_at=NOW,
+                last_error_code=code,
+                last_error_message=message[:8000],
+                tests_passed=False,
+                **columns,
+            )
+            self._set_aside_when_exhausted(message, by=by)
+        return moved
+
+    def _set_aside_when_exhausted(self, message: str, *, by: events.Actor) -> None:
+        """Quarantine it when it may not be tried again, and no task is about to repair it."""
+        current = Patch.objects.select_related("task").get(pk=self.pk)
+        is_repaired = current.task is not None and current.task.state == Task.State.VALIDATING
+        if current.attempts >= current.max_apply_attempts and not is_repaired:
+            self.quarantine(
+                f"{current.attempts} of {current.max_apply_attempts} attempts to apply it are used up: {message}", by=by
+            )
 
     def verify(self, *, by: events.Actor, tested_tree: str, tested_parent: str) -> bool:
         """applied -> verified: every required gate passed for exactly this tree on this parent."""
@@ -538,12 +687,20 @@ class Patch(Stateful):
             tests_passed=False,
         )
 
+    def must_be_allowed(self, verb: str) -> None:
+        """What people have to say to it. Raises Refused `review_veto`, `reviews_missing`, `override_expired`."""
+        from ledger.models.review import must_be_reviewed, must_hold_overrides
+
+        must_be_reviewed(self, verb)
+        must_hold_overrides(self, verb)
+
     def must_be_committable(self) -> None:
         """The commit guard (domain.md §2.3.1). Raises Refused with the code of what is missing."""
         if not (self.is_valid and self.tests_ran and self.tests_passed):
             raise Refused("Cannot commit: tests have not passed", code="tests_not_passed")
         if self.depends_on.exclude(state=self.State.COMMITTED).exists():
             raise Refused("Cannot commit: a patch that it depends on has not landed", code="gates_not_satisfied")
+        self.must_be_allowed("commit")
         for objection in ask("patch.commit", patch=self):
             raise Refused(f"Cannot commit: {objection}", code="gates_not_satisfied")
 
@@ -584,6 +741,10 @@ class Patch(Stateful):
             )
             if self.replaces_id:
                 self.replaces.supersede(by=by, winner=self)
+            for newer in self.replaced_by.filter(state__in=[*self.OPEN, self.State.QUARANTINED]).order_by("pk"):
+                newer.drop(f"patch {self.pk}, which it was to replace, has landed", by=by)
+            if self.rollback_of_id:
+                self.rollback_of.reverse_landed(self, by=by)
         return moved
 
     def supersede(self, *, by: events.Actor, winner: "Patch") -> None:
@@ -592,6 +753,41 @@ class Patch(Stateful):
             self.drop(f"superseded by {winner.pk}", by=by)
         if self.replaces_id:
             self.replaces.supersede(by=by, winner=winner)
+
+    def rollback(self, reason: str, *, by: events.Actor) -> bool:
+        """applied, verified -> rolled_back: its candidate and its place in the queue are given up. What has landed is
+        rolled back by a reverse patch (`ledger.rollback`). Raises ReasonRequired, InvalidMove.
+        """
+        reason = need_reason(reason)
+        with in_transaction():
+            self._leave_queue(by, reason)
+            return self.move(
+                self.State.ROLLED_BACK,
+                by=by,
+                reason=reason,
+                verb="rollback",
+                working=True,
+                only_from=(self.State.APPLIED, self.State.VERIFIED),
+                state_reason=reason,
+                workspace_path="",
+            )
+
+    def reverse_landed(self, reverse: "Patch", *, by: events.Actor) -> bool:
+        """committed -> rolled_back, in the transaction that commits `reverse`. False when another one did it before."""
+        reason = reverse.metadata.get("rollback", {}).get("reason") or f"patch {reverse.pk} undoes it"
+        return self.move(
+            self.State.ROLLED_BACK,
+            by=by,
+            reason=reason,
+            key="reverse_landed",
+            verb="rollback",
+            data={"reverse": reverse.pk, "commit": reverse.commit_sha},
+            state_reason=reason,
+        )
+
+    def reverse_under_way(self) -> "Patch | None":
+        """The newest reverse of this patch that may still land; None when there is none."""
+        return self.reversed_by.filter(state__in=[*self.OPEN, self.State.QUARANTINED]).order_by("-pk").first()
 
     def quarantine(
         self,
@@ -621,8 +817,32 @@ class Patch(Stateful):
                 **columns,
             )
 
+    def expire_quarantine(self, *, by: events.Actor) -> bool:
+        """Send it back to its owner's inbox: it stays aside, for as long again, and `patch.quarantine_expired` says so.
+
+        False when it is not set aside any more, or its time is not over.
+        """
+        with in_transaction():
+            rows = Patch.objects.select_for_update(no_key=True, of=("self",)).expired_quarantine()
+            current = rows.filter(pk=self.pk).first()
+            if current is None:
+                return False
+            until = db_now() + timedelta(days=settings.SIGNALBOX_QUARANTINE_DAYS)
+            current._note(
+                "patch.quarantine_expired",
+                by=by,
+                reason=current.quarantine_reason,
+                data={"owner": current.quarantine_owner},
+                quarantine_expires_at=until,
+            )
+        self.quarantine_expires_at = until
+        return True
+
     def release(self, *, by: events.Actor, reason: str) -> bool:
-        """quarantined -> created with its flags cleared: the full validation runs again."""
+        """quarantined -> created with its flags and its attempts cleared: the full validation runs again.
+
+        What it was found to oscillate with is then no error: a person has looked at that.
+        """
         return self.move(
             self.State.CREATED,
             by=by,
@@ -631,6 +851,9 @@ class Patch(Stateful):
             verb="release",
             only_from=(self.State.QUARANTINED,),
             state_reason="",
+            attempts=0,
+            last_error_code="",
+            last_error_message="",
             format_ok=False,
             scope_ok=False,
             constraints_ok=False,
@@ -698,6 +921,11 @@ class PatchContent(Kept):
     sha256 = models.CharField(max_length=64)
     patch_id_git = models.CharField(max_length=64, blank=True)
     byte_size = models.PositiveIntegerField()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["patch_id_git"], name="patch_of_git_id", condition=~Q(patch_id_git="")),
+        ]
 
     def __str__(self) -> str:
         return f"content of {self.patch_id}"

@@ -6,7 +6,8 @@ from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
-from pipeline.constraints import Layer, flatten, resolve
+from pipeline import taskspec
+from pipeline.constraints import Effective, Layer, check, flatten, resolve
 from pipeline.definitions import Definition, DefinitionQuerySet
 from pipeline.models import Phase, Project, Task, Workstream
 from pipeline.refusals import InvalidField
@@ -42,6 +43,37 @@ class PatchPolicyQuerySet(DefinitionQuerySet["PatchPolicy"]):
         )
         order = list(PatchPolicy.Level.values)
         return sorted((row for row in rows if row.has_target), key=lambda row: (order.index(row.level), row.pk))
+
+    def layers(
+        self, project: Project | None, phase: Phase | None, workstream: Workstream | None, task: Task | None
+    ) -> list[tuple[str, Layer]]:
+        """(level, layer) of all that holds in this place, wide to narrow: of every level first the plan, then the
+        policies over it.
+        """
+        rows = self.covering(project, phase, workstream, task)  # type: ignore[arg-type]
+        plans = {
+            layer.name: layer for layer in (workstream.layers() if workstream else phase.layers() if phase else [])
+        }
+        if task is not None:
+            plans["task"] = Layer("task", taskspec.delta_values(task.spec))
+        found: list[tuple[str, Layer]] = []
+        for level in PatchPolicy.Level.values:
+            if level in plans:
+                found.append((level, plans[level]))
+            found += [(level, row.layer()) for row in rows if row.level == level]
+        return found
+
+    def effective(
+        self,
+        project: Project,
+        phase: Phase | None = None,
+        workstream: Workstream | None = None,
+        task: Task | None = None,
+    ) -> Effective:
+        """What a patch in this place may be, with the layer that set every value. Where a wider layer was tightened
+        after a narrower one was saved, the tighter value wins.
+        """
+        return resolve([layer for _level, layer in self.layers(project, phase, workstream, task)], strict=False)
 
 
 @versioned()
@@ -118,7 +150,10 @@ class PatchPolicy(Definition):
         if not self.has_target:
             raise InvalidField(self.level, f"a policy of level {self.level} names its {self.level}")
         project, phase, workstream, task = self.place()
-        wider = [row for row in PatchPolicy.objects.covering(project, phase, workstream, task) if row.pk != self.pk]  # type: ignore[arg-type]
         order = list(self.Level.values)
-        layers = [row.layer() for row in wider if order.index(row.level) < order.index(self.level)]
-        resolve([*layers, self.layer()])
+        others = PatchPolicy.objects.exclude(pk=self.pk).layers(project, phase, workstream, task)
+        wider = [layer for level, layer in others if order.index(level) < order.index(self.level)]
+        # The plan's own layer of this level stands above the policy; another policy of this level stands beside it.
+        beside = {"phase": phase, "workstream": workstream, "task": task}.get(self.level)
+        wider += [layer for level, layer in others if beside and level == self.level and layer.name == level]
+        check(resolve(wider, strict=False), self.layer())

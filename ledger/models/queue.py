@@ -1,5 +1,6 @@
 """The merge queue of a branch: patches in the order in which they land, each tested on what lands before it."""
 
+from datetime import timedelta
 from typing import Any, Self
 
 from django.conf import settings
@@ -9,7 +10,9 @@ from django.utils.translation import gettext_lazy as _
 
 from ledger.models.patch import Patch
 from pipeline import events
-from pipeline.models import Project
+from pipeline.clock import db_now
+from pipeline.models import Hold, Project
+from pipeline.models.hold import stored
 from pipeline.rows import in_transaction
 from pipeline.states import NOW, Plus, Stateful, held_by_postgres
 
@@ -77,6 +80,9 @@ class MergeQueue(Stateful):
     window_floor = models.PositiveSmallIntegerField()
     window_ceiling = models.PositiveSmallIntegerField()
     head_limit_seconds = models.PositiveIntegerField()
+    blocked_reason = models.TextField(blank=True)
+    blocked_tries = models.PositiveIntegerField(default=0)
+    blocked_until = models.DateTimeField(null=True)
 
     objects = MergeQueueQuerySet.as_manager()
 
@@ -115,11 +121,47 @@ class MergeQueue(Stateful):
             changes = {name: value for name, value in columns.items() if getattr(current, name) != value}
             if changes:
                 MergeQueue.objects.filter(pk=self.pk).update(**changes)
-                before = {name: getattr(current, name) for name in changes}
-                events.record("merge_queue.changed", self, by=by, reason=reason, before=before, after=changes)
+                before = self.tellable({name: getattr(current, name) for name in changes})
+                after = self.tellable(changes)
+                events.record("merge_queue.changed", self, by=by, reason=reason, before=before, after=after)
         for name, value in columns.items():
             setattr(self, name, value)
         return bool(changes)
+
+    @property
+    def remote_ref(self) -> str:
+        """What the hold refers to that stands while the remote's branch and this one have gone different ways."""
+        return f"remote:{self.target_branch}"[:64]
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether that hold stands: what lands now would only be one more commit to bring together. One query."""
+        holds = Hold.objects.active().filter(scope_kind="project", scope_id=stored(self.project_id))
+        return holds.filter(kind="question", ref=self.remote_ref).exists()
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the machine failed it, and it waits before it tries again."""
+        return self.blocked_until is not None and self.blocked_until > db_now()
+
+    def block(self, reason: str, *, by: events.Actor) -> timedelta:
+        """Try again later, since the machine failed and no patch is to blame; each time in a row later, at most 5 min.
+
+        Returns how long it waits.
+        """
+        wait = min(timedelta(seconds=5 * 2 ** min(self.blocked_tries, 10)), timedelta(minutes=5))
+        self.note(
+            by=by,
+            reason=reason,
+            blocked_reason=reason[:2000],
+            blocked_tries=self.blocked_tries + 1,
+            blocked_until=db_now() + wait,
+        )
+        return wait
+
+    def unblock(self, *, by: events.Actor) -> bool:
+        """Forget that the machine failed: something went well again."""
+        return self.note(by=by, blocked_reason="", blocked_tries=0, blocked_until=None)
 
     def take_in(self, patch: Patch, *, by: events.Actor) -> "QueueItem":
         """A waiting item for `patch` at the tail. The caller holds this row's lock."""

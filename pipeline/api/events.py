@@ -2,7 +2,7 @@
 
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -45,6 +45,8 @@ from pipeline.selection import Selection
 from pipeline.stream import Opening, first_words
 
 MAX_AT_ONCE = 1000
+# Events in one statement: PostgreSQL takes 65,535 values, and keeps a plan for each length of list.
+AT_ONCE = 100
 # Each `*` of a row of them would try every text again.
 MANY_STARS = re.compile(r"\*+")
 
@@ -311,22 +313,22 @@ class EventEndpoint(Listed, Endpoint):
         given: list[dict[str, Any]] = serializer.validated_data
         for project in {one["subject"].correlation()["project_id"] for one in given}:
             self.must_in(project)
-        made: dict[int, Event] = {}
+        told = [self._composed(one) for one in given]
         with transaction.atomic():
             # By subject, since each subject's chain is locked: two senders cannot wait for each other.
-            for number in sorted(range(len(given)), key=lambda number: (given[number]["subject"].pk, number)):
-                made[number] = self._record(given[number])
-        rows = {row.pk: row for row in Event.objects.filter(pk__in=[event.pk for event in made.values()])}
-        ordered = [rows[made[number].pk] for number in range(len(given))]
+            for some in batched(sorted(told, key=lambda event: event.subject_id), AT_ONCE):
+                events.append(some)
+        rows = {row.pk: row for row in Event.objects.filter(pk__in=[event.pk for event in told])}
+        ordered = [rows[event.pk] for event in told]
         return Response({"events": EventSerializer(ordered, many=True).data}, status=201)
 
-    def _record(self, given: Mapping[str, Any]) -> Event:
+    def _composed(self, given: Mapping[str, Any]) -> Event:
         kind, original = read_kind(given["kind"], given["status"])
         data = dict(given.get("data", {}))
         data |= {"original_kind": original} if original else {}
         data |= {"sender_id": given["id"]} if "id" in given else {}
         who = self.by
-        return events.record(
+        return events.compose(
             kind,
             given["subject"],
             # Whoever sends what happened elsewhere speaks for a system outside, also a person with a session.
@@ -337,3 +339,9 @@ class EventEndpoint(Listed, Endpoint):
             data=data,
             **{f"{name}_id": given[name] for name in ("worker", "patch", "gate_run") if name in given},
         )
+
+
+def batched(rows: Sequence[Event], size: int) -> Iterator[Sequence[Event]]:
+    """`rows` in runs of `size`; itertools has this from Python 3.12 on."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

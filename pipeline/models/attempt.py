@@ -1,5 +1,6 @@
 """Attempts: what one try of one tool at one task was asked, what it was told, and how it ended."""
 
+from datetime import datetime
 from typing import Any, Self
 
 from django.db import models
@@ -108,6 +109,12 @@ class StepAttemptQuerySet(models.QuerySet["StepAttempt"]):
     def open(self) -> Self:
         """Not ended."""
         return self.filter(state__in=[StepAttempt.State.PENDING, StepAttempt.State.RUNNING])
+
+    def forget_logs(self, before: datetime, limit: int = 500) -> int:
+        """Empty the logs of up to `limit` attempts that ended before then; all else of them stays. Answers how many."""
+        old = self.filter(ended_at__lt=before).exclude(output_tail="", error_log="").order_by("ended_at")
+        found = list(old.values_list("pk", flat=True)[:limit])
+        return self.filter(pk__in=found).update(output_tail="", error_log="")
 
     def begin(
         self,
@@ -248,10 +255,19 @@ class StepAttempt(Stateful):
         ]
         indexes = [
             models.Index(fields=["task", "-sequence"], name="step_of_task"),
+            models.Index(
+                fields=["ended_at"],
+                name="step_with_log",
+                condition=~Q(output_tail="", error_log="") & ~Q(ended_at=None),
+            ),
             # Read by claims: how many of a tool's slots are taken.
             models.Index(fields=["tool"], name="step_open_of_tool", condition=Q(state__in=["pending", "running"])),
         ]
-        triggers = [FixedOnceEnded(name="past_is_fixed", states=("succeeded", "failed", "canceled"))]
+        triggers = [
+            FixedOnceEnded(
+                name="past_is_fixed", states=("succeeded", "failed", "canceled"), logs=("output_tail", "error_log")
+            )
+        ]
 
     def __str__(self) -> str:
         return f"step {self.sequence}"

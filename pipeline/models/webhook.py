@@ -611,8 +611,8 @@ class Delivery(Row):
     @staticmethod
     def _why_disable(endpoint: WebhookEndpoint, status: int | None) -> str:
         """Why this endpoint is sent to no longer; empty when it still is."""
-        most = getattr(settings, "SIGNALBOX_WEBHOOK_DEAD_IN_ROW", 3)
-        days = getattr(settings, "SIGNALBOX_WEBHOOK_FAILING_DAYS", 5)
+        most = settings.SIGNALBOX_WEBHOOK_DEAD_IN_ROW
+        days = settings.SIGNALBOX_WEBHOOK_FAILING_DAYS
         if status == GONE:
             return "The receiver answered 410 Gone: it wants no more"
         if endpoint.dead_in_row >= most:

@@ -1,12 +1,15 @@
 """What the strict reader takes for a diff, what it counts in it, and by which code it refuses the rest."""
 
+import base64
+import hashlib
 import time
+import zlib
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger import diff
+from ledger import diff, literals
 from ledger.diff import DiffRefused, judge_path, parse
 
 ONE, TWO, ZERO = "1" * 40, "2" * 40, "0" * 40
@@ -31,6 +34,41 @@ def deleted(path="x", mode="100644", body="@@ -1 +0,0 @@\n-a\n"):
 
 def quoted(inner):
     return changed(names=f'"a/{inner}" "b/{inner}"', old=f'"a/{inner}"', new=f'"b/{inner}"')
+
+
+def moved(old="x", new="y", how="rename", percent=100):
+    """A rename or copy that changes nothing, or the head of one that does."""
+    return f"diff --git a/{old} b/{new}\nsimilarity index {percent}%\n{how} from {old}\n{how} to {new}\n"
+
+
+def moved_body(old="x", new="y", index=f"index {ONE}..{TWO} 100644\n"):
+    return f"{index}--- a/{old}\n+++ b/{new}\n{HUNK}"
+
+
+def varint(number):
+    parts = []
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*parts, number])
+
+
+def part_of(data, word="literal"):
+    """A binary part as git writes it: deflated, base 85, 52 bytes a line."""
+    packed = zlib.compress(data)
+    letters = " ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+    pieces = [packed[at : at + 52] for at in range(0, len(packed), 52)]
+    lines = [letters[len(piece)] + base64.b85encode(piece, pad=True).decode() + "\n" for piece in pieces]
+    return f"{word} {len(data)}\n{''.join(lines)}\n"
+
+
+NUL_NAME = hashlib.sha1(b"blob 1\0\0").hexdigest()
+NUL = part_of(b"\0")
+NOTHING = part_of(b"")
+
+
+def binary(part=NUL, back=NOTHING, index=f"index {ZERO}..{NUL_NAME}\n", mode="new file mode 100644\n"):
+    return f"diff --git a/x b/x\n{mode}{index}GIT binary patch\n{part}{back}"
 
 
 GOOD = {
@@ -69,6 +107,24 @@ GOOD = {
     "dashes and dots inside": (changed("a/-x/..b/c.d"), ("a/-x/..b/c.d", "change", 1, 1, 1)),
     "a device's name inside a word": (changed("console/auxiliary.c"), ("console/auxiliary.c", "change", 1, 1, 1)),
     "a longest part": (changed("x" * 255), ("x" * 255, "change", 1, 1, 1)),
+    "a mode that changes": ("diff --git a/x b/x\nold mode 100644\nnew mode 100755\n", ("x", "change", 0, 0, 0)),
+    "a mode and lines": (
+        changed(index=f"old mode 100755\nnew mode 100644\nindex {ONE}..{TWO}\n"),
+        ("x", "change", 1, 1, 1),
+    ),
+    "a rewrite": (changed(index=f"dissimilarity index 90%\nindex {ONE}..{TWO} 100644\n"), ("x", "change", 1, 1, 1)),
+    "a copy": (moved(how="copy"), ("y", "add", 0, 0, 0)),
+    "a copy with lines": (moved(how="copy", percent=90) + moved_body(), ("y", "add", 1, 1, 1)),
+    "a copy of names with blanks": (moved("a b/x", "b/y z", "copy"), ("b/y z", "add", 0, 0, 0)),
+    "a new binary file": (binary(), ("x", "add", 0, 0, 0)),
+    "a deleted binary file": (
+        binary(NOTHING, NUL, f"index {NUL_NAME}..{ZERO}\n", "deleted file mode 100644\n"),
+        ("x", "delete", 0, 0, 0),
+    ),
+    "a delta": (
+        binary(part_of(varint(1) + varint(1) + b"\x01z", "delta"), NUL, f"index {ONE}..{TWO} 100644\n", ""),
+        ("x", "change", 0, 0, 0),
+    ),
     "32 levels": (changed("/".join("x" * 32)), ("/".join("x" * 32), "change", 1, 1, 1)),
 }
 
@@ -90,6 +146,7 @@ BAD = {
         quoted("\\056\\056/evil"),
         quoted("..\\\\evil"),
         added("a/../b"),
+        moved("../x", "y"),
         changed(new="b/../evil"),
         "--- a/../evil\n+++ b/../evil\n" + HUNK,
     ],
@@ -103,6 +160,10 @@ BAD = {
     ],
     "dotgit": [
         changed(".git/hooks/pre-commit"),
+        moved(".git/config", "y"),
+        moved("x", ".git/config"),
+        moved(".git/config", "y", "copy"),
+        "diff --git a/x b/x\nrename from .git/config\nrename to x\n",
         changed(".GIT/config"),
         changed(".git /x"),
         changed(".git./x"),
@@ -171,16 +232,6 @@ BAD = {
         added(mode=""),
         changed(index=f"index {ONE}..{TWO} 100664\n"),
     ],
-    "mode_change": [
-        "diff --git a/x b/x\nold mode 100644\nnew mode 100755\n",
-        changed(index=f"old mode 100644\nnew mode 100755\nindex {ONE}..{TWO}\n"),
-    ],
-    "rename": [
-        "diff --git a/x b/y\nsimilarity index 100%\nrename from x\nrename to y\n",
-        "diff --git a/x b/y\nsimilarity index 90%\ncopy from x\ncopy to y\n",
-        "diff --git a/x b/x\nrename from .git/config\nrename to x\n",
-        changed(index=f"dissimilarity index 90%\nindex {ONE}..{TWO} 100644\n"),
-    ],
     "header_mismatch": [
         changed(names="a/README b/src/a.py"),
         added(body="").replace("b/x", "b/y"),
@@ -202,15 +253,54 @@ BAD = {
         changed(index=f"new file mode 100644\nnew file mode 100644\nindex {ZERO}..{TWO}\n"),
         changed(old="c/x"),
         changed(new="x"),
+        changed(index=f"old mode 100644\nnew mode 100755\nindex {ONE}..{TWO} 100755\n"),
+        "diff --git a/x b/x\nold mode 100644\nnew mode 100644\n",
+        "diff --git a/x b/x\nold mode 100644\n",
+        "diff --git a/x b/x\nnew mode 100755\n",
+        "diff --git a/x b/x\nold mode 100644\nnew mode 100755\nnew file mode 100644\n",
+        moved().replace("rename to y", "rename to z"),
+        moved().replace("rename from x", "rename from z"),
+        moved().replace("rename to y\n", ""),
+        moved().replace("rename to y", "copy to y"),
+        moved().replace("similarity index 100%\n", ""),
+        moved().replace("100%", "101%"),
+        moved().replace("similarity", "dissimilarity"),
+        moved() + moved_body(),
+        moved("x", "x"),
+        moved(percent=90) + moved_body().replace("b/y", "b/z"),
+        moved().replace("similarity", "new file mode 100644\nsimilarity"),
+        changed(index=f"similarity index 90%\nindex {ONE}..{TWO} 100644\n"),
+        binary(index=f"index {ZERO}..{TWO}\n"),
+        binary(index=f"index {ZERO}..{ONE}\n", mode=""),
+        binary(index=f"index {ONE}..{ZERO}\n", mode="deleted file mode 100644\n"),
     ],
-    "duplicate_file": [changed() + changed(), changed() + added("y") + deleted(), changed("é") + quoted("\\303\\251")],
+    "case_collision": [
+        added("Foo") + added("foo"),
+        added("src/a") + added("SRC/b"),
+        added("straße") + added("STRASSE"),
+        changed("README") + added("ReadMe"),
+        added("ReadMe") + changed("README"),
+        added("Ångström") + added("ångström"),
+    ],
+    "duplicate_file": [
+        moved() + changed("x"),
+        moved() + added("y"),
+        changed("x") + moved(),
+        deleted("x") + moved(),
+        moved() + moved("x", "z"),
+        changed() + changed(),
+        changed() + added("y") + deleted(),
+        changed("é") + quoted("\\303\\251"),
+    ],
     "binary_patch": [
-        added(body="").replace(ONE, TWO) + "GIT binary patch\nliteral 1\nIcmZPo000310RR91\n\n",
         f"diff --git a/x b/x\nindex {ONE}..{TWO} 100644\nBinary files a/x and b/x differ\n",
         changed(body="@@ -1 +1 @@\n-a\n+\0\n"),
         changed(body="@@ -1 +1 @@\n-a\n+\udcff\n"),
     ],
     "patch_too_large": [
+        binary(part="literal 99999999999\nIcmZPo000310RR91\n\n"),
+        binary(part=f"literal {diff.MAX_BINARY_BYTES + 1}\nIcmZPo000310RR91\n\n"),
+        binary(part=part_of(varint(0) + varint(1 << 40), "delta")),
         "x" * (diff.MAX_BYTES + 1),
         "é" * (diff.MAX_BYTES // 2 + 1),
         changed(body=f"@@ -1 +1 @@\n-a\n+{'x' * diff.MAX_LINE_BYTES}\n"),
@@ -223,6 +313,22 @@ BAD = {
         changed(body="".join(f"@@ -{n} +{n} @@\n-a\n+b\n" for n in range(1, diff.MAX_HUNKS + 2))),
     ],
     "not_unified_diff": [
+        binary(part="literal 3\n\n"),
+        binary(part="literal 3\n!!!!\n\n"),
+        binary(part="literal 3\nIcmZPo000310RR91\n\n"),
+        binary(part=part_of(b"abc").replace("literal 3", "literal 2")),
+        binary(part=part_of(b"abc").replace("literal 3", "literal 4")),
+        binary(part=part_of(b"\xff" * 12, "delta")),
+        binary(part="word 3\nIcmZPo000310RR91\n\n"),
+        binary(back=""),
+        binary(back="literal 0\nHcmV?d00001\n"),
+        binary(index=""),
+        binary(index="index 0000000..1111111\n"),
+        binary() + "x\n",
+        moved(percent=90),
+        moved().replace("100%", "100"),
+        changed(index=f"old mode 100644\nnew mode 100755\nindex {ONE}..{TWO}\n", body=""),
+        f"diff --git a/x b/x\nold mode 100644\nnew mode 100755\nindex {ONE}..{TWO}\n",
         "",
         "\n \n",
         "hello\n",
@@ -289,6 +395,46 @@ def test_modes_are_those_of_the_header_and_absent_where_it_says_none():
     files = parse(changed("a") + changed("b", index="") + added("c", mode="100755") + deleted("d")).files
     modes = [(file.old_mode, file.new_mode) for file in files]
     assert modes == [("100644", "100644"), ("", ""), ("", "100755"), ("100644", "")]
+
+
+def test_a_rename_adds_one_file_and_takes_another_away_after_all_headers():
+    found = parse(moved("a", "b", percent=90) + moved_body("a", "b") + changed("c"))
+    assert [(file.path, file.kind, file.source) for file in found.files] == [
+        ("b", "add", "a"),
+        ("c", "change", ""),
+        ("a", "delete", "a"),
+    ]
+    assert [(file.old_mode, file.new_mode) for file in found.files] == [
+        ("", "100644"), ("100644", "100644"), ("100644", ""),
+    ]  # fmt: skip
+    assert (found.insertions, found.deletions) == (2, 2)
+
+
+def test_a_file_may_be_renamed_to_another_spelling_of_its_name():
+    assert [file.path for file in parse(moved("readme", "README")).files] == ["README", "readme"]
+
+
+def test_binary_contents_are_given_and_their_sum_is_bounded(monkeypatch):
+    found = parse(binary())
+    assert [(one.path, one.content.data) for one in found.binaries] == [("x", b"\0")]
+    assert found.files[0].binary
+    monkeypatch.setattr(diff, "MAX_BINARY_BYTES", 1)
+    assert len(parse(binary()).binaries) == 1
+    assert outcome(binary() + binary().replace("a/x b/x", "a/y b/y")) == "patch_too_large"
+
+
+def test_a_delta_takes_from_the_old_content_and_from_itself():
+    delta = varint(6) + varint(7) + b"\x90\x03" + b"\x02zz" + b"\x91\x04\x02"
+    content = literals.read(part_of(delta, "delta").split("\n"), 0, 100)[0]
+    assert content.made_from(b"abcdef") == b"abczzef"
+    for old, wrong in (
+        (b"abcde", delta),
+        (b"abcdef", delta[:-1]),
+        (b"abcdef", delta + b"\0"),
+        (b"abcdef", delta + b"\x01a"),
+    ):
+        with pytest.raises(literals.Malformed):
+            literals.Content(True, wrong, 7).made_from(old)
 
 
 def test_ascii_is_told_from_paths_and_inserted_lines_only():

@@ -44,6 +44,12 @@ def test_the_columns_give_the_text_that_was_chained(columns):
     assert proof.rebuilt(row) == row[-1]
 
 
+def test_what_is_remembered_may_be_forgotten(monkeypatch):
+    monkeypatch.setattr(proof, "_KEPT", 2)
+    rows = [row_of(run_id=new_id(), data={"b": number, "aa": 1}, actor_name=str(number)) for number in range(9)]
+    assert [proof.rebuilt(row) for row in rows + rows] == [row[-1] for row in rows + rows]
+
+
 @pytest.mark.parametrize("name", ["before", "after", "data"])
 def test_blanks_within_a_documents_strings_count(name):
     row = row_of(**{name: {"a": "x:y"}})

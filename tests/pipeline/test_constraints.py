@@ -50,7 +50,7 @@ TABLE: list[tuple[str, Any, Any, Any, Any]] = [
     ("forbid_secrets", True, True, True, False),
     ("forbid_new_dependencies", False, True, True, None),
     ("forbid_generated_files", True, True, True, False),
-    ("max_lines_by_path", {"a": 5}, {"a": 3}, {"a": 3}, {"b": 1, "a": 6}),
+    ("max_lines_by_path", {"a": 5}, {"a": 3}, {"a": 3}, {"a": 6}),
 ]
 
 

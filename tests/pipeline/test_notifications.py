@@ -147,7 +147,7 @@ def place(rule: NotificationRule) -> events.Cursor:
 
 
 def test_an_event_is_told_once_in_its_words_with_a_link(sink: Sink, settings: Settings) -> None:
-    settings.SIGNALBOX_URL = "https://box.example/"
+    settings.SIGNALBOX_URL = "https://box.example"
     rule = make_rule(sink.url(), factories.make_project(key="demo"))
     fail(rule, "disk full")
     event = Event.objects.get(kind="task.failed")

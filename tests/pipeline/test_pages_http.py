@@ -13,6 +13,7 @@ pytestmark = pytest.mark.django_db
 QUERIES_MAX = 20
 SECTIONS = ("runs", "events", "workers", "ledger", "gates", "costs")
 ACTIONS = {
+    "events": {"replay"},
     "runs": {"start_workstream", "start", "cancel", "hold", "release", "retry", "hold_release"},
     "workers": {"pause", "resume", "drain", "stop"},
     "ledger": {"quarantine", "release", "drop", "requeue"},

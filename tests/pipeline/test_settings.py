@@ -53,7 +53,7 @@ def test_nonsense_is_refused_with_what_would_be_right(name: str, value: str, sai
 
 def test_a_pool_serves_the_web_and_one_lasting_connection_serves_a_worker() -> None:
     expression = "settings._default['OPTIONS'].get('pool', {}).get('max_size'), settings._default['CONN_MAX_AGE']"
-    assert evaluate(expression, SIGNALBOX_ROLE="web", SIGNALBOX_THREADS="3") == "(5, 0)"
+    assert evaluate(expression, SIGNALBOX_ROLE="web", SIGNALBOX_THREADS="3") == "(7, 0)"
     assert evaluate(expression, SIGNALBOX_ROLE="worker") == "(None, 600)"
 
 

@@ -9,7 +9,7 @@ from django.db import transaction
 from pipeline import events
 from pipeline.events import Cursor, Event
 from pipeline.models import Subscription, webhook
-from pipeline.models.webhook import horizon
+
 from pipeline.refusals import InvalidField, Refused
 from tests import factories
 from tests.api.asking import Api, refused
@@ -111,7 +111,7 @@ def test_patterns_channels_and_severity_choose() -> None:
     ]
     readers = [subscribe(project, *patterns, **fields) for patterns, fields, _wanted in cases]
     for reader in readers:
-        reader.ack(horizon())
+        reader.ack(events.horizon())
     for kind in ("run.failed", "note.added", "patch.committed", "step.failed"):
         note(project, kind)
     for reader, (_patterns, _fields, wanted) in zip(readers, cases, strict=True):

@@ -140,7 +140,7 @@ def test_those_that_need_a_look_stand_before_everybody_however_old(client, proje
 
     answer = client.get("/workers/")
 
-    assert [row.name for row in answer.context["workers"]][0] == "ada-1"
+    assert answer.context["workers"][0].name == "ada-1"
     assert len(answer.context["workers"]) == 3
     assert "waiting for the model" in answer.text
     assert "it beats, and its work does not move" in client.get(reverse("workers:worker", args=[worker.pk])).text

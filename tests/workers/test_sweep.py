@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from pipeline.clock import ClockNow, db_now
+from pipeline.clock import db_now
 from pipeline.events import Event
 from pipeline.refusals import Refused
 from tests.conftest import Threads
 from tests.factories import BY, make_lease, make_task, make_tool, make_worker
 from tests.flows.house import House, long_ago, piece
 from workers import heartbeats, sweeping
-from workers.models import Lease, Worker
+from workers.models import Lease, Worker, health
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
 
@@ -123,15 +123,31 @@ def test_a_step_that_finds_nothing_writes_nothing(tmp_path: Path) -> None:
     assert Event.objects.count() == before
 
 
+def test_when_nothing_is_due_one_statement_says_so(django_assert_num_queries: Any) -> None:
+    make_worker()
+    sweeping.sweep()
+    with django_assert_num_queries(1):
+        assert sweeping.what_is_due() == []
+
+
+def test_the_look_at_health_uses_its_index(tmp_path: Path) -> None:
+    make_worker()
+    due, given = sweeping._due(health.limits())
+    statement = sweeping._LOOK.format(due=due)
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute("SET LOCAL enable_bitmapscan = off")
+        cursor.execute(f"EXPLAIN {statement}", [db_now(), *given])
+        assert " worker_to_look_at " in "\n".join(line for (line,) in cursor.fetchall())
+
+
 def test_the_looks_use_their_partial_indexes() -> None:
     make_worker()
     looks = {
         "lease_live": Lease.objects.expired().order_by("expires_at"),
         "lease_stopping": Lease.objects.unstopped().order_by("stop_deadline_at"),
         "lease_timing": Lease.objects.overdue().order_by("timeout_at"),
-        "worker_leaving": Worker.objects.alive()
-        .filter(shutdown_deadline_at__lt=ClockNow())
-        .order_by("shutdown_deadline_at"),
+        "worker_leaving": Worker.objects.leaving().order_by("shutdown_deadline_at"),
         "worker_to_look_at": Worker.objects.alive().filter(look_at__lte=db_now()).order_by("look_at"),
     }
     with transaction.atomic(), connection.cursor() as cursor:

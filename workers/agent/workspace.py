@@ -29,6 +29,8 @@ HISTORY_DEPTH = 50
 """How many commits of history a tool finds; the whole of a large repository costs minutes."""
 FETCHES = 3
 """How often a fetch over the network is tried: a server that starts anew is back within seconds."""
+PAUSE_SECONDS = 1.0
+"""Before the second try; each further pause is twice as long."""
 
 _ERROR_BYTES = 2000
 
@@ -246,7 +248,7 @@ class Workspace:
         )
 
     def _fetch_over_http(self, remote: Remote, address: str, commit: str) -> None:
-        """The same, tried again after a pause that doubles: 1 s, 2 s."""
+        """The same from a server, which may be away for a moment. Raises GitFailed, Interrupted."""
         environment = remote.environment(address)
         for tried in range(1, FETCHES + 1):
             try:
@@ -256,7 +258,7 @@ class Workspace:
                     raise
             else:
                 return
-            again_at = clock.now() + 2.0 ** (tried - 1)
+            again_at = clock.now() + PAUSE_SECONDS * 2 ** (tried - 1)
             while clock.now() < again_at:
                 if self._interrupted():
                     raise Interrupted

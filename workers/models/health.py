@@ -101,6 +101,17 @@ def _since(moment: Any, now: datetime | None) -> ExpressionWrapper:
     return ExpressionWrapper(_clock(now) - moment, models.DurationField())
 
 
+def limits() -> tuple[int, ...]:
+    """The installation's settings that stand in the expressions below."""
+    return (
+        settings.SIGNALBOX_LEASE_SECONDS,
+        settings.SIGNALBOX_HEARTBEAT_INTERVAL_SECONDS,
+        settings.SIGNALBOX_STALL_SECONDS,
+        settings.SIGNALBOX_STALL_IN_TOOL_CALL_SECONDS,
+        settings.SIGNALBOX_IDLE_SILENCE_SECONDS,
+    )
+
+
 def expression(now: datetime | None = None) -> Case:
     """What `of` says, as a column: at `now`, or at the database's present time."""
     longer = Greatest(_stall_after(), Value(settings.SIGNALBOX_STALL_IN_TOOL_CALL_SECONDS * SECOND))

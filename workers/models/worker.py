@@ -93,6 +93,10 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
         seen = Coalesce(F("transport_seen_at"), F("started_at"))
         return self.annotate(silence=ExpressionWrapper(ClockNow() - seen, models.DurationField()))
 
+    def leaving(self) -> Self:
+        """Alive, and past the deadline by which they should have ended."""
+        return self.alive().filter(shutdown_deadline_at__lt=ClockNow())
+
     def silent_while_idle(self) -> Self:
         """Alive, doing nothing, and silent for so long that they are given up."""
         return self.alive().alias(given_up=health.silent_while_idle()).filter(given_up=True)

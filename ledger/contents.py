@@ -1,0 +1,290 @@
+"""What the text of a patch holds that its counts do not tell: secrets, new dependencies, generated files. Pure."""
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from importlib import import_module
+from inspect import getmembers, isabstract, isclass
+from typing import Any, Protocol
+
+from detect_secrets.plugins.base import RegexBasedDetector
+
+from ledger.diff import Diff
+from ledger.policy import Facts
+
+# The detectors that know a secret by its form. Those that guess by entropy or by a variable's name are left out: in a
+# diff of ordinary code they name a line in fifty, and a rule that cries wolf is overridden without a look. So are those
+# of four hosts of which few have heard and whose patterns take four fifths of the time.
+DETECTORS = (
+    "aws", "azure_storage_key", "basic_auth", "discord", "github_token", "mailchimp", "npm", "sendgrid", "slack",
+    "square_oauth", "stripe", "twilio",
+)  # fmt: skip
+# The library finds a private key only in a whole file; its first line is enough (RFC 7468, "BEGIN … PRIVATE KEY").
+_PRIVATE_KEY = re.compile(r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----")
+# The library's pattern for tokens (RFC 7519: two parts that begin with `{"`, and a signature) needs quadratic time.
+_TOKEN = re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}")
+# Some patterns need quadratic time for text made for it, so a long line is read in pieces that overlap by more than
+# any of these secrets is long. Measured: 15 µs for an ordinary line, 0.6 µs a character of a long one.
+PIECE, OVERLAP = 2_000, 300
+MOST_SECRETS = 100
+
+# Go's convention (golang.org/s/generatedcode), and the mark that Meta's tools and Phabricator use.
+_GENERATED = re.compile(r"Code generated .{0,200}DO NOT EDIT|@generated\b")
+GENERATED_HEAD_LINES = 40
+
+MOST_MANIFEST_BYTES = 1 << 20
+_REQUIREMENTS = re.compile(r"(?:.*/)?(?:requirements[^/]*\.(?:txt|in)|requirements/[^/]*\.(?:txt|in))\Z")
+_NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*(.*)\Z", re.DOTALL)
+_HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
+# Where a dependency comes from when not from the ecosystem's registry.
+_SOURCES = ("git", "url", "path", "file", "registry", "hg", "svn")
+
+Reader = Callable[[str, str], bytes | None]
+"""(side, path) → the file's bytes, None when it is not there; side is `old` or `new`."""
+
+
+class Unreadable(ValueError):
+    """A manifest is not what its name says, so nobody can tell what it depends on."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a hunk that stands in the new file: its path, its number there, its text, whether it is added."""
+
+    path: str
+    number: int
+    text: str
+    is_added: bool
+
+
+class _Detector(Protocol):
+    secret_type: str
+
+    def analyze_string(self, string: str) -> Iterable[str]: ...
+
+
+def look(diff: Diff, text: str, read: Reader | None, *, issue_ref: str = "") -> Facts:
+    """The facts of `diff`, whose text is `text`, with what its contents tell. `read` gives whole manifests.
+
+    Without `read` (nobody has the trees), and for a manifest that cannot be read, its path is in `unreadable`.
+    """
+    facts = Facts.of(diff, issue_ref=issue_ref)
+    secrets: list[tuple[str, int, str]] = []
+    generated: list[str] = []
+    for line in new_lines(diff, text):
+        if line.is_added and len(secrets) < MOST_SECRETS:
+            secrets += [(line.path, line.number, kind) for kind in kinds_of_secret(line.text)]
+        if line.number <= GENERATED_HEAD_LINES and line.path not in generated and _GENERATED.search(line.text):
+            generated.append(line.path)
+    added: list[tuple[str, str]] = []
+    unreadable: list[str] = []
+    for path in (*facts.added, *facts.changed):
+        if not is_manifest(path):
+            continue
+        try:
+            added += [(path, name) for name in sorted(_new_dependencies(path, read))]
+        except Unreadable:
+            unreadable.append(path)
+    return replace(
+        facts,
+        secrets=tuple(secrets[:MOST_SECRETS]),
+        generated_files=tuple(generated),
+        new_dependencies=tuple(added),
+        unreadable=tuple(unreadable),
+    )
+
+
+def new_lines(diff: Diff, text: str) -> Iterator[Line]:
+    """The lines of the new files that `text` shows, in its order. `diff` is what `ledger.diff.parse` made of `text`.
+
+    Hunks are counted, so that no line of a file is taken for a header.
+    """
+    at, number, old_left, new_left = -1, 0, 0, 0
+    for line in text.split("\n"):
+        if old_left or new_left:
+            sign = line[:1]
+            if sign == "\\":
+                continue
+            old_left -= sign in " -" or not sign
+            new_left -= sign in " +" or not sign
+            if sign != "-":
+                yield Line(diff.files[at].path, number, line[1:], sign == "+")
+                number += 1
+        elif line.startswith("diff --git "):
+            at += 1
+        elif found := _HUNK.match(line):
+            old_left, new_left = (1 if count is None else int(count) for count in (found[1], found[3]))
+            number = int(found[2])
+
+
+# -- secrets -----------------------------------------------------------------------------------------------------------
+
+
+def _detectors() -> list[_Detector]:
+    found: list[_Detector] = []
+    for name in DETECTORS:
+        module = import_module(f"detect_secrets.plugins.{name}")
+        found += [
+            kind()
+            for _name, kind in getmembers(module, isclass)
+            if kind.__module__ == module.__name__ and issubclass(kind, RegexBasedDetector) and not isabstract(kind)
+        ]
+    return found
+
+
+_KNOWN = _detectors()
+
+
+def kinds_of_secret(line: str) -> list[str]:
+    """The kinds of secret in a line, such as `AWS Access Key`, sorted. The secret itself goes nowhere.
+
+    Asks no network: only the detectors' patterns are used, never their way of trying a secret out.
+    """
+    own = (("Private Key", _PRIVATE_KEY), ("JSON Web Token", _TOKEN))
+    kinds = {kind for kind, pattern in own if pattern.search(line)}
+    for start in range(0, max(len(line) - OVERLAP, 1), PIECE - OVERLAP):
+        piece = line[start : start + PIECE]
+        if len(piece) < 8 or not piece.strip():
+            continue
+        kinds |= {one.secret_type for one in _KNOWN if next(iter(one.analyze_string(piece)), None) is not None}
+    return sorted(kinds)
+
+
+# -- dependencies ------------------------------------------------------------------------------------------------------
+
+
+def is_manifest(path: str) -> bool:
+    """Whether `dependencies` reads files of this name."""
+    name = path.rsplit("/", 1)[-1]
+    return name in _READERS or _REQUIREMENTS.match(path) is not None
+
+
+def dependencies(path: str, text: str) -> set[str]:
+    """What the manifest at `path` depends on directly, by name; `name from source` when not from a registry.
+
+    Read are requirements files, pyproject.toml (PEP 621, 735 and Poetry), package.json, go.mod and Cargo.toml.
+    Raises Unreadable for text that is not of its format.
+    """
+    reader = _READERS.get(path.rsplit("/", 1)[-1], _of_requirements)
+    try:
+        return set(reader(text))
+    except (ValueError, TypeError, AttributeError, RecursionError) as problem:
+        raise Unreadable(f"{path}: {problem}") from problem
+
+
+def _new_dependencies(path: str, read: Reader | None) -> set[str]:
+    if read is None:
+        raise Unreadable(path)
+    texts = []
+    for side in ("old", "new"):
+        raw = read(side, path)
+        if raw is not None and len(raw) > MOST_MANIFEST_BYTES:
+            raise Unreadable(path)
+        try:
+            texts.append("" if raw is None else raw.decode("utf-8-sig"))
+        except UnicodeDecodeError as problem:
+            raise Unreadable(path) from problem
+    try:
+        before = dependencies(path, texts[0]) if texts[0].strip() else set()
+    except Unreadable:
+        before = set()  # what was broken before named nothing
+    return dependencies(path, texts[1]) - before if texts[1].strip() else set()
+
+
+def _of_requirements(text: str) -> Iterator[str]:
+    """pip's requirements file format: one requirement a line, `\\` goes on, options begin with `-`."""
+    for line in text.replace("\\\n", " ").splitlines():
+        line = re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip()
+        if not line:
+            continue
+        if line.startswith(("-e ", "--editable ", "--editable=")):
+            yield f"editable from {re.split(r'[ =]', line, maxsplit=1)[1].strip()}"
+        elif line.startswith(("-r", "--requirement", "-c", "--constraint")):
+            continue
+        elif line.startswith("-"):
+            # Another index or another place to find packages is a dependency on whoever runs it.
+            if line.startswith(("-i", "-f", "--index-url", "--extra-index-url", "--find-links", "--trusted-host")):
+                yield line
+        else:
+            yield _python(line)
+
+
+def _python(requirement: str) -> str:
+    """The normalised name (PEP 503) of one requirement (PEP 508); with its address when it has one."""
+    requirement = requirement.split(";", 1)[0].strip()
+    found = _NAME.match(requirement)
+    if found is None or (found[2] and found[2][0] not in "<>=!~@("):
+        return f"package from {requirement}"
+    name = re.sub(r"[-_.]+", "-", found[1]).lower()
+    return f"{name} from {found[2][1:].strip()}" if found[2].startswith("@") else name
+
+
+def _of_pyproject(text: str) -> Iterator[str]:
+    document = tomllib.loads(text)
+    project = document.get("project", {})
+    lists = [document.get("build-system", {}).get("requires", []), project.get("dependencies", [])]
+    lists += list(project.get("optional-dependencies", {}).values())
+    lists += list(document.get("dependency-groups", {}).values())
+    for requirement in (one for group in lists for one in group if isinstance(one, str)):
+        yield _python(requirement)
+    poetry = document.get("tool", {}).get("poetry", {})
+    tables = [poetry.get("dependencies", {}), poetry.get("dev-dependencies", {})]
+    tables += [group.get("dependencies", {}) for group in poetry.get("group", {}).values()]
+    for name, told in (pair for table in tables for pair in table.items()):
+        if name.lower() != "python":
+            yield _sourced(re.sub(r"[-_.]+", "-", name).lower(), told)
+
+
+def _of_package_json(text: str) -> Iterator[str]:
+    document = json.loads(text)
+    for table in ("dependencies", "devDependencies", "peerDependencies", "optionalDependencies"):
+        for name, version in (document.get(table) or {}).items():
+            # npm's package.json: a version range is plain; an address, a folder or owner/name is another source.
+            foreign = isinstance(version, str) and ("/" in version or version.startswith(("file:", "link:", "npm:")))
+            yield f"{name} from {version}" if foreign else name
+
+
+def _of_cargo(text: str) -> Iterator[str]:
+    document = tomllib.loads(text)
+    places = [document, document.get("workspace", {}), *document.get("target", {}).values()]
+    for place in places:
+        for table in ("dependencies", "dev-dependencies", "build-dependencies"):
+            for name, told in place.get(table, {}).items():
+                yield _sourced(name, told)
+
+
+def _of_go_mod(text: str) -> Iterator[str]:
+    """Go's module reference: `require path version`, alone or in a block; `replace` sends a path elsewhere."""
+    block = ""
+    for line in text.splitlines():
+        words = line.split("//", 1)[0].split()
+        if not words:
+            continue
+        if words == [")"]:
+            block = ""
+        elif words[-1] == "(":
+            block = words[0]
+        else:
+            verb, rest = (block, words) if block else (words[0], words[1:])
+            if verb == "require" and rest:
+                yield rest[0]
+            elif verb == "replace" and "=>" in rest[:-1]:
+                yield f"{rest[0]} from {rest[rest.index('=>') + 1]}"
+
+
+def _sourced(name: str, told: Any) -> str:
+    if isinstance(told, Mapping):
+        for source in _SOURCES:
+            if source in told:
+                return f"{name} from {told[source]}"
+    return name
+
+
+_READERS: Mapping[str, Callable[[str], Iterable[str]]] = {
+    "pyproject.toml": _of_pyproject,
+    "package.json": _of_package_json,
+    "go.mod": _of_go_mod,
+    "Cargo.toml": _of_cargo,
+}

@@ -1,0 +1,79 @@
+"""Notes on commits, as git keeps them: byte by byte what was given, read back for a whole mirror at once."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ledger import git
+from ledger.git_remote import NOTES
+
+PAGE = 500
+"""Objects that one git hands out at a time: far below what the runner lets it say."""
+
+
+class Landed(NamedTuple):
+    """A commit as its object says, without anybody's interpretation. Names are full hexadecimal."""
+
+    tree: str
+    parents: tuple[str, ...]
+    committer: str
+    message: str
+
+
+def add(repo: Path, commit: str, text: str) -> str:
+    """Hang `text` on `commit`, in place of what hangs there, and answer the commit that refs/notes/signalbox is at.
+
+    Raises UnknownCommit, GitFailed.
+    """
+    if not git.knows(repo, commit):
+        raise git.UnknownCommit(f"No commit {commit} in the mirror")
+    blob = _run(repo, "hash-object", "-t", "blob", "-w", "--stdin", stdin=text.encode()).stdout.decode().strip()
+    person = {"NAME": git.COMMITTER_NAME, "EMAIL": git.COMMITTER_EMAIL}
+    people = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in person.items()}
+    # Not from a file or stdin: git would tidy the text up.
+    _run(repo, "notes", f"--ref={NOTES}", "add", "--force", "-C", blob, commit, env=people)
+    return git.note_head(repo, NOTES) or ""
+
+
+def read(repo: Path) -> dict[str, bytes]:
+    """{commit: note} of the whole mirror; empty when nothing was ever noted."""
+    if git.note_head(repo, NOTES) is None:
+        return {}
+    listed = _run(repo, "notes", f"--ref={NOTES}", "list").stdout.decode().split()
+    blobs = dict(zip(listed[1::2], listed[::2], strict=True))
+    contents = dict(_objects(repo, set(blobs.values()), b"blob"))
+    return {commit: contents[blob] for commit, blob in blobs.items() if blob in contents}
+
+
+def commits(repo: Path, names: Iterable[str]) -> dict[str, Landed]:
+    """{name: commit} of those that the mirror holds."""
+    return {name: _parsed(raw) for name, raw in _objects(repo, set(names), b"commit")}
+
+
+def _parsed(raw: bytes) -> Landed:
+    head, _blank, message = raw.decode("utf-8", "surrogateescape").partition("\n\n")
+    lines = [line.partition(" ")[::2] for line in head.splitlines()]
+    fields = dict(reversed(lines))
+    committer = fields.get("committer", "").rpartition(">")[0].rpartition("<")[2]
+    parents = tuple(value for name, value in lines if name == "parent")
+    return Landed(fields.get("tree", ""), parents, committer, message)
+
+
+def _objects(repo: Path, names: set[str], kind: bytes) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of the objects that are there and of this kind (git-cat-file(1), "batch output")."""
+    ordered = sorted(names)
+    for start in range(0, len(ordered), PAGE):
+        asked = "".join(f"{name}\n" for name in ordered[start : start + PAGE])
+        raw, at = _run(repo, "cat-file", "--batch", stdin=asked.encode()).stdout, 0
+        while at < len(raw):
+            line, at = raw[at : raw.index(b"\n", at)], raw.index(b"\n", at) + 1
+            parts = line.split(b" ")
+            if len(parts) != 3:
+                continue  # "… missing"
+            size = int(parts[2])
+            if parts[1] == kind:
+                yield parts[0].decode(), raw[at : at + size]
+            at += size + 1
+
+
+_run: Callable[..., Any] = git._git

@@ -1,0 +1,194 @@
+"""What git does with a remote: which addresses may be used, and one fetch or push with a credential that shows nowhere.
+
+The secret travels in the environment of one git process, as a header for exactly one host (git-config(1),
+`http.<url>.extraHeader` by `GIT_CONFIG_COUNT`): neither its arguments, nor the mirror's configuration, nor what it says
+hold it. Redirects are not followed, and the host's name is looked up once, judged and pinned.
+"""
+
+import base64
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from django.conf import settings
+
+from ledger import git
+from pipeline import egress
+from pipeline.refusals import InvalidField, Refused
+
+PROTOCOLS = ("file", "https", "ssh")
+INCOMING = "refs/remotes/origin/"
+NOTES = "refs/notes/signalbox"
+
+
+class RemoteRefused(Refused):
+    """The remote does not take the push because its branch holds something that ours does not."""
+
+    code = "remote_diverged"
+
+
+@dataclass(frozen=True)
+class Address:
+    """A remote's address taken apart: git's protocol, and for https and ssh the host and port it goes to."""
+
+    url: str
+    protocol: str
+    host: str = ""
+    port: int = 0
+
+
+def check_address(url: str) -> Address:
+    """The parts of an address that may be used; names are not looked up here.
+
+    Raises InvalidField for what is no address, holds a password, is no file, https or ssh address, or is of a kind
+    that SIGNALBOX_REMOTE_PROTOCOLS does not allow; AddressRefused for an internal one written in numbers.
+    """
+    if not url or url.startswith("-") or not url.isprintable() or "::" in url.split("/")[0].partition("[")[0]:
+        raise InvalidField("url", "a path, or a file, https or ssh address")
+    if "://" not in url:
+        user, at, rest = url.partition("@")
+        host, colon, _path = rest.partition(":")
+        if at and colon and "/" not in user + host and not os.path.exists(url):
+            address = Address(url, "ssh", host, 22)
+        elif os.path.isabs(url):
+            address = Address(url, "file")
+        else:
+            raise InvalidField("url", "a path begins with /, an address with file://, https:// or ssh://")
+    else:
+        address = _by_url(url)
+    allowed = getattr(settings, "SIGNALBOX_REMOTE_PROTOCOLS", PROTOCOLS)
+    if address.protocol not in allowed:
+        raise InvalidField("url", f"{address.protocol} is not allowed here; allowed: {', '.join(allowed) or 'none'}")
+    if address.host:
+        if address.host.startswith("-"):
+            raise InvalidField("url", "no host begins with a dash")
+        literal = egress.literal_address(address.host)
+        if literal is not None:
+            egress.refuse_internal(literal)
+    return address
+
+
+def _by_url(url: str) -> Address:
+    try:
+        parts = urlsplit(url)
+        port, host, user = parts.port, parts.hostname or "", parts.username or ""
+    except ValueError as problem:
+        raise InvalidField("url", f"this is no address: {problem}") from problem
+    if parts.scheme not in PROTOCOLS:
+        raise InvalidField("url", "must be a path, or a file, https or ssh address")
+    if parts.password is not None:
+        raise InvalidField("url", "must not hold a password: name a credential")
+    if parts.scheme == "file":
+        return Address(url, "file")
+    if not host or user.startswith("-") or (parts.scheme == "https" and user):
+        raise InvalidField("url", "names a host, and https no user: that stands in `username`")
+    return Address(url, parts.scheme, host, port or {"https": 443, "ssh": 22}[parts.scheme])
+
+
+def environment(address: Address, username: str, secret: str) -> dict[str, str]:
+    """The variables of one git process that speaks to `address`. Looks the host up, once.
+
+    Raises AddressRefused when it lies inside (SIGNALBOX_WEBHOOK_ALLOW_NETS lists what may), GitFailed when it is
+    unknown.
+    """
+    if address.protocol == "file":
+        return {}
+    try:
+        found = egress.addresses_of(address.host, address.port)
+    except (egress.Unreachable, egress.TimedOut) as problem:
+        raise git.GitFailed(f"{address.host} cannot be reached", stderr=str(problem)) from problem
+    if address.protocol != "https":
+        return {}
+    numbers = ",".join(f"[{one}]" if one.version == 6 else str(one) for one in found)
+    config = [
+        ("http.followRedirects", "false"),
+        ("http.curloptResolve", f"{address.host}:{address.port}:{numbers}"),
+        ("http.userAgent", "signalbox"),
+    ]
+    if secret:
+        basic = base64.b64encode(f"{username}:{secret}".encode()).decode()
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        config.append((f"http.https://{host}:{address.port}/.extraHeader", f"Authorization: Basic {basic}"))
+    variables = {"GIT_CONFIG_COUNT": str(len(config))}
+    for number, (key, value) in enumerate(config):
+        variables |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    if authorities := getattr(settings, "SIGNALBOX_REMOTE_CA_FILE", ""):
+        variables["GIT_SSL_CAINFO"] = str(authorities)
+    return variables
+
+
+def fetch(repo: Path, address: Address, *, username: str = "", secret: str = "") -> dict[str, str]:
+    """Take the remote's branches and tags into the mirror, and answer {branch: commit}; no branch of ours moves.
+
+    Raises GitFailed, AddressRefused.
+    """
+    arguments = ["fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"]
+    if address.protocol == "file":
+        # The operator named this folder, which may belong to another user; see ledger.git.clone_mirror.
+        arguments.append("--upload-pack=git -c safe.directory=* upload-pack")
+    refspecs = (f"+refs/heads/*:{INCOMING}*", "+refs/tags/*:refs/tags/*")
+    _talk(repo, address, username, secret, *arguments, "--", address.url, *refspecs)
+    lines = _run(repo, "for-each-ref", "--format=%(objectname) %(refname)", INCOMING).stdout.decode(
+        "utf-8", "surrogateescape"
+    )
+    pairs = (line.split(" ", 1) for line in lines.splitlines())
+    return {name.removeprefix(INCOMING): commit for commit, name in pairs}
+
+
+def is_ancestor(repo: Path, commit: str, tip: str) -> bool:
+    """Whether `tip` has `commit` in its history; the mirror knows both."""
+    return bool(_run(repo, "merge-base", "--is-ancestor", commit, tip, allowed=(0, 1)).returncode == 0)
+
+
+def push(repo: Path, address: Address, commit: str, branch: str, *, username: str = "", secret: str = "") -> None:
+    """Give the remote `commit` as its `branch`, forward only, and the receipts beside it.
+
+    Raises RemoteRefused when that would lose commits of the remote's, GitFailed for everything else.
+    """
+    if not git.knows(repo, commit):
+        raise git.UnknownCommit(f"No commit {commit} in the mirror")
+    arguments = ["push", "--porcelain", "--no-verify"]
+    if address.protocol == "file":
+        # Its hooks and automatic maintenance would run as our user, for whoever can write there.
+        arguments.append("--receive-pack=git -c safe.directory=* -c core.hooksPath=/dev/null -c gc.auto=0 receive-pack")
+    done = _talk(
+        repo, address, username, secret, *arguments, "--", address.url, f"{commit}:refs/heads/{branch}", allowed=(0, 1)
+    )
+    if done.returncode:
+        said = done.stdout.decode("utf-8", "replace") + done.stderr.decode("utf-8", "replace")
+        if any(words in said for words in ("(non-fast-forward)", "(fetch first)", "(stale info)")):
+            raise RemoteRefused(f"Branch {branch} of the remote holds commits that ours does not")
+        raise git.GitFailed("git push was refused", stderr=_scrubbed(said, secret)[-2000:])
+    if git.note_head(repo, NOTES) is not None:
+        # Receipts are a record beside the branch: a remote that does not want them takes the branch all the same.
+        _talk(
+            repo, address, username, secret, *arguments, "--", address.url, f"{NOTES}:{NOTES}", allowed=(0, 1, 128)
+        )  # fmt: skip
+
+
+def _talk(
+    repo: Path, address: Address, username: str, secret: str, *arguments: str, allowed: tuple[int, ...] = (0,)
+) -> Any:
+    """One git command that speaks to the remote; what it says never holds the secret."""
+    variables = environment(address, username, secret)
+    try:
+        return _run(repo, *arguments, env=variables, allowed=allowed, protocol=address.protocol)
+    except git.GitFailed as problem:
+        said = _scrubbed(problem.stderr, secret)
+        # Without its cause: that one still holds what git said.
+        raise type(problem)(f"{address.host or 'the remote'} did not answer as it has to", stderr=said) from None
+
+
+def _scrubbed(said: str, secret: str) -> str:
+    """`said` without the secret in any of the forms in which it travels."""
+    if not secret:
+        return said.strip()
+    for form in (secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode()):
+        said = said.replace(form, "…")
+    return said.strip()
+
+
+_run: Callable[..., Any] = git._git

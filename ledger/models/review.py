@@ -1,0 +1,422 @@
+"""What people say of a patch: reviews with comments on its lines, and overrides of single rules, each with its end."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, ClassVar, Self
+
+from django.conf import settings
+from django.db import models
+from django.db.models import ExpressionWrapper, Q
+from django.utils.translation import gettext_lazy as _
+
+from ledger.models.patch import Patch
+from ledger.models.queue import MergeQueue
+from ledger.verdicts import OVERRIDABLE, Reviews
+from pipeline import events
+from pipeline.clock import ClockNow, db_now
+from pipeline.models import ApiKey, Project, Run, User
+from pipeline.refusals import InvalidField, Refused, need_reason
+from pipeline.rows import Told, append_only, in_transaction
+from pipeline.scope import check_path
+from pipeline.states import InvalidMove
+from workers.models import Worker
+
+MOST_ANCHORS = 200
+MOST_BODY = 8_000
+MOST_COMMENT = 4_000
+MOST_LINE = 10**7
+SIDES = ("new", "old")
+
+
+class SelfReview(Refused):
+    """Nobody approves a change that they or their agent made."""
+
+    code = "self_review"
+    status = 403
+
+
+class PatchReviewQuerySet(models.QuerySet["PatchReview"]):
+    """The words for giving and counting reviews."""
+
+    def visible_to(self, principal: Any) -> Self:
+        """The reviews in the projects in which `principal` may read."""
+        ids = principal.project_ids()
+        return self if ids is None else self.filter(patch__project__in=ids)
+
+    def votes(self) -> "list[PatchReview]":
+        """Approvals and rejections, oldest first: the last of a reviewer counts. One query.
+
+        A person who has left has no voice, neither for nor against.
+        """
+        rows = self.exclude(verdict=PatchReview.Verdict.COMMENT).exclude(reviewer__is_active=False)
+        return list(rows.defer("body", "anchors").order_by("pk"))
+
+    def comments(self) -> "list[PatchReview]":
+        """Those that say something to whoever does the work again, oldest first: all but bare approvals."""
+        return list(self.exclude(verdict=PatchReview.Verdict.APPROVE, body="", anchors=[]).order_by("pk"))
+
+    def give(
+        self,
+        patch: Patch,
+        verdict: str,
+        *,
+        by: events.Actor,
+        reviewer: User | None = None,
+        body: str = "",
+        anchors: Sequence[Mapping[str, Any]] = (),
+    ) -> "PatchReview":
+        """Approve, reject or comment on this revision. A program has no `reviewer`, and its approval does not count.
+
+        A rejection is a veto: it owes a reason, and the patch is set aside with the reviewer as its owner, out of its
+        queue. Raises SelfReview for an approval by the author or by whom its agent belongs to, InvalidMove when nothing
+        more becomes of the patch, ReasonRequired, InvalidField for an anchor that is none.
+        """
+        if verdict not in PatchReview.Verdict.values:
+            raise InvalidField("verdict", f"one of {', '.join(PatchReview.Verdict.values)}, not “{verdict}”")
+        body = body.strip()
+        if len(body) > MOST_BODY:
+            raise InvalidField("body", f"{MOST_BODY} characters at most")
+        checked = check_anchors(anchors)
+        if verdict == PatchReview.Verdict.REJECT or (verdict == PatchReview.Verdict.COMMENT and not checked):
+            body = need_reason(body)
+        with in_transaction():
+            current = _locked(patch)
+            if current.state in Patch.FINAL:
+                raise InvalidMove(current, current.state, "reviewed", verb="review")
+            if verdict == PatchReview.Verdict.APPROVE and reviewer is not None:
+                must_not_be_own(current, reviewer)
+            review = PatchReview(
+                patch=current,
+                reviewer=reviewer,
+                reviewer_name=reviewer.get_username() if reviewer else by.name,
+                verdict=verdict,
+                body=body,
+                anchors=checked,
+                for_sha256=current.sha256,
+            )
+            review.save(force_insert=True)
+            events.record("review.given", review, by=by, reason=body[:2000], before={}, after=review.birth())
+            if verdict == PatchReview.Verdict.REJECT and current.state != Patch.State.QUARANTINED:
+                patch.quarantine(f"rejected: {body}"[:2000], by=by, owner=review.reviewer_name)
+        return review
+
+
+@append_only
+class PatchReview(Told):
+    """What one reviewer said of one revision. Written once: who thinks otherwise later says so in a new row, and the
+    newest approval or rejection of a reviewer counts. Bound to the revision's sha256; a replacement needs new reviews.
+    """
+
+    NOUN = "review"
+    # Written once, so what its birth tells is all there is.
+    UNTOLD: ClassVar[frozenset[str]] = frozenset({"version", "updated_at"})
+
+    class Verdict(models.TextChoices):
+        APPROVE = "approve", _("approve")
+        REJECT = "reject", _("reject")
+        COMMENT = "comment", _("comment")
+
+    patch = models.ForeignKey(Patch, models.PROTECT, related_name="reviews")
+    reviewer = models.ForeignKey(User, models.PROTECT, null=True, related_name="reviews")
+    reviewer_name = models.CharField(max_length=200)
+    verdict = models.CharField(max_length=7, choices=Verdict)
+    body = models.TextField(blank=True)
+    anchors = models.JSONField(default=list)
+    for_sha256 = models.CharField(max_length=64)
+
+    objects = PatchReviewQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("review")
+        verbose_name_plural = _("reviews")
+        constraints = [
+            models.CheckConstraint(
+                name="patchreview_veto_says_why", condition=~Q(verdict="reject") | ~Q(body=""),
+            ),
+            models.CheckConstraint(name="patchreview_names_reviewer", condition=~Q(reviewer_name="")),
+        ]  # fmt: skip
+        indexes = [models.Index(fields=["patch", "id"], name="patchreview_of_patch")]
+
+    def __str__(self) -> str:
+        return f"{self.verdict} of {self.patch_id} by {self.reviewer_name}"
+
+    def correlation(self) -> dict[str, str | None]:
+        """Events about a review belong to its patch."""
+        return self.patch.correlation()
+
+    def lines(self) -> list[str]:
+        """What it says to whoever does the work again: the body, and each comment with its place."""
+        told = [self.body] if self.body else []
+        for anchor in self.anchors:
+            first, last = anchor["first"], anchor["last"]
+            where = f"line {first}" if first == last else f"lines {first} to {last}"
+            told.append(f"{anchor['path']}, {where} ({anchor['side']} side): {anchor['body']}")
+        return told
+
+
+class PolicyOverrideQuerySet(models.QuerySet["PolicyOverride"]):
+    """The words for granting and asking about overrides."""
+
+    def visible_to(self, principal: Any) -> Self:
+        """The overrides in the projects in which `principal` may read."""
+        ids = principal.project_ids()
+        return self if ids is None else self.filter(patch__project__in=ids)
+
+    def holding(self) -> "dict[tuple[str, str], PolicyOverride]":
+        """What holds now, by (patch's id, rule): the newest override, unless that one is past its end. One query."""
+        rows = self.annotate(is_over=ExpressionWrapper(Q(expires_at__lte=ClockNow()), models.BooleanField())).order_by(
+            "pk"
+        )
+        newest = {(row.patch_id, row.rule): row for row in rows}
+        return {key: row for key, row in newest.items() if not row.is_over}
+
+    def grant(
+        self,
+        patch: Patch,
+        rule: str,
+        *,
+        reason: str,
+        by: events.Actor,
+        user: User | None = None,
+        expires_after: timedelta | None = None,
+    ) -> "PolicyOverride":
+        """Let `patch` pass `rule` until the override's end, 7 days from now unless told, 30 at most.
+
+        Whose own change it is may grant it too, or a house of one person would stand still at its first lock file: it
+        is no approval, and its event says `own`. Raises ReasonRequired, InvalidField for a rule that nobody may set
+        aside or an end out of bounds, InvalidMove when nothing more becomes of the patch.
+        """
+        reason = need_reason(reason)
+        longest = timedelta(days=int(getattr(settings, "SIGNALBOX_OVERRIDE_MAX_DAYS", 30)))
+        life = timedelta(days=int(getattr(settings, "SIGNALBOX_OVERRIDE_DAYS", 7)))
+        life = life if expires_after is None else expires_after
+        if rule not in OVERRIDABLE:
+            raise InvalidField("rule", f"one of {', '.join(sorted(OVERRIDABLE))}, not “{rule[:80]}”")
+        if not timedelta(0) < life <= longest:
+            raise InvalidField("expires_after_seconds", f"more than 0, and {longest.days} days at most")
+        return self._add(patch, rule, reason, by, user, life)
+
+    def withdraw(
+        self, patch: Patch, rule: str, *, reason: str, by: events.Actor, user: User | None = None
+    ) -> "PolicyOverride":
+        """End the override of `rule` now, by a newer row. Raises ReasonRequired, Refused `override_not_found`."""
+        reason = need_reason(reason)
+        if (patch.pk, rule) not in patch.overrides.holding():
+            raise Refused(f"No override of {rule} holds for patch {patch.pk}", code="override_not_found", status=404)
+        return self._add(patch, rule, reason, by, user, timedelta(0))
+
+    def _add(
+        self, patch: Patch, rule: str, reason: str, by: events.Actor, user: User | None, life: timedelta
+    ) -> "PolicyOverride":
+        with in_transaction():
+            current = _locked(patch)
+            if current.state in Patch.FINAL:
+                raise InvalidMove(current, current.state, "overridden", verb="override")
+            own = user is not None and user.pk in belong_to([current])[current.pk]
+            row = PolicyOverride(
+                patch=current,
+                rule=rule,
+                reason=reason,
+                granted_by=user,
+                granted_name=user.get_username() if user else by.name,
+                expires_at=db_now() + life,
+            )
+            row.save(force_insert=True)
+            events.record("override.used", row, by=by, reason=reason, data={"own": own}, before={}, after=row.birth())
+        return row
+
+
+@append_only
+class PolicyOverride(Told):
+    """A permission for one patch to pass one rule, with reason and end. Written once; the newest of a rule counts."""
+
+    NOUN = "override"
+    # Written once, so what its birth tells is all there is.
+    UNTOLD: ClassVar[frozenset[str]] = frozenset({"version", "updated_at"})
+
+    patch = models.ForeignKey(Patch, models.PROTECT, related_name="overrides")
+    rule = models.CharField(max_length=64)
+    reason = models.TextField()
+    granted_by = models.ForeignKey(User, models.PROTECT, null=True, related_name="overrides")
+    granted_name = models.CharField(max_length=200)
+    expires_at = models.DateTimeField()
+
+    objects = PolicyOverrideQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("policy override")
+        verbose_name_plural = _("policy overrides")
+        constraints = [
+            models.CheckConstraint(
+                name="policyoverride_says_why", condition=~Q(reason="") & ~Q(rule="") & ~Q(granted_name="")
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["patch", "id"], name="policyoverride_of_patch"),
+            models.Index(fields=["expires_at"], name="policyoverride_ends"),
+        ]
+
+    def __str__(self) -> str:
+        return f"override of {self.rule} for {self.patch_id}"
+
+    def correlation(self) -> dict[str, str | None]:
+        """Events about an override belong to its patch."""
+        return self.patch.correlation()
+
+    def document(self) -> dict[str, Any]:
+        """The override as plain JSON, for a finding that it answers."""
+        return {
+            "id": self.pk,
+            "rule": self.rule,
+            "reason": self.reason,
+            "granted_by": self.granted_name,
+            "expires_at": self.expires_at.isoformat(),
+        }
+
+
+def _locked(patch: Patch) -> Patch:
+    """The patch as the database holds it, locked after its queue: the house's order."""
+    if patch.custody == Project.Custody.MANAGED:
+        MergeQueue.objects.select_for_update(no_key=True).filter(
+            project=patch.project_id, target_branch=patch.target_branch
+        ).first()
+    return Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=patch.pk)
+
+
+def check_anchors(anchors: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Comments on line ranges, checked: `path`, `first`, `last` (from 1), `body`, and `side` new or old.
+
+    Raises InvalidField naming the comment and what would be right.
+    """
+    if len(anchors) > MOST_ANCHORS:
+        raise InvalidField("anchors", f"{MOST_ANCHORS} comments at most")
+    checked = []
+    for at, anchor in enumerate(anchors):
+        where = f"anchors[{at}]"
+        if unknown := set(anchor) - {"path", "first", "last", "side", "body"}:
+            raise InvalidField(f"{where}.{min(unknown)}", "unknown; known are path, first, last, side, body")
+        path = check_path(anchor.get("path", ""), f"{where}.path")
+        first = anchor.get("first")
+        last = anchor.get("last", first)
+        for name, number in (("first", first), ("last", last)):
+            if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MOST_LINE:
+                raise InvalidField(f"{where}.{name}", "a line number, from 1")
+        if last < first:
+            raise InvalidField(f"{where}.last", f"not before the first line, {first}")
+        side = anchor.get("side", "new")
+        if side not in SIDES:
+            raise InvalidField(f"{where}.side", f"one of {', '.join(SIDES)}")
+        body = anchor.get("body", "")
+        if not isinstance(body, str) or not body.strip() or len(body) > MOST_COMMENT:
+            raise InvalidField(f"{where}.body", f"what you say of these lines, {MOST_COMMENT} characters at most")
+        checked.append({"path": path, "first": first, "last": last, "side": side, "body": body.strip()})
+    return checked
+
+
+def belong_to(patches: Sequence[Patch]) -> dict[str, dict[str, str]]:
+    """Whose change each patch is, by its id: person's id → why that person is no second pair of eyes.
+
+    The author; whoever started the run for which its agent worked; whoever made the key with which that agent came
+    in. The latter two are known from events, which say who acted. A reverse patch is the system's: whoever asked for
+    it is its first pair of eyes. Three queries at most, for any number of patches.
+    """
+    agents = [patch for patch in patches if not patch.rollback_of_id]
+    by_people = events.Event.objects.filter(actor_kind="user").exclude(actor_id="")
+    runs = {patch.run_id for patch in agents if patch.run_id}
+    asked = by_people.filter(subject_type=Run.noun(), subject_id__in=runs, kind="run.created") if runs else None
+    starters = dict(asked.values_list("subject_id", "actor_id")) if asked is not None else {}
+    workers = {patch.author_worker_id for patch in agents if patch.author_worker_id}
+    keys = dict(Worker.objects.filter(pk__in=workers).values_list("pk", "api_key")) if workers else {}
+    made = by_people.filter(subject_type=ApiKey.noun(), subject_id__in=set(keys.values()) - {None})
+    makers = dict(made.filter(kind="api_key.added").values_list("subject_id", "actor_id")) if keys else {}
+    found: dict[str, dict[str, str]] = {}
+    for patch in patches:
+        people = found.setdefault(patch.pk, {})
+        if maker := makers.get(keys.get(patch.author_worker_id)):
+            people[maker] = "made the key of the worker that wrote it"
+        if starter := starters.get(patch.run_id):
+            people[starter] = "started the run in which an agent wrote it"
+        if patch.rollback_of_id:
+            people.clear()
+        if patch.author_user_id:
+            people[patch.author_user_id] = "submitted it"
+    return found
+
+
+def must_not_be_own(patch: Patch, user: User) -> None:
+    """Raises SelfReview when the change is this person's own, or that of an agent of theirs."""
+    why = belong_to([patch])[patch.pk].get(user.pk)
+    if why is not None:
+        raise SelfReview(f"Cannot approve: {user.get_username()} {why}, and four eyes are needed", because=why)
+
+
+def reviews_of(patches: Sequence[Patch]) -> dict[str, Reviews]:
+    """How patches stand with their reviewers, by their ids. Approvals of people count; the word of any is a veto.
+
+    Needed are the policy's `min_reviewers`, and one more when something in a patch asks for a person's look and no
+    override answers that. Whoever asked for a rollback has approved its reverse patch by asking. Three queries at
+    most, for any number of patches.
+    """
+    ids = [patch.pk for patch in patches]
+    votes: dict[str, dict[str, PatchReview]] = {pk: {} for pk in ids}
+    for review in PatchReview.objects.filter(patch__in=ids).votes():
+        votes[review.patch_id][review.reviewer_name] = review
+    holding = PolicyOverride.objects.filter(patch__in=ids).holding() if any(_hints(patch) for patch in patches) else {}
+    askers = {patch.pk: _asker_id(patch) for patch in patches if _asker_id(patch)}
+    people = User.objects.filter(pk__in=askers.values(), is_active=True) if askers else ()
+    names = {person.pk: person.get_username() for person in people}
+    found = {}
+    for patch in patches:
+        given = votes[patch.pk]
+        approvals = {
+            name for name, review in given.items()
+            if review.verdict == PatchReview.Verdict.APPROVE and review.reviewer_id
+            and review.for_sha256 == patch.sha256
+        }  # fmt: skip
+        vetoes = {name for name, review in given.items() if review.verdict == PatchReview.Verdict.REJECT}
+        asker = names.get(askers.get(patch.pk, ""))
+        approvals |= {asker} - vetoes if asker else set()
+        open_hints = {rule for rule in _hints(patch) if (patch.pk, rule) not in holding}
+        needed = int(patch.policy_snapshot.get("min_reviewers", 0)) + bool(open_hints)
+        found[patch.pk] = Reviews(needed, tuple(sorted(approvals)), tuple(sorted(vetoes)))
+    return found
+
+
+def _hints(patch: Patch) -> set[str]:
+    """The rules by which something in the patch asks for a person's look."""
+    return {finding["rule"] for finding in patch.findings if finding.get("severity") == "review"}
+
+
+def _asker_id(patch: Patch) -> str:
+    """The person who asked for this reverse patch; "" for any other patch."""
+    asked = patch.metadata.get("rollback", {}) if patch.rollback_of_id else {}
+    return str(asked.get("asked_by", "")) if asked.get("asked_by_kind") == "user" else ""
+
+
+def must_be_reviewed(patch: Patch, verb: str) -> None:
+    """Raises Refused `review_veto` while anybody objects, `reviews_missing` while approvals are missing."""
+    standing = reviews_of([patch])[patch.pk]
+    if standing.vetoes:
+        raise Refused(
+            f"Cannot {verb}: {', '.join(standing.vetoes)} objects", code="review_veto", reviewers=list(standing.vetoes)
+        )
+    if standing.missing:
+        raise Refused(
+            f"Cannot {verb}: {standing.missing} of {standing.needed} review(s) are missing",
+            code="reviews_missing",
+            missing=standing.missing,
+        )
+
+
+def lapsed_overrides(patch: Patch) -> list[str]:
+    """The rules that were overridden when the patch was judged, and whose override holds no more. One query."""
+    relied = {finding["rule"] for finding in patch.findings if finding.get("severity") == "overridden"}
+    return sorted(relied - {rule for _pk, rule in patch.overrides.holding()}) if relied else []
+
+
+def must_hold_overrides(patch: Patch, verb: str) -> None:
+    """Raises Refused `override_expired` when the patch was judged by an override that holds no more."""
+    if lapsed := lapsed_overrides(patch):
+        raise Refused(
+            f"Cannot {verb}: the override of {', '.join(lapsed)} holds no more", code="override_expired", rules=lapsed
+        )

@@ -1,0 +1,290 @@
+"""Following the repository that a mirror came from: fetch, on a schedule or when told; push of what landed, until it is
+there.
+
+Nothing is ever forced. A remote that has gone another way stops landing on that branch and asks a person; it goes on by
+itself once one branch contains the other again.
+"""
+
+import hashlib
+import hmac
+import logging
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from django.db import transaction
+from django.utils.translation import gettext as _
+
+from ledger import git, git_remote, receipts
+from ledger.janitor import alone
+from ledger.models import MergeQueue, Patch, Push, Remote
+from ledger.models.remote import CredentialMissing, read_secret
+from pipeline import events
+from pipeline.clock import db_now
+from pipeline.crashpoints import crashpoint
+from pipeline.egress import AddressRefused
+from pipeline.models import Hold, Tick
+from pipeline.models.hold import stored
+from pipeline.refusals import InvalidField
+
+log = logging.getLogger(__name__)
+
+LISTED_PATCHES = 200
+FAILURES = (git.GitFailed, git.UnknownCommit, CredentialMissing, AddressRefused, InvalidField)
+"""What may be wrong with a remote: it is tried again, and none of it is anybody's 500."""
+
+
+class Fetched(NamedTuple):
+    """What one fetch found: branches that moved here, branches that have gone another way, or why it failed."""
+
+    moved: list[dict[str, Any]]
+    diverged: list[str]
+    error: str = ""
+
+
+def fetch(remote: Remote, *, by: events.Actor = events.SYSTEM) -> Fetched | None:
+    """Ask the remote for its branches, and bring ours forward where its contain them; None while another does.
+
+    A branch of ours that is ahead stays. Queues of branches that moved look again at once, and build on the new head.
+    """
+    with alone(remote.project) as mine:
+        return _fetch(remote, by) if mine else None
+
+
+def _fetch(remote: Remote, by: events.Actor) -> Fetched:
+    mirror = remote.project.mirror
+    try:
+        address = git_remote.check_address(remote.url)
+        secret = read_secret(remote.credential)
+        theirs = git_remote.fetch(mirror, address, username=remote.username, secret=secret)
+        crashpoint("fetch.taken")
+        moved, diverged = _bring_forward(remote, theirs)
+    except FAILURES as problem:
+        remote.note_fetch(str(problem)[:2000], [], by=by)
+        return Fetched([], [], str(problem))
+    remote.note_fetch("", moved, by=by)
+    for queue in MergeQueue.objects.filter(project=remote.project_id).select_related("project"):
+        target = remote.pushes_to(queue.target_branch)
+        if target in theirs and target != queue.target_branch and not _is_in(queue, theirs[target]):
+            diverged.append(target)  # somebody wrote to the branch that is ours alone
+        if target and {queue.target_branch, target} & set(diverged):
+            _ask(queue, remote, by)
+        elif queue.target_branch in theirs:
+            _go_on(queue, by)
+        for move in moved:
+            if move["branch"] == queue.target_branch:
+                _note_head(queue, move["after"], by)
+    return Fetched(moved, diverged)
+
+
+def _bring_forward(remote: Remote, theirs: dict[str, str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Move our branches to the remote's commits where that loses nothing; what moved, and what has diverged."""
+    mirror, moved, diverged = remote.project.mirror, [], []
+    for branch, commit in sorted(theirs.items()):
+        if branch.startswith("signalbox/"):
+            continue  # what we pushed ourselves
+        try:
+            ours: str | None = git.head(mirror, branch)
+        except (git.UnknownCommit, InvalidField):
+            ours = None
+        if ours == commit or (ours is not None and git_remote.is_ancestor(mirror, commit, ours)):
+            continue
+        if ours is not None and not git_remote.is_ancestor(mirror, ours, commit):
+            diverged.append(branch)
+            continue
+        try:
+            git.move_branch(mirror, branch, commit, ours or "0" * len(commit))
+        except (git.BranchMoved, InvalidField):
+            continue  # something landed in between: the next fetch looks again
+        moved.append({"branch": branch, "before": ours, "after": commit})
+    return moved, diverged
+
+
+def _note_head(queue: MergeQueue, commit: str, by: events.Actor) -> None:
+    """Have claims start from the fetched commit, unless something landed on it meanwhile, and the queue look again."""
+    with transaction.atomic():
+        MergeQueue.objects.select_for_update(no_key=True).get(pk=queue.pk)
+        if git.head(queue.project.mirror, queue.target_branch) == commit:
+            queue.note(by=by, reason="fetched from the remote", head_commit=commit)
+    events.nudge_later("ledger.tasks.advance", queue.pk)
+
+
+def _is_in(queue: MergeQueue, commit: str) -> bool:
+    return git.contains(queue.project.mirror, queue.target_branch, commit)
+
+
+def fetch_due() -> int:
+    """Fetch every remote whose time has come, each due moment once however many ask; returns how many it were."""
+    done = 0
+    for remote in Remote.objects.live().filter(fetch_seconds__gt=0).select_related("project"):
+        tick = Tick.objects.take(f"fetch {remote.pk}", timedelta(seconds=remote.fetch_seconds))
+        if tick is not None:
+            done += fetch(remote) is not None
+            tick.end()
+    return done
+
+
+def send_fetches() -> None:
+    """The sweep's part: wake somebody when a fetch may be due."""
+    now = db_now()
+    times = Remote.objects.live().filter(fetch_seconds__gt=0).values_list("fetch_seconds", "fetched_at")
+    if any(at is None or at + timedelta(seconds=seconds) <= now for seconds, at in times):
+        events.nudge("ledger.landing_tasks.fetch_due")
+
+
+def is_signed(remote: Remote, body: bytes, signature: str) -> bool:
+    """Whether `signature` (`sha256=` and hexadecimal, as in the header X-Hub-Signature-256) is that of `body`.
+
+    False for a remote without a secret.
+    """
+    try:
+        secret = read_secret(remote.webhook_secret)
+    except (CredentialMissing, InvalidField) as problem:
+        log.warning("webhook of %s: %s", remote.project.key, problem)
+        return False
+    if not secret:
+        return False
+    right = "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    return hmac.compare_digest(right.encode(), signature.encode("utf-8", "replace"))
+
+
+# -- pushing -----------------------------------------------------------------------------------------------------
+
+
+def owe(patch: Patch, *, by: events.Actor = events.SYSTEM) -> Push | None:
+    """Note that this committed patch has to go to the remote; None when nothing does. Safe to repeat."""
+    remote = Remote.objects.live().filter(project=patch.project_id).exclude(landing=Remote.Landing.NONE).first()
+    if remote is None or patch.state != Patch.State.COMMITTED or not patch.commit_sha:
+        return None
+    push, _is_new = Push.objects.owe(patch, remote, by=by)
+    return push
+
+
+def push_due() -> int:
+    """Push every queue whose oldest commit on its way is due; returns how many commits arrived or were put off."""
+    return sum(push(pk) for pk in due_queues())
+
+
+def send_pushes() -> None:
+    """The sweep's part: wake somebody for each queue that has something to push."""
+    for pk in due_queues():
+        events.nudge("ledger.landing_tasks.push", pk)
+
+
+def due_queues() -> list[str]:
+    """The queues whose oldest waiting push is due: a failure puts off all that came after it."""
+    oldest = Push.objects.waiting().order_by("queue", "pk").distinct("queue").values("pk")
+    return list(Push.objects.due().filter(pk__in=oldest).order_by("queue").values_list("queue", flat=True))
+
+
+def push(queue_id: str, *, by: events.Actor = events.SYSTEM) -> int:
+    """Give the remote what has landed in this queue; returns how many commits arrived, were put off or are held."""
+    queue = MergeQueue.objects.select_related("project").get(pk=queue_id)
+    remote = Remote.objects.live().filter(project=queue.project_id).select_related("project").first()
+    if remote is None or remote.landing == Remote.Landing.NONE:
+        return 0
+    receipts.note_rest()  # they go along
+    with alone(queue.project) as mine:
+        waiting = list(Push.objects.waiting().filter(queue=queue).select_related("patch")) if mine else []
+        if not waiting or waiting[0].due_at > db_now():
+            return 0
+        return _push(queue, remote, waiting, by)
+
+
+def _push(queue: MergeQueue, remote: Remote, waiting: list[Push], by: events.Actor) -> int:
+    mirror, target = queue.project.mirror, remote.pushes_to(queue.target_branch)
+    queue.refresh_from_db(fields=["head_commit"])
+    try:
+        address = git_remote.check_address(remote.url)
+        secret = read_secret(remote.credential)
+        crashpoint("push.before")
+        git_remote.push(mirror, address, queue.head_commit, target, username=remote.username, secret=secret)
+        crashpoint("push.after")
+    except git_remote.RemoteRefused as refusal:
+        return _refused(queue, remote, waiting, str(refusal), by)
+    except FAILURES as problem:
+        waiting[0].retry(str(problem), by=by)
+        return 1
+    return _arrived(queue, remote, waiting, by)
+
+
+def _arrived(queue: MergeQueue, remote: Remote, waiting: list[Push], by: events.Actor) -> int:
+    arrived = [
+        push for push in waiting if git_remote.is_ancestor(queue.project.mirror, push.commit_sha, queue.head_commit)
+    ]
+    title, text = request_for(queue) if remote.landing == Remote.Landing.BRANCH else ("", "")
+    for push in arrived:
+        push.arrive(by=by, title=title, text=text if push is arrived[-1] else "")
+    return len(arrived)
+
+
+def _refused(queue: MergeQueue, remote: Remote, waiting: list[Push], reason: str, by: events.Actor) -> int:
+    """The remote's branch holds something else: look what, and ask unless it can go on without us."""
+    found = _fetch(remote, by)
+    if found.error:
+        waiting[0].retry(found.error, by=by)
+    elif not {queue.target_branch, remote.pushes_to(queue.target_branch)} & set(found.diverged):
+        waiting[0].retry(reason, by=by)  # its new commits are ours now, and the next head holds both
+    return 1
+
+
+# -- a remote that has gone another way ----------------------------------------------------------------------------
+
+
+def _ask(queue: MergeQueue, remote: Remote, by: events.Actor) -> None:
+    """Hold the project with a question, and every push of the queue: no machine may choose between two histories."""
+    target = remote.pushes_to(queue.target_branch)
+    reason = _("Branch %(branch)s of the remote holds commits that ours does not, and ours holds landed ones") % {
+        "branch": target
+    }
+    Hold.objects.place(
+        "project",
+        queue.project_id,
+        reason=reason,
+        by=by,
+        kind="question",
+        ref=queue.remote_ref,
+        project=queue.project,
+        question={
+            "text": reason,
+            "branch": queue.target_branch,
+            "ours": queue.head_commit,
+            "what_helps": _(
+                "Merge our commit into the remote's branch, or take the other commits off it, and push that. "
+                "Nothing here is forced; work goes on by itself at the next fetch."
+            ),
+        },
+    )
+    for push in Push.objects.waiting().filter(queue=queue):
+        push.hold(reason, by=by)
+
+
+def _go_on(queue: MergeQueue, by: events.Actor) -> None:
+    """One branch contains the other again: take the question back, and push what was held."""
+    if not queue.has_diverged:
+        return
+    mine = Hold.objects.active().filter(scope_kind="project", scope_id=stored(queue.project_id), ref=queue.remote_ref)
+    for hold in mine:
+        hold.release(by=by, reason="the remote and ours agree again", cause="answered")
+    for push in Push.objects.filter(queue=queue, state=Push.State.HELD).order_by("pk"):
+        push.resume(by=by)
+    events.nudge_later("ledger.tasks.advance", queue.pk)
+
+
+def request_for(queue: MergeQueue) -> tuple[str, str]:
+    """Title and Markdown text of the pull request for what landed here and is not in the remote's branch yet.
+
+    Everything that an agent wrote stands in one block of code, where no mention or closing word works.
+    """
+    mirror = queue.project.mirror
+    base = git.note_head(mirror, f"{git_remote.INCOMING}{queue.target_branch}")
+    landed = git.landed(mirror, queue.target_branch, since=base)
+    patches = {patch.pk: patch for patch in Patch.objects.filter(pk__in=list(landed)[:LISTED_PATCHES])}
+    lines = []
+    for pk, commit in reversed(landed.items()):
+        if pk in patches:
+            summary = " ".join(patches[pk].summary.split()).replace("`", "'")[:100]
+            lines.append(f"{commit[:12]}  {pk}  {summary}")
+    title = _("%(count)d tested changes for %(branch)s") % {"count": len(landed), "branch": queue.target_branch}
+    told = _("Each commit passed its gates on exactly this tree, and has a receipt in refs/notes/signalbox.")
+    merge = _("Merge without squashing: the ledger knows these commits by their names.")
+    return title, f"{told}\n{merge}\n\n```\n" + "\n".join(lines) + "\n```\n"

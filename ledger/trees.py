@@ -1,0 +1,82 @@
+"""Judges what a patch made of its base: the resulting trees decide, whatever the text said (reliability.md, fact 4)."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+
+from ledger import diff as diffs
+from ledger import git, literals, policy
+
+CODES = {"120000": "symlink_target", "160000": "submodule"}
+
+
+def judge(repo: git.StrPath, base: str, tree: str, parsed: diffs.Diff) -> list[policy.Finding]:
+    """What `tree`, made of the commit `base` by the diff `parsed`, must not hold; empty when all is in order.
+
+    The rules are codes of domain.md §1.10: `symlink_target`, `submodule`, `bad_mode`, those of a path,
+    `header_mismatch` where the trees differ by something else than the text says, `case_collision` for a new path
+    beside one that some file systems cannot tell from it, wherever in the tree that is. Raises what git raises.
+    """
+    changes = git.changes(repo, base, tree)
+    findings = list(_kinds(changes))
+    told = {finding.path for finding in findings}
+    for finding in (*policy.check_tree(parsed, changes), *_contents(repo, changes, parsed)):
+        if finding.path not in told:
+            findings.append(_finding("header_mismatch", finding.path or "", finding.message))
+    findings += _collisions(repo, tree, [change.path for change in changes if change.kind == "add"])
+    return findings
+
+
+def _kinds(changes: Iterable[git.TreeChange]) -> Iterator[policy.Finding]:
+    """What is no plain file, before or after, and what no tree of ours may name."""
+    for change in changes:
+        for mode in (change.new_mode, change.old_mode):
+            if mode and mode not in diffs.PLAIN_MODES:
+                code = CODES.get(mode, "bad_mode")
+                yield _finding(code, change.path, f"{change.path} is not a plain file: its mode is {mode}")
+                break
+        else:
+            try:
+                diffs.judge_path(change.path)
+            except diffs.DiffRefused as refusal:
+                yield _finding(refusal.code, change.path, str(refusal))
+
+
+def _contents(repo: git.StrPath, changes: Iterable[git.TreeChange], parsed: diffs.Diff) -> Iterator[policy.Finding]:
+    """Binary files that are not what the text holds: git takes an object that it has by its name alone."""
+    made = {change.path: change.new_oid for change in changes}
+    for binary in parsed.binaries:
+        try:
+            old = git.blob(repo, binary.old_oid) if binary.content.is_delta else b""
+            name = literals.object_name(binary.content.made_from(old), len(binary.new_oid))
+        except (literals.Malformed, git.UnknownCommit) as error:
+            yield _finding("header_mismatch", binary.path, f"{binary.path}: {error}")
+            continue
+        if not name == binary.new_oid == made.get(binary.path, name):
+            yield _finding("header_mismatch", binary.path, f"{binary.path}: its content is not the one of its name")
+
+
+def _collisions(repo: git.StrPath, tree: str, added: list[str]) -> Iterator[policy.Finding]:
+    """New paths of which a part differs from its neighbour in case or in Unicode's form only."""
+    folders = sorted({str(parent) for path in added for parent in PurePosixPath(path).parents})
+    if not folders:
+        return
+    names = git.names_in(repo, tree, ["" if folder == "." else folder for folder in folders])
+    spelled = {folder: _by_fold(found) for folder, found in names.items()}
+    for path in added:
+        parts = path.split("/")
+        for depth, part in enumerate(parts):
+            for other in spelled["/".join(parts[:depth])].get(diffs.folded(part), ()):
+                if other != part:
+                    message = f"{path} differs from {'/'.join([*parts[:depth], other])} in case or form only"
+                    yield _finding("case_collision", path, message)
+
+
+def _by_fold(names: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(diffs.folded(name), []).append(name)
+    return found
+
+
+def _finding(code: str, path: str, message: str) -> policy.Finding:
+    return policy.Finding(code, policy.BUILT_IN_LAYER, path, None, None, message)
