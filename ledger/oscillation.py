@@ -41,6 +41,7 @@ class Hit:
             "rule": "oscillation",
             "code": f"oscillation_{self.kind}",
             "message": _WORDS[self.kind].format(patch=self.patch_id),
+            "severity": "note",
             "patch": self.patch_id,
             "regions": [{"path": path, "line": line} for path, line in self.where],
             **({"path": self.where[0][0]} if self.where else {}),

@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 
 from ledger import git, git_notes
 from ledger.janitor import alone
-from ledger.models import Patch, PatchContent, Receipt
+from ledger.models import Patch, PatchContent, PatchReview, Receipt
 from pipeline import events, fold
 from pipeline.chain import canonical
 from pipeline.crashpoints import crashpoint
@@ -65,6 +65,7 @@ def statement_of(patch: Patch) -> dict[str, Any]:
             "adapter": attempt.tool.adapter if attempt and attempt.tool else "",
             "prompt": prompt and {"id": prompt.pk, "sha256": prompt.sha256},
         },
+        "approvers": approvers(patch),
         "policy_sha256": _digest(json.dumps(patch.policy_snapshot, sort_keys=True)),
         **ask_facts("patch.receipt", patch=patch),
     }
@@ -76,6 +77,16 @@ def statement_of(patch: Patch) -> dict[str, Any]:
         {"_type": STATEMENT_TYPE, "subject": subject, "predicateType": PREDICATE_TYPE, "predicate": predicate}
     )
     return plain
+
+
+def approvers(patch: Patch) -> list[dict[str, Any]]:
+    """Who approved exactly this revision and did not think otherwise later, in the order of their words."""
+    newest = {vote.reviewer_id: vote for vote in PatchReview.objects.filter(patch=patch).votes() if vote.reviewer_id}
+    return [
+        {"name": vote.reviewer_name, "user": vote.reviewer_id, "at": vote.created_at}
+        for vote in sorted(newest.values(), key=lambda vote: vote.pk)
+        if vote.verdict == PatchReview.Verdict.APPROVE
+    ]
 
 
 def write(patch: Patch, *, by: events.Actor = events.SYSTEM) -> Receipt | None:

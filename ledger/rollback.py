@@ -25,7 +25,7 @@ Outcome = Literal["alone", "after_others", "in_the_way", "nothing_left", "under_
 
 WORDS: dict[Outcome, Any] = {
     "alone": _("can be taken back"),
-    "after_others": _("can be taken back, after those of the plan that it needs"),
+    "after_others": _("can be taken back after others"),
     "in_the_way": _("something is in the way"),
     "nothing_left": _("nothing is left of it"),
     "under_way": _("is being taken back already"),

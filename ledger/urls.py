@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from ledger import rollback_views, views
+from ledger import review_views, rollback_views, views
 
 app_name = "ledger"
 urlpatterns = [
@@ -15,5 +15,13 @@ urlpatterns = [
     path("ledger/<ulid:pk>/drop/", views.patch_drop, name="drop"),
     path("ledger/<ulid:pk>/requeue/", views.patch_requeue, name="requeue"),
     path("ledger/<ulid:pk>/rollback/", rollback_views.patch_rollback, name="rollback"),
+    path("ledger/<ulid:pk>/approve/", review_views.patch_approve, name="approve"),
+    path("ledger/<ulid:pk>/reject/", review_views.patch_reject, name="reject"),
+    path("ledger/<ulid:pk>/comment/", review_views.patch_comment, name="comment"),
+    path("ledger/<ulid:pk>/override/", review_views.patch_override, name="override"),
+    path("ledger/<ulid:pk>/since/<ulid:against>/", review_views.patch_interdiff, name="interdiff"),
+    path("ledger/reviews/", review_views.waiting, name="reviews_waiting"),
+    path("projects/<str:key>/policy/", review_views.policy, name="policy"),
+    path("projects/<str:key>/policy/<ulid:pk>/replay/", review_views.policy_replay, name="policy_replay"),
     path("merge-queue/", views.merge_queues, name="merge_queue"),
 ]

@@ -127,7 +127,7 @@ class EventQuerySet(models.QuerySet["Event"]):
         rows = self._of_epoch(cursor)
         while begun and not rows.exists():
             rows = self._of_epoch(Cursor(begun.pop(0), 0, 0))
-        page: Self = rows.order_by("epoch", "xid", "seq")[:limit]  # type: ignore[assignment]
+        page: Self = rows.order_by("epoch", "xid", "seq")[:limit]
         return page
 
     def _of_epoch(self, behind: Cursor) -> Self:

@@ -15,7 +15,7 @@ def execute(statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> l
     """
     connection.ensure_connection()
     with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
-        cursor.execute(statement, values, prepare=True)  # type: ignore[call-overload]
+        cursor.execute(statement, values, prepare=True)
         if connection.queries_logged:
             connection.queries_log.append({"sql": statement, "time": "0.000"})
         return cursor.fetchall() if cursor.description else []

@@ -36,10 +36,10 @@ class Together:
         """Change columns, by their `attname`, of a row that is stored; the Python row gets the same values."""
         sets = []
         for name, value in columns.items():
-            field = row._meta.get_field(name.removesuffix("_id")) if name.endswith("_id") else row._meta.get_field(name)
-            sets.append(f'"{field.column}" = {self._place(field, value)}')  # type: ignore[union-attr]
+            field = next(field for field in row._meta.concrete_fields if field.attname == name)
+            sets.append(f'"{field.column}" = {self._place(field, value)}')
             setattr(row, name, value)
-        self._values.append(row._meta.pk.get_db_prep_save(row.pk, connection))  # type: ignore[union-attr]
+        self._values.append(row._meta.pk.get_db_prep_save(row.pk, connection))
         self._writes.append(f'UPDATE "{row._meta.db_table}" SET {", ".join(sets)} WHERE id = %s RETURNING 1')
         return self
 

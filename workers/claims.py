@@ -29,7 +29,7 @@ DEADLINE_GRACE = timedelta(seconds=45)
 def actor(worker: Worker, generation: int | None = None) -> events.Actor:
     """The worker as the one who caused a change, with its lease's generation where it holds one."""
     name = worker.name if generation is None else f"{worker.name} (generation {generation})"
-    on_behalf_of = worker.api_key.name if worker.api_key_id else ""
+    on_behalf_of = worker.api_key.name if worker.api_key else ""
     return events.Actor("worker", worker.pk, name, on_behalf_of=on_behalf_of)
 
 
@@ -110,7 +110,7 @@ def candidates(worker: Worker, capabilities: Sequence[str]) -> list[tuple[str, s
     No lock is held; `assign` looks again. One query.
     """
     tools, adapters = _tools_of(worker)
-    only = worker.api_key.project_id if worker.api_key_id else None
+    only = worker.api_key.project_id if worker.api_key else None
     found = prepared.execute(
         _CANDIDATES,
         {
@@ -232,7 +232,7 @@ def _look_around(task: Task, worker: Worker) -> tuple[admission.Surroundings, da
     """
     run = task.run
     keys = {"run": run.pk, "task": task.pk, "phase": run.phase_id, "project": run.project_id, "worker": worker.pk}
-    given = {name: to_uuid(key) for name, key in keys.items()}
+    given: dict[str, UUID | None] = {name: to_uuid(key) for name, key in keys.items()}
     given["workstream"] = to_uuid(run.workstream_id) if run.workstream_id else None
     rows = prepared.execute(_AROUND, given)
     if not rows:
@@ -287,7 +287,7 @@ def _must_be_fit(worker: Worker, task: Task, *, draining: bool) -> None:
         )
         refusal.parts["noun"] = "worker"
         raise refusal
-    if worker.api_key_id and worker.api_key.project_id not in (None, task.run.project_id):
+    if worker.api_key and worker.api_key.project_id not in (None, task.run.project_id):
         raise Refused("Cannot assign task: the worker serves another project", code="worker_unfit")
     missing = set(task.spec.get("capabilities") or ()) - set(worker.capabilities)
     if missing:

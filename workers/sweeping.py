@@ -16,7 +16,7 @@ from django.db.models import Exists, Max, OuterRef, QuerySet
 from django.db.models.expressions import RawSQL
 
 from pipeline import events
-from pipeline.clock import ClockNow, db_now
+from pipeline.clock import db_now
 from pipeline.events import SYSTEM, Event
 from pipeline.ids import from_uuid
 from pipeline.models import Run, StepAttempt, Task, Tick
@@ -63,7 +63,7 @@ def _probe() -> str:
         Lease.objects.unstopped(),
         Lease.objects.overdue(),
         Worker.objects.leaving(),
-        Worker.objects.alive().filter(look_at__lte=ClockNow()),
+        Worker.objects.alive().filter(look_at__lte=health.NowOnce()),
     ]
     with connection.cursor() as cursor:
         parts = [cursor.mogrify(*rows.order_by().values("pk").query.sql_with_params()) for rows in looks]
@@ -157,7 +157,9 @@ def _end_idle(rows: "QuerySet[Worker]", pk: str, gone: str = "silent while idle"
 
 # Healthy ones are put off until their health can be another; the rest stays due, for the next sweep.
 _LOOK = """
-WITH began (at) AS (SELECT %s::timestamptz), due (id, told, health, silent, next) AS MATERIALIZED ({due}), looked_at AS (
+WITH began (at) AS (SELECT %s::timestamptz),
+due (id, told, health, silent, next) AS MATERIALIZED ({due}),
+looked_at AS (
     UPDATE workers_worker w SET look_at = CASE
         WHEN due.told = 'healthy' AND due.health = 'healthy' THEN GREATEST(due.next, clock_timestamp())
         ELSE clock_timestamp() END

@@ -207,7 +207,7 @@ class PatchQuerySet(models.QuerySet["Patch"]):
                 request=attempt and attempt.request,
                 prompt=attempt and attempt.prompt,
                 custody=project.custody,
-                target_branch=project.default_branch,
+                target_branch=rollback_of.target_branch if rollback_of else project.default_branch,
                 base_commit=base_commit,
                 base_tree=base_tree,
                 tool=attempt.tool.key if attempt and attempt.tool else "",

@@ -11,15 +11,15 @@ from workers.models import Worker, health
 # What a sweep must look at, however it does it: who is silent for longer than it may be, by the same partial index.
 _RAW = """
 SELECT id FROM workers_worker
-WHERE state IN ('idle', 'busy', 'paused') AND look_at <= clock_timestamp()
+WHERE state IN ('idle', 'busy', 'paused') AND look_at <= (SELECT clock_timestamp())
     AND transport_seen_at < clock_timestamp() - make_interval(secs => COALESCE((config->>'timeout_seconds')::int, 60))
 ORDER BY look_at LIMIT 5000
 """
-_RAW_LEASES = "SELECT id FROM workers_lease WHERE ended_at IS NULL AND expires_at < clock_timestamp() ORDER BY 1"
+_RAW_LEASES = "SELECT id FROM workers_lease WHERE ended_at IS NULL AND expires_at < (SELECT clock_timestamp())"
 _RAW_ALIVE = "SELECT count(*) FROM workers_worker WHERE state IN ('idle', 'busy', 'paused') AND progress_at > now()"
 _RAW_PUT_OFF = """
 UPDATE workers_worker SET look_at = transport_seen_at + interval '30 seconds'
-WHERE state IN ('idle', 'busy', 'paused') AND look_at <= clock_timestamp()
+WHERE state IN ('idle', 'busy', 'paused') AND look_at <= (SELECT clock_timestamp())
 """
 
 

@@ -57,15 +57,23 @@ class Shore:
 
     def submit(self, files: Mapping[str, str | None], **fields: Any) -> Patch:
         """A created patch on the present head."""
+        return self.submit_text(self.diff(files), **fields)
+
+    def submit_text(self, diff_text: str, **fields: Any) -> Patch:
+        """The same, of a diff."""
         fields.setdefault("by", BY)
         patch, _is_new = Patch.objects.submit(
-            project=self.project, diff_text=self.diff(files), base_commit=self.head, summary="A change", **fields
+            project=self.project, diff_text=diff_text, base_commit=self.head, summary="A change", **fields
         )
         return patch
 
     def land(self, files: Mapping[str, str | None], **fields: Any) -> Patch:
         """A committed patch, whose commit is the head of the branch."""
-        patch = self.submit(files, **fields)
+        return self.land_text(self.diff(files), **fields)
+
+    def land_text(self, diff_text: str, **fields: Any) -> Patch:
+        """The same, of a diff."""
+        patch = self.submit_text(diff_text, **fields)
         parent = self.head
         tree = git.apply(self.mirror, patch.base_commit, patch.content.diff_text)
         commit = git.commit(

@@ -18,7 +18,7 @@ from pipeline.invariants import check_all
 from pipeline.refusals import InvalidField, Refused
 from tests import factories
 from tests.api.asking import Api
-from tests.flows.house import House, piece
+from tests.flows.house import Deaths, Died, House, piece
 from tests.ledger.landing import Shore, lines
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
@@ -105,6 +105,21 @@ def test_a_dry_run_changes_nothing(shore: Shore) -> None:
     head, told = shore.head, Event.objects.count()
     rollback.plan(rollback.Wanted(shore.project, patches=(patch.pk,)))
     assert (shore.head, Event.objects.count(), Patch.objects.count()) == (head, told, 1)
+
+
+def test_who_dies_in_a_rewind_leaves_its_newest_part_and_a_new_plan_goes_on_from_there(
+    shore: Shore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = shore.land({"b.txt": "b\nfirst\n"}), shore.land({"b.txt": "b\nfirst and second\n"})
+    wanted = rollback.Wanted(shore.project, patches=(first.pk, second.pk))
+    Deaths(monkeypatch).arm("rewind.reversed")
+    with pytest.raises(Died):
+        rollback.carry_out(rollback.plan(wanted), "wrong", by=ADA)
+    newest = second.reversed_by.get()
+    assert not first.reversed_by.exists()
+    plan = rollback.plan(wanted)
+    assert [(step.outcome, step.reverse) for step in plan.steps] == [("under_way", newest), ("in_the_way", None)]
+    assert [hunk.patch_id for hunk in plan.steps[1].in_the_way] == [second.pk]
 
 
 def test_a_set_goes_through_gates_one_after_the_other_until_all_of_it_is_taken_back(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pipeline.invariants import check_all
 from pipeline.refusals import InvalidField, Refused
 from pipeline.states import InvalidMove
 from tests import factories
-from tests.factories import BY
+from tests.factories import BY, run_git
 from tests.flows.house import House, piece
 from tests.ledger.landing import Shore, lines
 
@@ -94,6 +94,28 @@ def test_a_reverse_changes_only_what_its_original_changed(shore: Shore) -> None:
     reverse, _ = rollback.roll_back(patch, "wrong", by=ADA)
     tree = git.apply(shore.mirror, reverse.base_commit, reverse.content.diff_text)
     assert shore.content("a.txt", tree) == "above\n" + lines(*range(1, 41))
+
+
+def test_what_no_line_tells_is_taken_back_as_well(shore: Shore) -> None:
+    before = git.tree_of(shore.mirror, shore.head)
+    shore.diff({})
+    (shore.clone / "picture.bin").write_bytes(bytes(range(256)))
+    (shore.clone / "a.txt").chmod(0o755)
+    (shore.clone / "b.txt").rename(shore.clone / "moved.txt")
+    run_git(shore.clone, "add", "--all")
+    run_git(shore.clone, "diff", "--cached", "--full-index", "--binary", f"--output={shore.clone.parent}/all")
+    patch = shore.land_text((shore.clone.parent / "all").read_text())
+    shore.land({"c.txt": "c\n"})
+    reverse, _ = rollback.roll_back(patch, "wrong", by=ADA)
+    tree = git.apply(shore.mirror, reverse.base_commit, reverse.content.diff_text)
+    assert [change.path for change in git.changes(shore.mirror, before, tree)] == ["c.txt"]
+    shore.by_hand({"moved.txt": "changed\n"})
+    step = rollback.plan(rollback.Wanted(shore.project, patches=(patch.pk,))).steps[0]
+    assert step.outcome == "under_way"
+    factories.in_state(reverse, "dropped")
+    with pytest.raises(Refused) as problem:
+        rollback.roll_back(patch, "wrong", by=ADA)
+    assert problem.value.parts["paths"] == ["moved.txt"]
 
 
 def test_lines_that_landed_later_in_the_same_place_are_named_with_their_patch(shore: Shore) -> None:

@@ -132,13 +132,15 @@ def test_when_nothing_is_due_one_statement_says_so(django_assert_num_queries: An
 
 def test_the_look_at_health_uses_its_index(tmp_path: Path) -> None:
     make_worker()
-    due, given = sweeping._due(health.limits())
-    statement = sweeping._LOOK.format(due=due)
     with transaction.atomic(), connection.cursor() as cursor:
+        due, given = sweeping._due(health.limits())
+        statement = sweeping._LOOK.format(due=due)
         cursor.execute("SET LOCAL enable_seqscan = off")
         cursor.execute("SET LOCAL enable_bitmapscan = off")
         cursor.execute(f"EXPLAIN {statement}", [db_now(), *given])
-        assert " worker_to_look_at " in "\n".join(line for (line,) in cursor.fetchall())
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert "using worker_to_look_at" in plan
+    assert "Index Cond: (look_at <= " in plan
 
 
 def test_the_looks_use_their_partial_indexes() -> None:
@@ -148,14 +150,16 @@ def test_the_looks_use_their_partial_indexes() -> None:
         "lease_stopping": Lease.objects.unstopped().order_by("stop_deadline_at"),
         "lease_timing": Lease.objects.overdue().order_by("timeout_at"),
         "worker_leaving": Worker.objects.leaving().order_by("shutdown_deadline_at"),
-        "worker_to_look_at": Worker.objects.alive().filter(look_at__lte=db_now()).order_by("look_at"),
+        "worker_to_look_at": Worker.objects.alive().filter(look_at__lte=health.NowOnce()).order_by("look_at"),
     }
     with transaction.atomic(), connection.cursor() as cursor:
         # The tables of a test are too small for an index to be worth it.
         cursor.execute("SET LOCAL enable_seqscan = off")
         cursor.execute("SET LOCAL enable_bitmapscan = off")
         for name, rows in looks.items():
-            assert f" {name} " in rows.explain(), name
+            plan = rows.explain()
+            assert f" {name} " in plan, name
+            assert "Index Cond" in plan, plan  # and not only for the order
 
 
 def test_sweepers_do_not_wait_for_each_other(tmp_path: Path, threads: Threads) -> None:

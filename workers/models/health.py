@@ -33,6 +33,14 @@ PATIENT = ("quota_wait", "waiting_human")
 LATE_AFTER_BEATS = 2
 
 
+class NowOnce(ClockNow):
+    """The real time on the database server, read once a statement: `clock_timestamp()` itself is volatile, so that a
+    comparison with it can use no index.
+    """
+
+    template = "(SELECT clock_timestamp())"
+
+
 def of(worker: "Worker", now: datetime) -> str:
     """unresponsive, stalled, late or healthy at `now`, the database's time; a finished worker has none ("")."""
     if worker.state in FINISHED:

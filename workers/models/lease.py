@@ -15,6 +15,7 @@ from pipeline.questions import ask_facts
 from pipeline.refusals import InvalidField, Refused
 from pipeline.rows import RaiseVersion, Told, in_transaction
 from workers.models import finishing
+from workers.models.health import NowOnce
 from workers.models.worker import StaleClaim, Worker
 
 
@@ -34,15 +35,15 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
 
     def expired(self) -> Self:
         """Live, and past their end by the database's clock."""
-        return self.live().filter(expires_at__lt=ClockNow())
+        return self.live().filter(expires_at__lt=NowOnce())
 
     def unstopped(self) -> Self:
         """Live, though it was asked to stop and had its time."""
-        return self.live().filter(stop_deadline_at__lt=ClockNow())
+        return self.live().filter(stop_deadline_at__lt=NowOnce())
 
     def overdue(self) -> Self:
         """Live, past its task's time, and not yet asked to stop."""
-        return self.live().filter(stop_requested_at=None, timeout_at__lt=ClockNow())
+        return self.live().filter(stop_requested_at=None, timeout_at__lt=NowOnce())
 
     def moved(self) -> int:
         """Something was seen of their work: their workers' progress clocks go on. Returns how many. One statement."""

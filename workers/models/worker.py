@@ -77,11 +77,11 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
     def archived(self) -> Self:
         """Finished for so long that they are in no list any more; still there by their id."""
         kept = timedelta(days=settings.SIGNALBOX_FINISHED_WORKER_DAYS)
-        return self.filter(Q(stopped_at__lt=ClockNow() - kept) | Q(crashed_at__lt=ClockNow() - kept))
+        return self.filter(Q(stopped_at__lt=health.NowOnce() - kept) | Q(crashed_at__lt=health.NowOnce() - kept))
 
     def listed(self) -> Self:
         """Alive, or not finished for long."""
-        since = ClockNow() - timedelta(days=settings.SIGNALBOX_FINISHED_WORKER_DAYS)
+        since = health.NowOnce() - timedelta(days=settings.SIGNALBOX_FINISHED_WORKER_DAYS)
         return self.filter(Q(state__in=Worker.ALIVE) | Q(stopped_at__gte=since) | Q(crashed_at__gte=since))
 
     def idle(self) -> Self:
@@ -95,7 +95,7 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
 
     def leaving(self) -> Self:
         """Alive, and past the deadline by which they should have ended."""
-        return self.alive().filter(shutdown_deadline_at__lt=ClockNow())
+        return self.alive().filter(shutdown_deadline_at__lt=health.NowOnce())
 
     def silent_while_idle(self) -> Self:
         """Alive, doing nothing, and silent for so long that they are given up."""

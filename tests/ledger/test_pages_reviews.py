@@ -1,0 +1,142 @@
+"""The review box, the pages beside it, and the buttons by role."""
+
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from ledger.models import Patch
+from pipeline.models import User
+from tests import factories
+from tests.factories import BY
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("nudges")]
+
+HINT = {"rule": "protected_paths", "severity": "review", "message": "Makefile is protected", "path": "Makefile"}
+OK = {
+    "format_ok": True, "scope_ok": True, "constraints_ok": True, "validation_errors": [], "findings": [HINT],
+    "policy_snapshot": {},
+}  # fmt: skip
+
+
+@pytest.fixture
+def patch() -> Patch:
+    """A valid patch that touches a protected path."""
+    project = factories.make_project(custody="recorded", key="relay")
+    made = factories.make_patch(project, diff_text=factories.new_file_diff("Makefile", "all:"), summary="Build it")
+    made.note_validation(OK, by=BY)
+    return made
+
+
+def come_in(client: Client, patch: Patch, role: str) -> User:
+    user = factories.make_user()
+    factories.make_membership(user, patch.project, role)
+    client.force_login(user)
+    return user
+
+
+def page(client: Client, name: str, *args: Any) -> Any:
+    return client.get(reverse(f"ledger:{name}", args=args))
+
+
+def test_the_box_says_what_is_missing_and_why_the_risk_is_what_it_is(client: Client, patch: Patch) -> None:
+    come_in(client, patch, "viewer")
+    text = page(client, "patch", patch.pk).text
+    assert "Protected paths are looked at" in text
+    assert "Makefile is protected: it needs one review more" in text
+    assert "high risk" in text
+    assert "1 of 1 review(s) are missing" in text
+    assert reverse("ledger:approve", args=[patch.pk]) not in text
+    assert reverse("ledger:override", args=[patch.pk]) not in text
+
+
+def test_an_approver_approves_and_the_box_says_who(client: Client, patch: Patch) -> None:
+    ada = come_in(client, patch, "approver")
+    assert reverse("ledger:approve", args=[patch.pk]) in page(client, "patch", patch.pk).text
+    answer = client.post(reverse("ledger:approve", args=[patch.pk]), {"body": "<b>fine</b>"})
+    assert answer.url == f"{reverse('ledger:patch', args=[patch.pk])}#reviews"
+    text = page(client, "patch", patch.pk).text
+    assert patch.reviews.get().reviewer == ada
+    assert "&lt;b&gt;fine&lt;/b&gt;" in text
+    assert "review(s) are missing" not in text
+
+
+def test_own_work_is_not_offered_for_approval(client: Client, patch: Patch) -> None:
+    ada = come_in(client, patch, "approver")
+    own = factories.make_patch(patch.project, user=ada)
+    text = page(client, "patch", own.pk).text
+    assert reverse("ledger:approve", args=[own.pk]) not in text
+    assert "somebody else has to approve it" in text
+    client.post(reverse("ledger:approve", args=[own.pk]))
+    assert not own.reviews.exists()
+
+
+def test_a_comment_on_lines_is_shown_at_its_place_and_a_wrong_line_is_said(client: Client, patch: Patch) -> None:
+    come_in(client, patch, "operator")
+    address = reverse("ledger:comment", args=[patch.pk])
+    client.post(address, {"path": "Makefile", "first": "1", "body": "why all?"})
+    assert "Makefile:1" in page(client, "patch", patch.pk).text
+    answer = client.post(address, {"path": "Makefile", "first": "zero", "body": "x"}, follow=True)
+    assert "a line number, from 1" in answer.text
+    assert patch.reviews.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "role"), [("approve", "operator"), ("reject", "operator"), ("comment", "viewer"), ("override", "approver")]
+)
+def test_a_lower_role_is_turned_away(client: Client, patch: Patch, name: str, role: str) -> None:
+    come_in(client, patch, role)
+    answer = client.post(reverse(f"ledger:{name}", args=[patch.pk]), {"reason": "x", "body": "x"})
+    assert answer.status_code == 403
+    assert not patch.reviews.exists()
+
+
+def test_an_admin_sets_a_rule_aside_for_some_days(client: Client, patch: Patch) -> None:
+    come_in(client, patch, "admin")
+    assert reverse("ledger:override", args=[patch.pk]) in page(client, "patch", patch.pk).text
+    given = {"rule": "protected_paths", "reason": "only a comment", "days": "2"}
+    client.post(reverse("ledger:override", args=[patch.pk]), given)
+    text = page(client, "patch", patch.pk).text
+    assert "overridden" in text
+    assert "only a comment" in text
+    assert client.post(reverse("ledger:override", args=[patch.pk]), {**given, "days": "soon"}).status_code == 400
+
+
+def test_what_waits_for_a_review_is_on_its_page_and_on_the_overview(client: Client, patch: Patch) -> None:
+    come_in(client, patch, "approver")
+    assert "Build it" in page(client, "reviews_waiting").text
+    assert "Build it" in client.get(reverse("overview")).text
+    client.post(reverse("ledger:approve", args=[patch.pk]))
+    assert "Nothing waits for your review" in page(client, "reviews_waiting").text
+
+
+def test_the_difference_between_revisions_has_a_page(client: Client, patch: Patch) -> None:
+    come_in(client, patch, "viewer")
+    newer = factories.make_patch(patch.project, diff_text=factories.new_file_diff("z.txt", "<i>"), replaces=patch)
+    text = page(client, "interdiff", newer.pk, patch.pk).text
+    assert "the project has no mirror" in text
+    assert "<i>" not in text
+    assert page(client, "interdiff", newer.pk, factories.make_patch().pk).status_code == 404
+
+
+def test_the_policy_of_a_project_is_explained_and_can_be_tried_out(client: Client, patch: Patch) -> None:
+    row = factories.make_policy(
+        project=patch.project, constraints={"max_lines_changed": 0, "protected_paths": ["q/**"]}
+    )
+    come_in(client, patch, "viewer")
+    text = page(client, "policy", "relay").text
+    assert "project policy" in text
+    assert "<code>q/**</code>" in text
+    assert "forbid_secrets" in text
+    tried = page(client, "policy_replay", "relay", row.pk).text
+    assert "Not too many lines" in tried
+    assert "Build it" in tried
+    assert client.get(f"{reverse('ledger:policy', args=['relay'])}?phase=x").status_code == 400
+
+
+def test_a_stranger_finds_none_of_it(client: Client, patch: Patch) -> None:
+    client.force_login(factories.make_user())
+    for name, args in (("policy", ["relay"]), ("patch", [patch.pk]), ("interdiff", [patch.pk, patch.pk])):
+        assert page(client, name, *args).status_code == 404
+    assert "Build it" not in page(client, "reviews_waiting").text
