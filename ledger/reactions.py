@@ -10,6 +10,7 @@ from django.db.models.functions import Coalesce
 from ledger import queue, validation
 from ledger import review_reactions as review_reactions
 from ledger.models import MergeQueue, Patch
+from ledger.serving import path_of
 from pipeline import events
 from pipeline.events import Event, nudge_later, on
 from pipeline.models import Project, Run, Task
@@ -128,7 +129,12 @@ def base_and_checkout(*, task: Task, worker: Worker, by: events.Actor) -> dict[s
             f"Project {project.key} has no merge queue yet; register it with addproject", code="not_claimable"
         )
     return {
-        "checkout": {"url": str(project.mirror), "commit": head, "branch": project.default_branch},
+        "checkout": {
+            "url": str(project.mirror),
+            "commit": head,
+            "branch": project.default_branch,
+            "address": path_of(project),
+        },
     }
 
 

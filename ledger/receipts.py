@@ -6,6 +6,7 @@ floats. `docs/landing.md` says what each field means.
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ from pipeline.events import Event
 from pipeline.models import Project
 from pipeline.questions import ask_facts
 from pipeline.refusals import Refused
+
+log = logging.getLogger(__name__)
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://signalbox.invalid/receipt/v1"
@@ -111,10 +114,18 @@ def note_rest() -> int:
         with alone(project) as mine:
             for receipt in rows if mine else ():
                 if receipt.project_id == project.pk:
-                    note = git_notes.add(project.mirror, receipt.commit_sha, receipt.statement)
-                    crashpoint("receipt.noted")
-                    done += Receipt.objects.filter(pk=receipt.pk, note="").update(note=note)
+                    done += _note(project, receipt)
     return done
+
+
+def _note(project: Project, receipt: Receipt) -> int:
+    try:
+        note = git_notes.add(project.mirror, receipt.commit_sha, receipt.statement)
+    except (git.GitFailed, git.UnknownCommit) as problem:
+        log.warning("%s of %s hangs nowhere yet: %s", receipt, project.key, problem)  # one mirror stops no other
+        return 0
+    crashpoint("receipt.noted")
+    return Receipt.objects.filter(pk=receipt.pk, note="").update(note=note)
 
 
 def send_notes() -> None:

@@ -98,13 +98,11 @@ class Limits:
     free process; `at_once` counts git processes, `request_bytes` a question, unpacked (50 for each branch and tag).
     """
 
-    seconds: float = field(default_factory=lambda: float(getattr(settings, "SIGNALBOX_MIRROR_SECONDS", 900)))
+    seconds: float = field(default_factory=lambda: float(settings.SIGNALBOX_MIRROR_SECONDS))
     idle: float = 60.0
     wait: float = 60.0
-    at_once: int = field(default_factory=lambda: int(getattr(settings, "SIGNALBOX_MIRROR_READERS", 8)))
-    request_bytes: int = field(
-        default_factory=lambda: int(getattr(settings, "SIGNALBOX_MIRROR_REQUEST_BYTES", 2 * 1024 * 1024))
-    )
+    at_once: int = field(default_factory=lambda: int(settings.SIGNALBOX_MIRROR_READERS))
+    request_bytes: int = field(default_factory=lambda: int(settings.SIGNALBOX_MIRROR_REQUEST_BYTES))
 
 
 class Asked(NamedTuple):

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import django_filters
+from django.conf import settings
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.decorators import action
@@ -180,7 +181,10 @@ class ClaimAnswer(serializers.Serializer[Any]):
     task = serializers.DictField()
     execution_request = serializers.DictField()
     prompt = serializers.DictField(allow_null=True)
-    checkout = serializers.DictField(allow_null=True)
+    checkout = serializers.DictField(
+        allow_null=True,
+        help_text="`url`: the mirror as a path on the server; `address`: the same over HTTP; `commit` of `branch`.",
+    )
     lease = Granted()
     session_ref = serializers.CharField(allow_blank=True, help_text="The tool's session to resume; empty: a new one.")
     reservation = serializers.DictField(allow_null=True)
@@ -472,7 +476,15 @@ class WorkerEndpoint(Listed, Endpoint):
         document = claims.claim(worker, capabilities=given.get("capabilities"))
         if document is None:
             raise NotYet(given["wait_seconds"])
-        return Response(document)
+        return Response(self._with_address(document))
+
+    def _with_address(self, document: dict[str, Any]) -> dict[str, Any]:
+        """The claim with `checkout.address` in full: behind SIGNALBOX_URL, else behind the host that was asked."""
+        checkout = document["checkout"]
+        if checkout is not None:
+            base = settings.SIGNALBOX_URL or self.request.build_absolute_uri("/").rstrip("/")
+            checkout["address"] = base + checkout["address"]
+        return document
 
     @extend_schema(request=Assignment, responses={201: ClaimAnswer})
     @action(detail=True, methods=["post"])
@@ -487,7 +499,7 @@ class WorkerEndpoint(Listed, Endpoint):
         if worker.api_key_id and worker.api_key.project_id not in (None, task.run.project_id):
             raise Refused("Cannot assign task: the worker serves another project", code="worker_unfit")
         lease = claims.assign(worker, task.pk, offered=claims.offered_tools(worker), by=self.by)
-        return Response(claims.document(lease), status=201)
+        return Response(self._with_address(claims.document(lease)), status=201)
 
     @extend_schema(request=Reason, responses=WorkerSerializer)
     @action(detail=True, methods=["post"])

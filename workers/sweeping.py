@@ -59,15 +59,16 @@ def what_is_due() -> list[Step]:
 def _probe() -> str:
     """The statement of `what_is_due`, written once: that takes Django longer than PostgreSQL to answer it."""
     looks: list[QuerySet[Any]] = [
-        Lease.objects.expired(),
-        Lease.objects.unstopped(),
-        Lease.objects.overdue(),
-        Worker.objects.leaving(),
-        Worker.objects.alive().filter(look_at__lte=health.NowOnce()),
+        Lease.objects.expired().order_by("expires_at"),
+        Lease.objects.unstopped().order_by("stop_deadline_at"),
+        Lease.objects.overdue().order_by("timeout_at"),
+        Worker.objects.leaving().order_by("shutdown_deadline_at"),
+        Worker.objects.alive().filter(look_at__lte=health.NowOnce()).order_by("look_at"),
     ]
     with connection.cursor() as cursor:
-        parts = [cursor.mogrify(*rows.order_by().values("pk").query.sql_with_params()) for rows in looks]
-    return f"SELECT {', '.join(f'EXISTS ({part})' for part in parts)}"
+        parts = [cursor.mogrify(*rows.values("pk")[:1].query.sql_with_params()) for rows in looks]
+    # Not EXISTS, which drops the order: PostgreSQL then expects a third of the table to fit, and reads the table.
+    return f"SELECT {', '.join(f'({part}) IS NOT NULL' for part in parts)}"
 
 
 def _ids(rows: "QuerySet[Any]") -> list[str]:
@@ -155,7 +156,8 @@ def _end_idle(rows: "QuerySet[Worker]", pk: str, gone: str = "silent while idle"
 
 # -- health --------------------------------------------------------------------------------------------------------
 
-# Healthy ones are put off until their health can be another; the rest stays due, for the next sweep.
+# Healthy ones are put off until their health can be another; the rest stays due, for the next sweep. Where a batch is
+# full, they make room for those behind them.
 _LOOK = """
 WITH began (at) AS (SELECT %s::timestamptz),
 due (id, told, health, silent, next) AS MATERIALIZED ({due}),
@@ -163,7 +165,8 @@ looked_at AS (
     UPDATE workers_worker w SET look_at = CASE
         WHEN due.told = 'healthy' AND due.health = 'healthy' THEN GREATEST(due.next, clock_timestamp())
         ELSE clock_timestamp() END
-    FROM due WHERE w.id = due.id
+    FROM due WHERE w.id = due.id AND ((due.told = 'healthy' AND due.health = 'healthy')
+        OR (SELECT count(*) FROM due) = {at_once})
 )
 SELECT id, told, health, silent FROM due WHERE silent OR told <> health OR health = 'stalled'
 UNION ALL SELECT NULL, '', count(*)::text, false FROM due
@@ -189,7 +192,7 @@ def _look(began: datetime) -> tuple[int, dict[str, str], list[str], list[str]]:
     """
     due, given = _due(health.limits())
     with connection.cursor() as cursor:
-        cursor.execute(_LOOK.format(due=due), [began, *given])
+        cursor.execute(_LOOK.format(due=due, at_once=LOOKED_AT_AT_ONCE), [began, *given])
         found = cursor.fetchall()
     looked = next(int(count) for pk, _told, count, _silent in found if pk is None)
     unwell = [(from_uuid(pk), told, word, silent) for pk, told, word, silent in found if pk is not None]

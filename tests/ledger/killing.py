@@ -65,14 +65,16 @@ class Killer:
         (self.folder / "trace").touch()
 
     def calls(self) -> list[Call]:
-        """What was written down, in order, without the last: who exits cannot be killed any more."""
+        """What was written down, in order, but for the first and the last: strace starts with the one, and who exits
+        cannot be killed any more.
+        """
         found, seen = [], Counter[str]()
         for line in (self.folder / "calls").read_text(errors="replace").splitlines():
             match = re.match(r"(?:\d+ +)?([a-z_0-9]+)\(", line)
             if match:
                 seen[match.group(1)] += 1
                 found.append(Call(match.group(1), seen[match.group(1)], line))
-        return [call for call in found if call.name != "exit_group"]
+        return [call for call in found if call.name not in ("execve", "exit_group")]
 
     def arm(self, call: Call) -> None:
         """Kill the next update-ref at this call."""

@@ -14,10 +14,11 @@ from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
 
 from ledger import audit, git_notes, receipts, sealing
-from ledger.models import Patch, Receipt
+from ledger.models import Patch, PatchReview, Receipt
+from pipeline import events
 from pipeline.chain import canonical
 from pipeline.events import Event
-from tests.factories import run_git
+from tests.factories import make_user, run_git
 from tests.flows.house import Deaths, Died, House, piece
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
@@ -75,6 +76,33 @@ def test_the_receipt_hangs_on_its_commit_byte_by_byte_and_its_event_holds_the_di
     assert told.data["sha256"] == receipt.sha256 == hashlib.sha256(receipt.statement.encode()).hexdigest()
     assert list(receipts.verify()) == []
     assert house.new_commits()[-1].id == house.head
+
+
+def test_a_receipt_names_who_approved(house: House) -> None:
+    patch = house.deliver({"b.txt": "b\n"})
+    reviewers = [make_user(username=name) for name in ("ada", "bob")]
+    for reviewer in reviewers:
+        actor = events.Actor("user", reviewer.pk, reviewer.username)
+        PatchReview.objects.give(patch, "approve", by=actor, reviewer=reviewer)
+    house.drain()
+    statement = json.loads(Receipt.objects.get(patch=patch).statement)
+    assert [one["name"] for one in statement["predicate"]["approvers"]] == ["ada", "bob"]
+    house.must_hold()
+
+
+def test_a_mirror_that_is_gone_keeps_no_other_from_its_notes(house: House) -> None:
+    house.deliver({"b.txt": "b\n"})
+    mirror = house.project.mirror
+    house.drain()
+    assert Receipt.objects.count() == 2
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE ledger_receipt DISABLE TRIGGER USER")
+        cursor.execute("UPDATE ledger_receipt SET note = ''")
+        cursor.execute("ALTER TABLE ledger_receipt ENABLE TRIGGER USER")
+    away = mirror.rename(mirror.with_name("away.git"))
+    assert receipts.note_rest() == 0
+    away.rename(mirror)
+    assert receipts.note_rest() == 2
 
 
 def test_there_is_one_receipt_however_often_it_is_written(house: House) -> None:

@@ -109,13 +109,13 @@ def test_what_no_line_tells_is_taken_back_as_well(shore: Shore) -> None:
     reverse, _ = rollback.roll_back(patch, "wrong", by=ADA)
     tree = git.apply(shore.mirror, reverse.base_commit, reverse.content.diff_text)
     assert [change.path for change in git.changes(shore.mirror, before, tree)] == ["c.txt"]
-    shore.by_hand({"moved.txt": "changed\n"})
+    shore.by_hand({"picture.bin": "changed\n"})
     step = rollback.plan(rollback.Wanted(shore.project, patches=(patch.pk,))).steps[0]
     assert step.outcome == "under_way"
     factories.in_state(reverse, "dropped")
     with pytest.raises(Refused) as problem:
         rollback.roll_back(patch, "wrong", by=ADA)
-    assert problem.value.parts["paths"] == ["moved.txt"]
+    assert problem.value.parts["paths"] == ["picture.bin"]
 
 
 def test_lines_that_landed_later_in_the_same_place_are_named_with_their_patch(shore: Shore) -> None:

@@ -590,12 +590,11 @@ def test_an_agent_elsewhere_checks_out_what_it_claimed_and_leaves_its_key_nowher
     lease_in(project, key)
     commit = commit_of(project, "main~1")
     workspace = Workspace(tmp_path, "L1", lambda: False)
-    checkout = Checkout(url="/not/on/this/machine.git", commit=commit, branch="main")
-    spied.unlink(missing_ok=True)
-
     # The address is the server's own idea of its name; the key goes where the agent was told.
     told = f"https://signalbox.invalid{serving.path_of(project)}"
-    workspace.check_out(checkout, address=told, remote=Remote(server.url, key.text))
+    checkout = Checkout(url="/not/on/this/machine.git", commit=commit, branch="main", address=told)
+    spied.unlink(missing_ok=True)
+    workspace.check_out(checkout, remote=Remote(server.url, key.text))
 
     assert (workspace.tree / "a.txt").read_text() == "2\n"
     assert run_git(workspace.tree, "rev-parse", "HEAD") == commit
@@ -614,9 +613,10 @@ def test_an_agent_whose_lease_has_ended_gets_nothing(serve, project, tmp_path, m
     monkeypatch.setattr("workers.agent.workspace.FETCHES", 1)
     key = factories.make_key("worker")
     workspace = Workspace(tmp_path, "L1", lambda: False)
-    checkout = Checkout(url="/not/on/this/machine.git", commit=commit_of(project, "main"), branch="main")
+    there, commit = serving.path_of(project), commit_of(project, "main")
+    checkout = Checkout(url="/not/on/this/machine.git", commit=commit, branch="main", address=there)
     with pytest.raises(GitFailed) as refused:
-        workspace.check_out(checkout, address=serving.path_of(project), remote=Remote(serve().url, key.text))
+        workspace.check_out(checkout, remote=Remote(serve().url, key.text))
     assert "There is no such repository" in str(refused.value)
     assert key.text not in str(refused.value)
 

@@ -274,6 +274,7 @@ def test_a_claim_answers_the_task_with_its_lease(agent: Api, key: Any) -> None:
     assert shown["task"]["id"] == task.pk
     assert shown["execution_request"]["command"] == ["make", "it"]
     assert shown["checkout"]["commit"] == factories.head_of(task.run.project)
+    assert shown["checkout"]["address"] == f"http://testserver/git/{task.run.project.key}.git"
     assert shown["lease"]["id"] == lease.pk
     assert shown["lease"]["generation"] == lease.generation == 1
     assert shown["previous_failures"] == []

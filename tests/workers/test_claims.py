@@ -64,7 +64,12 @@ def test_a_claim_names_everything_that_an_agent_needs(tmp_path: Path) -> None:
     document = house.claim()
     assert document["task"]["key"] == "a"
     assert document["task"]["requires_patch"] is True
-    assert document["checkout"] == {"url": str(house.project.mirror), "commit": house.first_commit, "branch": "main"}
+    assert document["checkout"] == {
+        "url": str(house.project.mirror),
+        "commit": house.first_commit,
+        "branch": "main",
+        "address": f"/git/{house.project.key}.git",
+    }
     assert document["execution_request"]["tool"] == house.tool.key
     assert document["execution_request"]["resource_scope"]["forbidden"] == ["secret/**"]
     assert "Make it better" in document["prompt"]["text"]

@@ -134,13 +134,23 @@ def test_the_look_at_health_uses_its_index(tmp_path: Path) -> None:
     make_worker()
     with transaction.atomic(), connection.cursor() as cursor:
         due, given = sweeping._due(health.limits())
-        statement = sweeping._LOOK.format(due=due)
+        statement = sweeping._LOOK.format(due=due, at_once=sweeping.LOOKED_AT_AT_ONCE)
         cursor.execute("SET LOCAL enable_seqscan = off")
         cursor.execute("SET LOCAL enable_bitmapscan = off")
         cursor.execute(f"EXPLAIN {statement}", [db_now(), *given])
         plan = "\n".join(line for (line,) in cursor.fetchall())
     assert "using worker_to_look_at" in plan
     assert "Index Cond: (look_at <= " in plan
+
+
+def test_more_who_are_unwell_than_a_batch_holds_are_all_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeping, "LOOKED_AT_AT_ONCE", 2)
+    sweeping._due.cache_clear()
+    workers = [silent(make_worker(), 100) for _n in range(5)]
+    assert sweeping.look_at_health() == 5
+    assert sweeping.look_at_health() == 0
+    sweeping._due.cache_clear()
+    assert {Worker.objects.get(pk=worker.pk).told_health for worker in workers} == {"unresponsive"}
 
 
 def test_the_looks_use_their_partial_indexes() -> None:

@@ -16,7 +16,7 @@ from workers.agent.client import Answer, Client, Patience, Refusal, Unreachable
 from workers.agent.heartbeat import Heart, Held, directive_in
 from workers.agent.output import Redactor
 from workers.agent.process import CouldNotStart
-from workers.agent.workspace import DiffTooLarge, DiffUnreadable, GitFailed, Interrupted, Workspace
+from workers.agent.workspace import DiffTooLarge, DiffUnreadable, GitFailed, Interrupted, Remote, Workspace
 
 SUMMARY_LENGTH = 512
 MESSAGE_LENGTH = 2000
@@ -107,12 +107,14 @@ class Attempt:
         *,
         heart: Heart,
         reporter: "Reporter",
+        remote: Remote,
         told: Told,
         timing: Timing,
         timeout_seconds: float,
         claimed_at: float,
     ) -> None:
         self.claim = claim
+        self.remote = remote
         self.held = held
         self.heart = heart
         self.told = told
@@ -177,7 +179,7 @@ class Attempt:
     def _carry_out(self, adapter: Adapter, workspace: Workspace, withheld: tuple[str, ...]) -> tuple[Result, str]:
         """The result, and the diff where it is a success."""
         try:
-            workspace.check_out(self.claim.checkout, litter=adapter.litter)
+            workspace.check_out(self.claim.checkout, remote=self.remote, litter=adapter.litter)
             invocation = adapter.prepare(workspace.tree, workspace.scratch)
         except Interrupted:
             return self._stopped(adapter), ""

@@ -61,11 +61,15 @@ class ExecutionRequest:
 
 @dataclass(frozen=True)
 class Checkout:
-    """Where to work: what git can fetch `commit` from, and the branch that the work is meant for."""
+    """Where to work: what git can fetch `commit` from, and the branch that the work is meant for.
+
+    `url` is good on the server's machine; `address` is the same over HTTP, empty where the server does not say.
+    """
 
     url: str
     commit: str
     branch: str
+    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ def read(document: Mapping[str, Any]) -> Claim:
             url=_matching(checkout, "url", _PLACE, "an absolute path, or a file, http or https address"),
             commit=_matching(checkout, "commit", _COMMIT, "a full commit id"),
             branch=_text(checkout, "branch", ""),
+            address=_text(checkout, "address", ""),
         ),
         prompt=_text(prompt, "text", "") if isinstance(prompt, Mapping) else "",
         allowance=_allowance(document),

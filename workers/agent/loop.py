@@ -22,6 +22,7 @@ from workers.agent.claim import InvalidRequest
 from workers.agent.client import Client, Refusal, Unreachable
 from workers.agent.heartbeat import Heart, Held
 from workers.agent.output import Redactor, parts_of_key, secrets_in
+from workers.agent.workspace import Remote
 
 FINISHED, CRASHED, REFUSED, FORCED = 0, 1, 2, 130
 """Exit codes: ended as asked; unexpected error; the server does not want this key or this agent; told to end twice."""
@@ -268,6 +269,7 @@ class Agent:
                 held,
                 heart=heart,
                 reporter=reporter,
+                remote=Remote(self.settings.url, self.settings.key),
                 told=self.told,
                 timing=self.timing,
                 timeout_seconds=self._timeout_seconds,

@@ -150,18 +150,16 @@ class Workspace:
             folder.mkdir(mode=0o700)
         self._identity = self._identify()
 
-    def check_out(
-        self, checkout: Checkout, *, address: str = "", remote: Remote | None = None, litter: Sequence[str] = ()
-    ) -> None:
+    def check_out(self, checkout: Checkout, *, remote: Remote | None = None, litter: Sequence[str] = ()) -> None:
         """Fills `tree` with the commit, detached, without remotes and hooks. Raises GitFailed, Interrupted.
 
-        The repository is read at its path where that can be read, else at `address` of `remote`. New files named as in
+        The repository is read at its path where that can be read, else over HTTP from `remote`. New files named as in
         `litter` (patterns as in .gitignore) are never part of the diff.
         """
         self._commit = checkout.commit
         self._git("init", "--quiet", "--bare", "--template=", str(self._base))
-        if address and remote is not None and not _is_here(checkout.url):
-            self._fetch_over_http(remote, remote.address(address), checkout.commit)
+        if checkout.address and remote is not None and not _is_here(checkout.url):
+            self._fetch_over_http(remote, remote.address(checkout.address), checkout.commit)
         else:
             self._fetch(checkout.url, checkout.commit)
         self._git("init", "--quiet", "--template=", str(self.tree))

@@ -73,18 +73,18 @@ def test_a_path_that_can_be_read_is_taken_before_the_network(repository: Reposit
     git("clone", "-q", "--bare", str(repository.folder), str(bare), cwd=tmp_path)
     for url in (str(repository.folder), str(bare), bare.as_uri()):
         workspace = a_workspace(tmp_path)
-        checkout = Checkout(url=url, commit=repository.head, branch="main")
-        workspace.check_out(checkout, address="/git/demo.git", remote=Remote(server.url, KEY))
+        checkout = Checkout(url=url, commit=repository.head, branch="main", address="/git/demo.git")
+        workspace.check_out(checkout, remote=Remote(server.url, KEY))
         assert (workspace.tree / "code.py").read_text() == "x = 1\n"
     assert server.asked == []
 
 
 def test_a_path_of_another_machine_is_asked_of_the_server_with_the_key_in_the_head(repository, tmp_path, refusers):
     server = refusers()
-    checkout = Checkout(url=str(tmp_path / "nowhere.git"), commit=repository.head, branch="main")
     told = "https://signalbox.example:8443/git/demo.git"
+    checkout = Checkout(url=str(tmp_path / "nowhere.git"), commit=repository.head, branch="main", address=told)
     with pytest.raises(GitFailed) as failed:
-        a_workspace(tmp_path).check_out(checkout, address=told, remote=Remote(server.url, KEY))
+        a_workspace(tmp_path).check_out(checkout, remote=Remote(server.url, KEY))
     asked = ("/git/demo.git/info/refs?service=git-upload-pack", f"Bearer {KEY}")
     assert server.asked == [asked] * module.FETCHES
     assert KEY not in str(failed.value)
@@ -92,19 +92,20 @@ def test_a_path_of_another_machine_is_asked_of_the_server_with_the_key_in_the_he
 
 def test_without_an_address_or_a_server_only_the_path_is_tried(repository, tmp_path, refusers):
     server = refusers()
-    checkout = Checkout(url=str(tmp_path / "nowhere.git"), commit=repository.head, branch="main")
     for address, remote in (("", Remote(server.url, KEY)), ("/git/demo.git", None)):
+        nowhere = str(tmp_path / "nowhere.git")
+        checkout = Checkout(url=nowhere, commit=repository.head, branch="main", address=address)
         with pytest.raises(GitFailed, match=r"nowhere\.git"):
-            a_workspace(tmp_path).check_out(checkout, address=address, remote=remote)
+            a_workspace(tmp_path).check_out(checkout, remote=remote)
     assert server.asked == []
 
 
 def test_the_key_is_not_carried_to_where_a_server_points(repository, tmp_path, refusers):
     server, other = refusers(), refusers()
     server.elsewhere = other.url
-    checkout = Checkout(url="/nowhere", commit=repository.head, branch="main")
+    checkout = Checkout(url="/nowhere", commit=repository.head, branch="main", address="/git/demo.git")
     with pytest.raises(GitFailed):
-        a_workspace(tmp_path).check_out(checkout, address="/git/demo.git", remote=Remote(server.url, KEY))
+        a_workspace(tmp_path).check_out(checkout, remote=Remote(server.url, KEY))
     assert server.asked
     assert other.asked == []
 
@@ -112,19 +113,17 @@ def test_the_key_is_not_carried_to_where_a_server_points(repository, tmp_path, r
 def test_an_attempt_that_ends_is_not_kept_by_a_server_that_is_away(repository, tmp_path, refusers, monkeypatch):
     monkeypatch.setattr(module, "PAUSE_SECONDS", 3600)
     server = refusers()
-    checkout = Checkout(url="/nowhere", commit=repository.head, branch="main")
+    checkout = Checkout(url="/nowhere", commit=repository.head, branch="main", address="/git/demo.git")
     with pytest.raises(Interrupted):
-        a_workspace(tmp_path, lambda: bool(server.asked)).check_out(
-            checkout, address="/git/demo.git", remote=Remote(server.url, KEY)
-        )
+        a_workspace(tmp_path, lambda: bool(server.asked)).check_out(checkout, remote=Remote(server.url, KEY))
     assert len(server.asked) == 1
 
 
 def test_a_failed_fetch_leaves_the_key_in_no_file(repository, tmp_path, refusers):
-    checkout = Checkout(url="/nowhere", commit=repository.head, branch="main")
+    checkout = Checkout(url="/nowhere", commit=repository.head, branch="main", address="/git/demo.git")
     workspace = a_workspace(tmp_path)
     with pytest.raises(GitFailed):
-        workspace.check_out(checkout, address="/git/demo.git", remote=Remote(refusers().url, KEY))
+        workspace.check_out(checkout, remote=Remote(refusers().url, KEY))
     written = [path for path in workspace.root.rglob("*") if path.is_file()]
     assert any(path.name == "config" for path in written)
     hidden = (KEY.encode(), base64.b64encode(KEY.encode()))
@@ -143,3 +142,22 @@ def test_proxies_and_certificates_are_the_agents_own_but_not_for_this_machine(mo
     assert far["GIT_SSL_CAINFO"] == "/etc/own.pem"
     near = Remote("http://127.0.0.1:8000", KEY).environment("http://127.0.0.1:8000/git/demo.git")
     assert not {"https_proxy", "GIT_SSL_CAINFO"} & set(near)
+
+
+def test_an_agent_that_cannot_see_the_mirror_asks_the_server_that_gave_it_the_task(
+    server, make_claim, work_once, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "FETCHES", 1)
+    heads: list[str] = []
+
+    def seen(handler: BaseHTTPRequestHandler) -> None:
+        heads.append(f"{handler.path} {handler.headers['Authorization']}")
+        handler.send_error(404)
+
+    monkeypatch.setattr(server.http.RequestHandlerClass, "do_GET", seen, raising=False)
+    claim = make_claim(["true"])
+    claim["checkout"] |= {"url": str(tmp_path / "nowhere"), "address": "https://signalbox.example/git/demo.git"}
+    work_once(claim)
+    [failed] = server.effects["fail"]
+    assert (failed["outcome"], failed["error_code"]) == ("infra_lost", "checkout_failed")
+    assert heads == [f"/git/demo.git/info/refs?service=git-upload-pack Bearer {KEY}"]
