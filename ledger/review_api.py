@@ -141,7 +141,7 @@ class ReviewActions:
     def reject(self: Any, request: Request, id: str) -> Response:
         """Veto it: it is set aside with you as its owner. Refuses with `reason_required`, `invalid_move`."""
         patch, given = self.get_object(), self.body(Rejection)
-        return _given(self, patch, "reject", {**given, "body": given.pop("reason")})
+        return _given(self, patch, "reject", {"body": given.pop("reason"), **given})
 
     @extend_schema(responses=ReviewSerializer(many=True))
     @action(detail=True, methods=["get"], filterset_class=None)

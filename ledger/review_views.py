@@ -21,6 +21,8 @@ from pipeline.refusals import Refused
 from pipeline.rest import BadQuery
 
 DEFAULT_DAYS = "7"
+LISTED = 8
+"""So many built-in entries of a constraint are shown at once; more are folded away."""
 
 
 @require_POST
@@ -141,7 +143,13 @@ def policy(request: HttpRequest, key: str) -> HttpResponse:
         raise Http404 from problem
     effective = PatchPolicy.objects.effective(project, *place)
     values = [
-        {"name": name, "words": review_words.RULES.get(name, ""), **told}
+        {
+            "name": name,
+            "words": review_words.RULES.get(name, ""),
+            "shown": review_words.value(told["value"]),
+            "entries_hidden": told["value"] if isinstance(told["value"], list) and len(told["value"]) > LISTED else [],
+            **told,
+        }
         for name, told in reviewing.explain(effective).items()
     ]
     return render(

@@ -48,6 +48,15 @@ def rule(name: str) -> str:
     return str(RULES.get(name, name.replace("_", " ")))
 
 
+def value(given: Any) -> str:
+    """A constraint's value in one line; "" for an empty one."""
+    if isinstance(given, bool):
+        return _("yes") if given else _("no")
+    if isinstance(given, dict):
+        return ", ".join(f"{name}: {inner}" for name, inner in given.items())
+    return ", ".join(str(one) for one in given) if isinstance(given, list) else str(given)
+
+
 def row(requirement: Requirement) -> dict[str, Any]:
     """A requirement as a line of the table: `words`, `state`, `tone`, `messages` and what holds."""
     tone, state = STATES[requirement.state]

@@ -258,7 +258,7 @@ def plan(wanted: Wanted) -> Plan:
     project = wanted.project
     if project.custody != Project.Custody.MANAGED:
         raise InvalidField("project", f"{project.key} is in recorded custody: whoever moves its branch rewinds there")
-    limit = int(getattr(settings, "SIGNALBOX_REWIND_LIMIT", 100))
+    limit = int(settings.SIGNALBOX_REWIND_LIMIT)
     patches = list(wanted.rows()[: limit + 1])
     if len(patches) > limit:
         raise InvalidField("filter", f"it finds more than {limit} patches; narrow it, by time for example")
@@ -311,7 +311,7 @@ class _Branch:
     @cached_property
     def commits(self) -> list[git.Commit]:
         """The branch by first parents, newest first."""
-        depth = int(getattr(settings, "SIGNALBOX_REWIND_COMMITS", 5000))
+        depth = int(settings.SIGNALBOX_REWIND_COMMITS)
         known = {commit.id: commit for commit in git.log(self.project.mirror, self.name, depth)}
         found, following = [], self.head
         while following in known:

@@ -70,6 +70,9 @@ def judge(patch: Patch) -> dict[str, Any]:
     answered = [{**one.document(), "severity": "overridden"} for one in broken if one.rule in overridden]
     found["findings"] = [one.document() for one in policy.check_for_review(facts, bounds)] + answered
     found["findings"] += [one.document() for one in _alike(patch, tree)]
+    swing = patch.swing(found["policy_snapshot"])
+    found["findings"] += [hit.document() for hit in swing.hits]
+    found["oscillating"] = swing.reason
     route = bounds.values.get("on_validation_failure", {})
     if errors and isinstance(route, dict):
         kind = (

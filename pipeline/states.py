@@ -111,6 +111,7 @@ class Stateful(Told):
         working: bool = False,
         only_from: Collection[str] | None = None,
         data: Mapping[str, Any] | None = None,
+        severity: str | None = None,
         **columns: Any,
     ) -> bool:
         """Take the row to `to`, writing `columns` and one Event with them, in one transaction.
@@ -118,7 +119,7 @@ class Stateful(Told):
         The row is locked and its state read from the database. Returns False, and writes nothing, when the row is there
         already; a `working` verb refuses even then. Raises InvalidMove when there is no such arrow (or the row is in
         none of `only_from`), InvalidState for an unknown target, NotFound when the row is gone. A column may be NOW
-        (the database's clock) or Plus(amount). `verb` words the refusal: "Cannot pause: …".
+        (the database's clock) or Plus(amount). `verb` words the refusal: "Cannot pause: …"; `severity` is the event's, where its kind's is not right.
         """
         to = str(to)
         if to not in self.MOVES:
@@ -143,6 +144,7 @@ class Stateful(Told):
                 by=by,
                 reason=reason,
                 data=data,
+                severity=severity,
                 before=self.tellable({name: locked[name] for name in changes}),
                 after=self.tellable(changes),
             )

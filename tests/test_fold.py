@@ -346,6 +346,7 @@ def test_a_birth_tells_what_is_not_empty_and_no_secret() -> None:
     assert birth.before == {}
     assert birth.after == {
         "state": "idle",
+        "told_health": "healthy",
         "name": worker.name,
         "worker_type": "executor",
         "config": {"timeout_seconds": 30},

@@ -495,6 +495,7 @@ class Patch(Stateful):
                     verb="validate",
                     working=True,
                     **columns,
+                    state_reason="",
                     last_error_code="",
                     last_error_message="",
                 )
@@ -781,6 +782,7 @@ class Patch(Stateful):
             reason=reason,
             key="reverse_landed",
             verb="rollback",
+            severity="critical",
             data={"reverse": reverse.pk, "commit": reverse.commit_sha},
             state_reason=reason,
         )

@@ -24,8 +24,6 @@ def review_box(context: Context, patch: Patch) -> dict[str, Any]:
     tone, tier = review_words.TIERS[risk.tier]
     rows = [review_words.row(one) for one in reviewing.requirements(patch)]
     may_admin = principal.may("admin", patch.project_id)
-    for row in rows:
-        row["may_override"] = may_admin and row["is_open"] and row["rule"] in OVERRIDABLE
     standing = reviews_of([patch])[patch.pk]
     is_open = patch.state not in Patch.FINAL
     return {
@@ -33,6 +31,7 @@ def review_box(context: Context, patch: Patch) -> dict[str, Any]:
         "csrf_token": context.get("csrf_token"),
         "patch": patch,
         "rows": [row for row in rows if row["tone"] != "quiet"],
+        "may_be_set_aside": [row for row in rows if may_admin and row["is_open"] and row["rule"] in OVERRIDABLE],
         "quiet": [row["words"] for row in rows if row["tone"] == "quiet"],
         "tier": tier,
         "tier_tone": tone,

@@ -135,6 +135,7 @@ EXPECTED: dict[str, dict[str, Role]] = {
     "lease-detail": {"get": VIEWER},
     "lease-complete": {"post": WORKER},
     "lease-fail": {"post": WORKER},
+    "lease-extend": {"post": WORKER},
     # ledger
     "patch-list": {"get": VIEWER, "post": (OPERATOR, WORKER)},
     "patch-detail": {"get": VIEWER},
@@ -146,6 +147,8 @@ EXPECTED: dict[str, dict[str, Role]] = {
     "patch-quarantine": {"post": OPERATOR},
     "patch-drop": {"post": OPERATOR},
     "patch-release": {"post": APPROVER},
+    "patch-rollback": {"post": APPROVER},
+    "patch-bulk": {"post": APPROVER},
     "patch-approve": {"post": APPROVER},
     "patch-reject": {"post": APPROVER},
     "patch-reviews": {"get": VIEWER, "post": OPERATOR},
@@ -281,6 +284,7 @@ OBJECTS: dict[str, Callable[[World], dict[str, Any]]] = {
     "worker-heartbeats": lambda world: {},
     "lease": lambda world: {"id": _lease(world).pk},
     "patch": lambda world: {"id": _patch(world).pk},
+    "patch-bulk": lambda world: {},
     "merge-queue": lambda world: {"id": factories.make_merge_queue(world.project).pk},
     "merge-queue-of-branch": lambda world: {
         "project": world.project.key,

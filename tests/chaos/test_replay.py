@@ -8,8 +8,8 @@ import os
 import random
 import shutil
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -79,10 +79,9 @@ def _made(folder: Path) -> Path:
 
 
 @pytest.fixture
-def spent(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, float]]:
-    """Seconds by step; `git` is what was spent in git processes of all of them."""
+def spent(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Seconds by step; `git` is what was spent in git processes of all of them, `processes` how many there were."""
     found: dict[str, float] = defaultdict(float)
-    calls: Counter[str] = Counter()
     bounded = git._bounded
 
     def timed(command: list[str], *arguments: Any) -> Any:
@@ -91,11 +90,10 @@ def spent(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, float]]:
             return bounded(command, *arguments)
         finally:
             found["git"] += time.monotonic() - started
-            calls["git"] += 1
+            found["processes"] += 1
 
     monkeypatch.setattr(git, "_bounded", timed)
-    yield found
-    found["git processes"] = calls["git"]
+    return found
 
 
 def test_every_commit_of_a_history_replayed_as_a_patch_gives_its_tree(
@@ -124,7 +122,10 @@ def test_every_commit_of_a_history_replayed_as_a_patch_gives_its_tree(
     assert replayed >= MADE_COMMITS // 2
     assert git.fsck(project.mirror) == []
     steps = ", ".join(f"{step} {1000 * spent[step] / replayed:.0f} ms" for step in (*STEPS[1:], "git"))
-    print(f"{replayed} commits ({empty} empty) in {seconds:.1f} s, {replayed / seconds:.1f}/s; each: {steps}")
+    print(
+        f"{replayed} commits ({empty} empty) in {seconds:.1f} s, {replayed / seconds:.1f}/s; each: {steps}, "
+        f"{spent['processes'] / replayed:.0f} processes"
+    )
 
 
 def _project(upstream: Path, first: str) -> Project:

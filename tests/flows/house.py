@@ -214,7 +214,9 @@ class House:
         broken = [(result.number, result.text, result.violations) for result in check_all() if not result.holds]
         assert broken == []
         assert git.fsck(self.project.mirror) == []
-        landed = {patch.commit_sha: patch for patch in Patch.objects.filter(project=self.project, state="committed")}
+        # What was rolled back stays in the history of the branch, with the reverse that undid it.
+        once = Patch.objects.filter(project=self.project, state__in=["committed", "rolled_back"]).exclude(commit_sha="")
+        landed = {patch.commit_sha: patch for patch in once}
         ours = [commit for commit in self.new_commits() if "Signalbox-Patch" in commit.message]
         assert [commit.id for commit in ours if commit.id not in landed] == []
         assert len(ours) == len(landed)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from ledger import git
 from ledger.diff import parse
 from ledger.policy import check_tree
+from ledger.trees import judge
 from pipeline.refusals import InvalidField
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -397,6 +399,51 @@ def test_an_offset_is_seen_behind_a_thousand_other_lines(mirror, source, base):
         git.apply(mirror, base, text.replace("@@ -47,7 +47,7 @@", "@@ -40,7 +40,7 @@"))
 
 
+def test_a_file_where_a_folder_is_or_beyond_a_link_does_not_apply(mirror, source, base):
+    (source.path / "link").symlink_to("docs")
+    linked = source.commit({})
+    source.git("push", "-q", str(mirror), f"{linked}:refs/heads/linked")
+    new = "diff --git a/{0} b/{0}\nnew file mode 100644\n--- /dev/null\n+++ b/{0}\n@@ -0,0 +1 @@\n+x\n"
+    for path, code in (("a/x", "stale_base"), ("docs", "stale_base"), ("link/x", "symlink_target")):
+        with pytest.raises(git.DoesNotApply) as refused:
+            git.apply(mirror, linked, new.format(path))
+        assert refused.value.code == code
+
+
+@pytest.mark.parametrize("spent", ["echo 'fatal: Out of memory, malloc failed' >&2; exit 128", "while :; do :; done"])
+def test_a_patch_that_takes_more_memory_or_time_than_it_may_is_too_large(tmp_path, mirror, base, monkeypatch, spent):
+    monkeypatch.setattr(git._git, "__kwdefaults__", {**git._git.__kwdefaults__, "cpu_seconds": 1})
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    real = shutil.which("git")
+    (folder / "git").write_text(f'#!/bin/sh\ncase " $* " in *" apply "*) {spent} ;; *) exec {real} "$@" ;; esac\n')
+    (folder / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(git.DoesNotApply) as refused:
+        git.apply(mirror, base, "any text\n")
+    assert refused.value.code == "patch_too_large"
+    assert leftovers(mirror) == []
+
+
+def test_the_names_in_folders_are_asked_for_at_once(mirror, source):
+    tree = source.git("rev-parse", f"{source.commit({'é/b c': b'1', 'é/d/e': b'2', 'x': b''})}^{{tree}}").strip()
+    source.git("push", "-q", str(mirror), "HEAD:refs/heads/other")
+    found = git.names_in(mirror, tree, ["", "é", "é/d", "x", "none"])
+    assert found == {"": ["a", "b", "docs", "x", "é"], "é": ["b c", "d"], "é/d": ["e"], "x": [], "none": []}
+    with pytest.raises(git.UnknownCommit):
+        git.names_in(mirror, "1" * 40, [""])
+
+
+def test_the_tree_of_a_commit_is_that_of_nothing_else(mirror, source, base):
+    tree = git.tree_of(mirror, base)
+    assert git.tree_of_commit(mirror, base) == tree
+    source.git("tag", "-a", "-m", "x", "v1", base)
+    source.git("push", "-q", str(mirror), "v1")
+    for name in (tree, source.git("rev-parse", "v1").strip(), "1" * 40, "main", ""):
+        with pytest.raises(git.UnknownCommit):
+            git.tree_of_commit(mirror, name)
+
+
 def test_a_file_that_is_already_there_cannot_be_added(mirror, source, base):
     text, tree = source.diff({"n": b"1\n"})
     assert git.apply(mirror, base, text) == tree
@@ -740,6 +787,7 @@ def test_a_sha256_repository_works_from_clone_to_landing(tmp_path):
     assert git.apply(mirror, base, text) == tree
     assert check_tree(parse(text), git.changes(mirror, base, tree)) == []
     assert git.rebase_tree(mirror, base, tree, base) == tree
+    assert git.names_in(mirror, tree, [""]) == {"": ["a", "n"]}
     git.move_branch(mirror, "main", land(mirror, base, tree), base)
     assert len(git.head(mirror, "main")) == 64
     assert git.fsck(mirror) == []
@@ -747,7 +795,21 @@ def test_a_sha256_repository_works_from_clone_to_landing(tmp_path):
 
 NAMES = st.sampled_from(["a", "b", "d/a", "d/b c", "é", 'q"', "x b/x", "tab\tname"])
 PIECES = st.sampled_from(
-    [b"", b"one", b"two", b"--- a/x", b"\\ No newline", b"cr\r", b" ", b"\xc3\xa9", b"\f", b"@@ -1 +1 @@"]
+    [
+        b"",
+        b"one",
+        b"two",
+        b"three",
+        b"four",
+        b"nul\0nul",
+        b"--- a/x",
+        b"\\ No newline",
+        b"cr\r",
+        b" ",
+        b"\xc3\xa9",
+        b"\f",
+        b"@@ -1 +1 @@",
+    ]
 )
 CONTENTS = st.builds(
     lambda lines, end: b"\n".join(lines) + end, st.lists(PIECES, max_size=30), st.sampled_from([b"", b"\n"])
@@ -793,6 +855,8 @@ def test_random_edits_apply_to_their_tree_and_read_as_what_git_says(workshop, be
     assert check_tree(found, changes) == []
     assert [file.path for file in found.files] == [change.path for change in changes]
     counts = source.git("diff", "--no-renames", "--numstat", *trees).splitlines()
-    assert [f"{file.insertions}\t{file.deletions}" for file in found.files] == [
-        line.rsplit("\t", 1)[0] for line in counts
-    ]
+    said = [line.rsplit("\t", 1)[0].replace("-", "0") for line in counts]
+    assert [f"{file.insertions}\t{file.deletions}" for file in found.files] == said
+    moves = source.git("diff", "-M20%", "-C20%", "--find-copies-harder", "--full-index", "--binary", *trees)
+    assert git.apply(mirror, base, moves) == trees[1]
+    assert judge(mirror, base, trees[1], parse(moves)) == []

@@ -106,12 +106,9 @@ def test_what_is_no_leftover_stays(project: Project) -> None:
 
 
 def test_a_lock_that_somebody_left_on_the_branch_keeps_a_landing_waiting_and_then_goes(
-    tmp_path: Path, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, settings: LazySettings
 ) -> None:
     house = House(tmp_path, [piece("a")])
-    monkeypatch.setattr(
-        git, "_SETTINGS", tuple(s for s in git._SETTINGS if "Timeout" not in s) + ("core.filesRefLockTimeout=50",)
-    )
     settings.SIGNALBOX_STALE_LOCK_SECONDS = 10_000
     leave(house.project, "refs/heads/main.lock")
     patch = house.work({"a.txt": "a\n"})
