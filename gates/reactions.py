@@ -2,6 +2,7 @@
 
 from django.conf import settings
 
+from gates import receipts as receipts
 from gates import running
 from gates.models import Gate, GateRun
 from ledger.models import Patch, QueueItem

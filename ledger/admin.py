@@ -3,6 +3,7 @@
 from django.contrib import admin
 from django.utils.translation import gettext_lazy as _
 
+from ledger import landing_admin as landing_admin
 from ledger import review_admin as review_admin
 from ledger import seal_admin as seal_admin
 from ledger.models import MergeQueue, Patch, PatchContent, PatchPolicy, QueueItem

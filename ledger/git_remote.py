@@ -59,7 +59,7 @@ def check_address(url: str) -> Address:
             raise InvalidField("url", "a path begins with /, an address with file://, https:// or ssh://")
     else:
         address = _by_url(url)
-    allowed = getattr(settings, "SIGNALBOX_REMOTE_PROTOCOLS", PROTOCOLS)
+    allowed = settings.SIGNALBOX_REMOTE_PROTOCOLS
     if address.protocol not in allowed:
         raise InvalidField("url", f"{address.protocol} is not allowed here; allowed: {', '.join(allowed) or 'none'}")
     if address.host:
@@ -115,7 +115,7 @@ def environment(address: Address, username: str, secret: str) -> dict[str, str]:
     variables = {"GIT_CONFIG_COUNT": str(len(config))}
     for number, (key, value) in enumerate(config):
         variables |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
-    if authorities := getattr(settings, "SIGNALBOX_REMOTE_CA_FILE", ""):
+    if authorities := settings.SIGNALBOX_REMOTE_CA_FILE:
         variables["GIT_SSL_CAINFO"] = str(authorities)
     return variables
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from ledger import audit, git
-from ledger.models import MergeQueue, Patch, PatchPolicy, QueueItem
+from ledger.models import MergeQueue, Patch, PatchPolicy, Push, QueueItem
 from pipeline.clock import db_now
 from pipeline.constraints import resolve
 from pipeline.invariants import Finding, invariant, probe, query, told
@@ -148,7 +148,7 @@ query(
     SELECT id FROM ledger_mergequeue WHERE window_floor<1 OR window_size<window_floor OR window_size>window_ceiling
     """,
 )
-told(Patch, MergeQueue, QueueItem)
+told(Patch, MergeQueue, QueueItem, Push)
 
 
 @invariant(71, "each managed committed patch is one commit with its trailer on the branch, and each trailer one patch")

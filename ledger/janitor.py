@@ -40,7 +40,7 @@ def sweep(project: Project, *, locks_after: timedelta | None = None, rest_after:
     fetch, twice). Nothing goes while a git works on this mirror, or another janitor does.
     """
     if locks_after is None:
-        locks_after = timedelta(seconds=getattr(settings, "SIGNALBOX_STALE_LOCK_SECONDS", 60))
+        locks_after = timedelta(seconds=settings.SIGNALBOX_STALE_LOCK_SECONDS)
     rest_after = git.STALE_LOCK if rest_after is None else rest_after
     with alone(project) as mine:
         if not mine or not project.mirror.is_dir():

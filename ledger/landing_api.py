@@ -44,7 +44,7 @@ class RemoteSerializer(StrictModel):
         model = Remote
         fields = (
             "id", "version", "created_at", "updated_at", "project", "url", "landing", "username", "credential",
-            "webhook_secret", "fetch_seconds", "enabled", "fetched_at", "fetch_error",
+            "webhook_credential", "fetch_seconds", "enabled", "fetched_at", "fetch_error",
         )  # fmt: skip
         read_only_fields = ("id", "version", "created_at", "updated_at", "fetched_at", "fetch_error")
 
@@ -200,4 +200,3 @@ urlpatterns = [
     *router.urls,
     path("projects/<str:project>/fetch/", RemoteEndpoint.as_view({"post": "fetch"}), name="project-fetch"),
 ]
-hooks = [path("hooks/push/<str:key>/", pushed, name="pushed")]

@@ -137,7 +137,7 @@ def is_signed(remote: Remote, body: bytes, signature: str) -> bool:
     False for a remote without a secret.
     """
     try:
-        secret = read_secret(remote.webhook_secret)
+        secret = read_secret(remote.webhook_credential)
     except (CredentialMissing, InvalidField) as problem:
         log.warning("webhook of %s: %s", remote.project.key, problem)
         return False

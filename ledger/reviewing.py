@@ -335,7 +335,7 @@ def _in_place(row: PatchPolicy) -> Any:
 
 def most_replayed() -> int:
     """How many patches one replay may look at."""
-    return int(getattr(settings, "SIGNALBOX_REPLAY_MAX", 5_000))
+    return int(settings.SIGNALBOX_REPLAY_MAX)
 
 
 def explain(effective: Effective) -> dict[str, Mapping[str, Any]]:

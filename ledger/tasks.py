@@ -5,6 +5,7 @@ from datetime import timedelta
 from celery import shared_task
 
 from ledger import audit, queue, sealing, validation
+from ledger import landing_tasks as landing_tasks
 from pipeline.models import Tick
 
 

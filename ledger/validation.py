@@ -90,7 +90,7 @@ def judge(patch: Patch) -> dict[str, Any]:
 def _alike(patch: Patch, tree: str) -> Iterator[policy.Finding]:
     """A note on the patches that make the same change on another base, or the same tree in other words."""
     same_change = list(Patch.objects.same_change(patch).values_list("pk", flat=True)[:MOST_ALIKE])
-    same_tree = list(Patch.objects.same_tree(patch, tree).values_list("pk", flat=True)[:MOST_ALIKE]) if tree else []
+    same_tree = list(Patch.objects.same_tree(patch, tree).values_list("pk", flat=True)[:MOST_ALIKE])
     for rule, ids, words in (
         ("same_change", same_change, "makes the same change"),
         ("same_tree", [pk for pk in same_tree if pk not in same_change], "makes the same tree of this base"),

@@ -55,7 +55,7 @@ def patches(request: HttpRequest) -> HttpResponse:
 def patch(request: HttpRequest, pk: str) -> HttpResponse:
     """One patch: where it stands, what it changes, what was found, what happened."""
     patch = _patch(request, pk)
-    content = PatchContent.objects.filter(patch=patch).first()
+    content = getattr(patch, "content", None)
     history = Event.objects.about(patch).defer("canonical", "before", "data")
     history = list(history.reverse()[:HISTORY_SHOWN])
     chain = Patch.objects.visible_to(request.principal).chain(patch.chain_id).exclude(pk=patch.pk)
@@ -82,11 +82,9 @@ def patch(request: HttpRequest, pk: str) -> HttpResponse:
 
 def _patch(request: HttpRequest, pk: str) -> Patch:
     rows = Patch.objects.visible_to(request.principal).select_related(
-        "project", "run__workstream", "run__phase", "task", "attempt"
+        "project", "phase", "workstream__phase", "content", "run__workstream", "run__phase", "task", "attempt"
     )
-    return get_object_or_404(
-        rows.defer("task__spec", "attempt__output_tail", "attempt__input_prompt", "attempt__error_log"), pk=pk
-    )
+    return get_object_or_404(rows.defer("attempt__output_tail", "attempt__input_prompt", "attempt__error_log"), pk=pk)
 
 
 def _rail(patch: Patch, newest_first: list[Event]) -> list[dict[str, Any]]:

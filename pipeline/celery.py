@@ -35,6 +35,10 @@ SCHEDULE: list[Every] = [
     Every(5, "ledger.tasks.seal", "what has happened is sealed and anchored before anybody could change it unseen"),
     Every(86_400, "ledger.tasks.watch_log", "a broken seal is told once a day at the latest"),
     Every(3600, "gates.tasks.tidy", "logs of gates that are past their keeping go"),
+    Every(
+        3600, "ledger.landing_tasks.tidy_mirrors", "what killed gits left in a mirror goes before it blocks a landing"
+    ),
+    Every(86_400, "ledger.landing_tasks.watch_receipts", "a receipt that was changed is told once a day at the latest"),
     Every(3600, "pipeline.tasks.tidy", "next month's events have a partition; what is past its keeping goes"),
 ]
 

@@ -119,7 +119,8 @@ class Stateful(Told):
         The row is locked and its state read from the database. Returns False, and writes nothing, when the row is there
         already; a `working` verb refuses even then. Raises InvalidMove when there is no such arrow (or the row is in
         none of `only_from`), InvalidState for an unknown target, NotFound when the row is gone. A column may be NOW
-        (the database's clock) or Plus(amount). `verb` words the refusal: "Cannot pause: …"; `severity` is the event's, where its kind's is not right.
+        (the database's clock) or Plus(amount). `verb` words the refusal: "Cannot pause: …"; `severity` is the
+        event's, where its kind's is not right.
         """
         to = str(to)
         if to not in self.MOVES:

@@ -19,6 +19,7 @@ api = [
     path("", include("workers.api")),
     path("", include("ledger.api")),
     path("", include("ledger.seal_api")),
+    path("", include("ledger.landing_api")),
     path("", include("gates.api")),
     path("", include("costs.api")),
     path("schema/", SpectacularJSONAPIView.as_view(permission_classes=[HasRole]), name="schema"),
@@ -71,5 +72,6 @@ urlpatterns = [
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),
     path("api/v1/", include(api)),
+    path("", include("ledger.hooks")),
     *pages,
 ]

@@ -17,7 +17,7 @@ from django.db import connection, transaction
 from costs.models import CostRecord, Price
 from gates.models import Gate, GateRun
 from ledger import git
-from ledger.models import MergeQueue, Patch, PatchPolicy, QueueItem
+from ledger.models import MergeQueue, Patch, PatchPolicy, Push, QueueItem, Remote
 from pipeline import events
 from pipeline.clock import db_now
 from pipeline.models import (
@@ -298,6 +298,21 @@ def make_policy(**fields: Any) -> PatchPolicy:
     return PatchPolicy.objects.add(by=BY, **fields)
 
 
+def make_remote(project: Project | None = None, **fields: Any) -> Remote:
+    """Where a project's work is pushed to; nothing answers there."""
+    fields.setdefault("url", "https://git.example.org/x.git")
+    fields.setdefault("landing", "push")
+    return Remote.objects.add(by=BY, project=project or make_project(), **fields)
+
+
+def make_push(project: Project | None = None) -> Push:
+    """A landed patch on its way to the remote."""
+    project = project or make_project()
+    make_merge_queue(project)
+    patch = in_state(make_patch(project), "committed")
+    return Push.objects.owe(patch, make_remote(project), by=BY)[0]
+
+
 def make_merge_queue(project: Project | None = None, *, target_branch: str = "", head_commit: str = "") -> MergeQueue:
     """The running queue of the project's default branch; its head is the mirror's when there is one."""
     project = project or make_project()
@@ -432,6 +447,10 @@ def _of_gate_run(row: GateRun, state: str) -> dict[str, Any]:
     }
 
 
+def _of_push(row: Push, state: str) -> dict[str, Any]:
+    return {"pushed_at": NOW if state == "pushed" else None}
+
+
 Columns = Callable[[Any, str], dict[str, Any]]
 
 STATEFUL: dict[type[Stateful], tuple[Callable[[], Any], Columns]] = {
@@ -444,6 +463,7 @@ STATEFUL: dict[type[Stateful], tuple[Callable[[], Any], Columns]] = {
     MergeQueue: (make_merge_queue, _of_merge_queue),
     QueueItem: (make_queue_item, _of_queue_item),
     GateRun: (make_gate_run, _of_gate_run),
+    Push: (make_push, _of_push),
 }
 """Every stateful model: how a row of it is born, and what its columns must hold in each state."""
 

@@ -431,7 +431,7 @@ def test_a_second_run_that_makes_the_same_patch_waits_for_whoever_owns_the_first
 POINTS = [
     "claim.locked", "claim.granted", "submit.locked", "submit.stored", "finish.locked", "finish.done",
     "validate.judged", "build.started", "build.done", "gate.started", "gate.copied", "gate.executed", "gate.judged",
-    "gate.done", "land.before_ref", "land.after_ref", "land.done",
+    "gate.done", "land.before_ref", "land.after_ref", "land.booked", "land.done", "build.applied",
 ]  # fmt: skip
 
 

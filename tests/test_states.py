@@ -8,7 +8,7 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 
 from gates.models import GateRun
-from ledger.models import MergeQueue, Patch, QueueItem
+from ledger.models import MergeQueue, Patch, Push, QueueItem
 from pipeline import events
 from pipeline.ids import new_id
 from pipeline.models import Event, Hold, Run, StepAttempt, Task
@@ -71,6 +71,11 @@ TABLES: dict[Model, str] = {
         idle,busy,paused     crashed      worker.crashed
         idle,busy,paused     stopped      worker.stopped
     """,
+    Push: """
+        waiting,held         pushed       push.pushed
+        waiting              held         push.held
+        held                 waiting      push.resumed
+    """,
     Patch: """
         created,apply_failed validated    patch.validated
         created              apply_failed patch.apply_failed
@@ -127,6 +132,7 @@ BIRTHS: dict[tuple[Model, str], str] = {
     (MergeQueue, "running"): "merge_queue.added",
     (QueueItem, "waiting"): "queue_item.waiting",
     (GateRun, "pending"): "gate_run.created",
+    (Push, "waiting"): "push.created",
 }
 
 TERMINAL: dict[Model, set[str]] = {
@@ -139,6 +145,7 @@ TERMINAL: dict[Model, set[str]] = {
     MergeQueue: set(),
     QueueItem: {"landed", "evicted", "withdrawn"},
     GateRun: {"passed", "failed", "skipped", "error"},
+    Push: {"pushed"},
 }
 
 
@@ -343,6 +350,8 @@ def twin(row: Any) -> Any:
     }
     if isinstance(row, QueueItem):
         different[QueueItem] = {"position": row.position + 1, "patch": factories.make_patch(row.patch.project)}
+    if isinstance(row, Push):
+        different[Push] = {"patch": factories.make_patch(row.patch.project)}
     values = {field.name: getattr(row, field.name) for field in row._meta.concrete_fields if field.name != "id"}
     return type(row)(**{**values, **different.get(type(row), {})})
 

@@ -20,9 +20,12 @@ REACTIONS = {
     "patch.applied": ["ledger.reactions.advance_queue", "gates.reactions.open_gates"],
     "patch.committed": [
         "pipeline.reactions.advance_run",
+        "ledger.landing_reactions.keep_receipt",
+        "ledger.landing_reactions.owe_push",
         "ledger.reactions.queue_those_behind",
         "costs.reactions.reclass",
     ],
+    "push.resumed": ["ledger.landing_reactions.push_again"],
     "patch.released": ["ledger.reactions.start_validation", "costs.reactions.reclass"],
     "patch.dropped": [
         "pipeline.reactions.advance_run",
@@ -67,9 +70,11 @@ ANSWERS = {
     "run.complete": ["ledger.reactions.is_a_patch_open"],
     "tree.verdict": ["gates.reactions.verdict_of_tree"],
     "patch.commit": ["gates.reactions.is_verdict_fresh"],
-    "patch.receipt": ["costs.reactions.cost_of_patch"],
+    "patch.receipt": ["gates.receipts.gates_of_patch", "costs.reactions.cost_of_patch"],
     "blockers": [],
 }
+
+LANDING_TASKS = ("push", "push_due", "fetch", "fetch_due", "note_receipts", "tidy_mirrors", "watch_receipts")
 
 CHORES = [
     "pipeline.orchestrate.sweep",
@@ -77,6 +82,9 @@ CHORES = [
     "pipeline.notifications.send_due",
     "pipeline.webhooks.deliver_due",
     "workers.sweeping.sweep",
+    "ledger.receipts.note_rest",
+    "ledger.remote.push_due",
+    "ledger.remote.fetch_due",
     "ledger.reviewing.set_aside_lapsed",
     "ledger.reactions.place_patches",
     "ledger.reactions.expire_quarantines",
@@ -106,6 +114,7 @@ def test_celery_knows_these_tasks_and_no_other_of_ours() -> None:
     assert ours == {
         "gates.tasks.run_pending",
         "gates.tasks.tidy",
+        *(f"ledger.landing_tasks.{name}" for name in LANDING_TASKS),
         "ledger.tasks.advance",
         "ledger.tasks.seal",
         "ledger.tasks.validate",
@@ -124,6 +133,8 @@ def test_the_clock_starts_these() -> None:
         "pipeline.tasks.tidy": 3600,
         "ledger.tasks.seal": 5,
         "ledger.tasks.watch_log": 86_400,
+        "ledger.landing_tasks.tidy_mirrors": 3600,
+        "ledger.landing_tasks.watch_receipts": 86_400,
         "gates.tasks.tidy": 3600,
     }
     assert {line.task: line.seconds for line in SCHEDULE} == periods

@@ -67,13 +67,17 @@ class PatchQuerySet(models.QuerySet["Patch"]):
 
     def same_change(self, patch: "Patch") -> Self:
         """The project's other patches, oldest first, that make the same change, whatever each of them starts from."""
-        named = self.filter(project=patch.project_id).exclude(content__patch_id_git="").exclude(pk=patch.pk)
-        return named.filter(content__patch_id_git=patch.content.patch_id_git).order_by("pk")
+        if not patch.content.patch_id_git:
+            return self.none()
+        same = self.filter(project=patch.project_id, content__patch_id_git=patch.content.patch_id_git)
+        return same.exclude(pk=patch.pk).order_by("pk")
 
     def same_tree(self, patch: "Patch", tree: str) -> Self:
         """The project's other patches, oldest first, that make `tree` of the same base, in whatever words."""
+        if not tree:
+            return self.none()
         same = self.filter(project=patch.project_id, base_commit=patch.base_commit, result_tree=tree)
-        return same.exclude(result_tree="").exclude(pk=patch.pk).order_by("pk")
+        return same.exclude(pk=patch.pk).order_by("pk")
 
     def expired_quarantine(self) -> Self:
         """Set aside, and past the date until which somebody wanted to look at them."""
@@ -431,6 +435,7 @@ class Patch(Stateful):
             models.Index(fields=["run"], name="patch_of_run"),
             models.Index(fields=["task", "-id"], name="patch_of_task"),
             models.Index(fields=["chain_id"], name="patch_chain"),
+            models.Index(fields=["base_commit", "result_tree"], name="patch_of_result", condition=~Q(result_tree="")),
             models.Index(
                 fields=["state"],
                 name="patch_open",

@@ -38,7 +38,7 @@ class CredentialMissing(Refused):
 
 def credentials_folder() -> Path:
     """The one folder whose files may be named as `file:`."""
-    return Path(getattr(settings, "SIGNALBOX_CREDENTIALS_DIR", "") or Path(settings.DATA_DIR) / "credentials")
+    return Path(settings.SIGNALBOX_CREDENTIALS_DIR or Path(settings.DATA_DIR) / "credentials")
 
 
 def check_reference(field: str, reference: str) -> None:
@@ -111,7 +111,7 @@ class Remote(Definition):
     landing = models.CharField(max_length=6, choices=Landing, default=Landing.NONE)
     username = models.CharField(max_length=100, default="x-access-token")
     credential = models.CharField(max_length=400, blank=True, help_text=_("env:NAME or file:NAME; never the secret"))
-    webhook_secret = models.CharField(
+    webhook_credential = models.CharField(
         max_length=400, blank=True, help_text=_("env:NAME or file:NAME: what the host signs its push webhook with")
     )
     fetch_seconds = models.PositiveIntegerField(default=300, help_text=_("0: only when asked, or told by a webhook"))
@@ -140,7 +140,7 @@ class Remote(Definition):
         """The address is one that may be used; secrets are named and not written down; a project under our care."""
         git_remote.check_address(self.url)
         check_reference("credential", self.credential)
-        check_reference("webhook_secret", self.webhook_secret)
+        check_reference("webhook_credential", self.webhook_credential)
         if self.credential and not self.url.startswith("https://"):
             raise InvalidField("credential", "is for https:// addresses; ssh uses the agent of the service's user")
         if not self.username.isprintable() or ":" in self.username or not self.username:

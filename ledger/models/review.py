@@ -187,8 +187,8 @@ class PolicyOverrideQuerySet(models.QuerySet["PolicyOverride"]):
         aside or an end out of bounds, InvalidMove when nothing more becomes of the patch.
         """
         reason = need_reason(reason)
-        longest = timedelta(days=int(getattr(settings, "SIGNALBOX_OVERRIDE_MAX_DAYS", 30)))
-        life = timedelta(days=int(getattr(settings, "SIGNALBOX_OVERRIDE_DAYS", 7)))
+        longest = timedelta(days=int(settings.SIGNALBOX_OVERRIDE_MAX_DAYS))
+        life = timedelta(days=int(settings.SIGNALBOX_OVERRIDE_DAYS))
         life = life if expires_after is None else expires_after
         if rule not in OVERRIDABLE:
             raise InvalidField("rule", f"one of {', '.join(sorted(OVERRIDABLE))}, not “{rule[:80]}”")

@@ -155,7 +155,7 @@ class Task(Stateful):
 
     run = models.ForeignKey(Run, models.PROTECT, related_name="tasks")
     # The run's, here too: claims are handed out project by project, out of an index.
-    project = models.ForeignKey(Project, models.PROTECT, null=True, related_name="+")
+    project = models.ForeignKey(Project, models.PROTECT, related_name="+")
     key = models.CharField(max_length=80)
     name = models.CharField(max_length=200)
     kind = models.CharField(max_length=64)

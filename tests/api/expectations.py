@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ledger.models import Patch, Seal
+from ledger.models import Patch, Receipt, Seal
 from pipeline.clock import db_now
 from pipeline.events import START
 from pipeline.models import (
@@ -155,6 +155,14 @@ EXPECTED: dict[str, dict[str, Role]] = {
     "patch-interdiff": {"get": VIEWER},
     "patch-requirements": {"get": VIEWER},
     "patch-overrides": {"get": VIEWER, "post": ADMIN},
+    "remote-list": {"get": VIEWER, "post": INSTALLATION},
+    "remote-detail": {"get": VIEWER, "patch": INSTALLATION, "delete": INSTALLATION},
+    "push-list": {"get": VIEWER},
+    "push-detail": {"get": VIEWER},
+    "receipt-list": {"get": VIEWER},
+    "receipt-detail": {"get": VIEWER},
+    "receipt-statement": {"get": VIEWER},
+    "project-fetch": {"post": OPERATOR},
     "merge-queue-list": {"get": VIEWER},
     "merge-queue-detail": {"get": VIEWER},
     "merge-queue-of-branch": {"get": VIEWER},
@@ -272,6 +280,12 @@ def _delivery(world: World) -> Delivery:
     return Delivery.objects.create(endpoint=_webhook(world), event=event)
 
 
+def _receipt(world: World) -> Receipt:
+    """What is kept about a landed patch of the project."""
+    patch = factories.in_state(factories.make_patch(world.project), "committed")
+    return Receipt.objects.keep(patch, "{}", by=factories.BY)[0]
+
+
 OBJECTS: dict[str, Callable[[World], dict[str, Any]]] = {
     "subscription": lambda world: {"id": _subscription(world).pk},
     "webhook": lambda world: {"id": _webhook(world).pk},
@@ -285,6 +299,10 @@ OBJECTS: dict[str, Callable[[World], dict[str, Any]]] = {
     "lease": lambda world: {"id": _lease(world).pk},
     "patch": lambda world: {"id": _patch(world).pk},
     "patch-bulk": lambda world: {},
+    "remote": lambda world: {"id": factories.make_remote(world.project).pk},
+    "project-fetch": lambda world: {"project": factories.make_remote(world.project).project.key},
+    "push": lambda world: {"id": factories.make_push(world.project).pk},
+    "receipt": lambda world: {"id": _receipt(world).pk},
     "merge-queue": lambda world: {"id": factories.make_merge_queue(world.project).pk},
     "merge-queue-of-branch": lambda world: {
         "project": world.project.key,

@@ -53,7 +53,7 @@ def test_a_projects_admin_may_not_say_where_a_credential_goes(project: Project) 
     ("field", "value"),
     [
         ("url", "http://git.example.org/x"), ("url", "https://a:b@git.example.org/x"), ("url", "https://127.0.0.1/x"),
-        ("credential", "hunter2"), ("webhook_secret", "env:SECRET_KEY"), ("landing", "force"), ("fetch_seconds", 5),
+        ("credential", "hunter2"), ("webhook_credential", "env:SECRET_KEY"), ("landing", "force"), ("fetch_seconds", 5),
         ("fetch_seconds", -1), ("username", "a:b"),
     ],
 )  # fmt: skip

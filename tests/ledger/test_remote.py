@@ -477,7 +477,7 @@ def test_a_signed_push_webhook_has_the_remote_fetched(
     house: House, upstream: Upstream, nudges: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch, client: Client
 ) -> None:
     monkeypatch.setenv("SIGNALBOX_CREDENTIAL_HOOK", "hook-secret")
-    following = upstream.follow(webhook_secret="env:SIGNALBOX_CREDENTIAL_HOOK")
+    following = upstream.follow(webhook_credential="env:SIGNALBOX_CREDENTIAL_HOOK")
     body = b'{"ref": "refs/heads/main"}'
     right = "sha256=" + hmac.new(b"hook-secret", body, hashlib.sha256).hexdigest()
     address = f"/hooks/push/{house.project.key}/"
@@ -494,7 +494,7 @@ def test_a_signed_push_webhook_has_the_remote_fetched(
     assert nudges == []
     assert post(right) == 202
     assert nudges == [("ledger.landing_tasks.fetch", following.pk)]
-    following.edit(by=BY, webhook_secret="")
+    following.edit(by=BY, webhook_credential="")
     assert post("sha256=" + hmac.new(b"", body, hashlib.sha256).hexdigest()) == 404
 
 

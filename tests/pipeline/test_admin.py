@@ -16,25 +16,29 @@ from django.utils import timezone
 
 from costs.models import CostRecord
 from gates.models import Gate, GateRun, TestResult
-from ledger.models import Patch, PatchContent
+from ledger.models import Patch, PatchContent, PatchReview, PolicyOverride, Receipt, Seal
 from pipeline.admin_site import DefinitionAdmin, LookOnlyAdmin
 from pipeline.events import Event, EventEpoch
 from pipeline.ids import new_id
 from pipeline.models import (
     ApiKey,
+    Delivery,
     ExecutionRequest,
     Hold,
     Membership,
+    NotificationRule,
     Phase,
     Project,
     PromptInstance,
     RoutingDecision,
     Run,
     StoredAnswer,
+    Subscription,
     TaskDependency,
     Tick,
     Tool,
     User,
+    WebhookEndpoint,
     Workstream,
 )
 from tests import factories as make
@@ -111,6 +115,7 @@ def fill() -> None:
     make.make_policy()
     gate_run = make.make_gate_run(make.make_gate(project), patch=patch)
     TestResult.objects.create(gate_run=gate_run, test_key="t", name="t", outcome="pass")
+    fill_what_is_kept(project)
     make.make_price()
     make.make_cost(attempt=lease.attempt)
     Tick.objects.take("sweep", timedelta(seconds=5))
@@ -120,6 +125,30 @@ def fill() -> None:
     if not EventEpoch.objects.exists():
         EventEpoch.objects.create(number=1, reason="made")
     assert TaskDependency.objects.exists()
+
+
+def fill_what_is_kept(project: Project) -> None:
+    """A row of everything that the ledger keeps about patches, and of everything that is sent out."""
+    make.make_push(make.make_project())
+    reviewed = make.make_patch(project)
+    PatchReview.objects.give(reviewed, "comment", by=make.BY, reviewer=make.make_user(), body="Why so?")
+    PolicyOverride.objects.grant(reviewed, "max_lines_changed", reason="once", by=make.BY)
+    Receipt.objects.keep(make.in_state(make.make_patch(project), "committed"), "{}", by=make.BY)
+    Seal.objects.create(
+        number=last + 1,
+        prev_root="0" * 64 if last else "",
+        from_cursor="0-0-0",
+        to_cursor="1-1-1",
+        month="2026-01",
+        count=1,
+        root_hash="0" * 64,
+        leaves=b"0" * 32,
+    )
+    hook = Subscription.objects.add(by=make.BY, key=f"hooks-{make.number()}", patterns=["run.*"])
+    webhook = WebhookEndpoint.objects.add(by=make.BY, subscription=hook, url="https://example.org/hook")
+    Delivery.objects.create(endpoint=webhook, event=Event.objects.latest("id"))
+    notes = Subscription.objects.add(by=make.BY, key=f"notes-{make.number()}", patterns=["run.*"])
+    NotificationRule.objects.add(by=make.BY, key=notes.key, subscription=notes, target="json://example.org/x")
 
 
 # -- looking -----------------------------------------------------------------------------------------------------

@@ -12,11 +12,13 @@ pytestmark = pytest.mark.django_db
 
 QUERIES_MAX = 20
 SECTIONS = ("runs", "events", "workers", "ledger", "gates", "costs")
+# Pages whose form is sent to themselves.
+FORMS = {"ledger": {"rewind"}}
 ACTIONS = {
     "events": {"replay"},
     "runs": {"start_workstream", "start", "cancel", "hold", "release", "retry", "hold_release"},
-    "workers": {"pause", "resume", "drain", "stop"},
-    "ledger": {"quarantine", "release", "drop", "requeue"},
+    "workers": {"pause", "resume", "drain", "stop", "crash"},
+    "ledger": {"quarantine", "release", "drop", "requeue", "rollback", "approve", "reject", "comment", "override"},
     "gates": {"rerun", "skip", "waive"},
 }
 
@@ -125,7 +127,12 @@ def test_another_project_s_people_find_nothing():
 
 def addresses(namespace):
     """(name, address with made-up ids) of every pattern of a namespace."""
-    made_up = {"pk": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "sequence": 1}
+    made_up = {
+        "pk": "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+        "against": "01ARZ3NDEKTSV4RRFFQ69G5FAW",
+        "sequence": 1,
+        "key": "none",
+    }
     _prefix, resolver = get_resolver().namespace_dict[namespace]
     for name in filter(lambda name: isinstance(name, str), resolver.reverse_dict):
         ((_pattern, names),) = resolver.reverse_dict.getlist(name)[0][0]
@@ -141,6 +148,9 @@ def test_buttons_are_posts_with_a_token_and_pages_are_gets(namespace, admin_clie
             assert admin_client.get(address).status_code == 405, address
             assert strict.post(address).status_code == 403, address
             assert Client().post(address)["Location"].startswith("/login/"), address
+        elif name in FORMS.get(namespace, ()):
+            assert admin_client.get(address).status_code == 200, address
+            assert strict.post(address).status_code == 403, address
         else:
             assert admin_client.post(address).status_code == 405, address
 

@@ -9,7 +9,6 @@ from django.db import transaction
 from pipeline import events
 from pipeline.events import Cursor, Event
 from pipeline.models import Subscription, webhook
-
 from pipeline.refusals import InvalidField, Refused
 from tests import factories
 from tests.api.asking import Api, refused
