@@ -123,7 +123,7 @@ class HunkSerializer(Strict):
     patch = serializers.CharField()
 
 
-class StepSerializer(Strict):
+class RewindStepSerializer(Strict):
     """What is to be done about one patch."""
 
     patch = serializers.CharField()
@@ -136,7 +136,7 @@ class StepSerializer(Strict):
     reverse = serializers.CharField(allow_null=True)
 
 
-class PlanSerializer(Strict):
+class RewindPlanSerializer(Strict):
     """The reverses of a set of patches, newest first, each on what those before it leave."""
 
     project = serializers.CharField()
@@ -144,7 +144,7 @@ class PlanSerializer(Strict):
     head = serializers.CharField()
     count = serializers.IntegerField()
     possible = serializers.IntegerField()
-    steps = StepSerializer(many=True)
+    steps = RewindStepSerializer(many=True)
     dry_run = serializers.BooleanField()
     reverses = serializers.ListField(child=serializers.CharField())
 
@@ -371,7 +371,7 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
             return self.reply(found, 201, Location=reverse_path(request, found))
         return self.reply(found)
 
-    @extend_schema(request=Bulk, responses=PlanSerializer)
+    @extend_schema(request=Bulk, responses=RewindPlanSerializer)
     @action(detail=False, methods=["post"], filterset_class=None)
     def bulk(self, request: Request) -> Response:
         """Take back every landed patch that the filter finds. Unless `dry_run` is false, only the plan is answered.
