@@ -134,9 +134,10 @@ def fill_what_is_kept(project: Project) -> None:
     PatchReview.objects.give(reviewed, "comment", by=make.BY, reviewer=make.make_user(), body="Why so?")
     PolicyOverride.objects.grant(reviewed, "max_lines_changed", reason="once", by=make.BY)
     Receipt.objects.keep(make.in_state(make.make_patch(project), "committed"), "{}", by=make.BY)
+    sealed = Seal.objects.count()
     Seal.objects.create(
-        number=last + 1,
-        prev_root="0" * 64 if last else "",
+        number=sealed + 1,
+        prev_root="0" * 64 if sealed else "",
         from_cursor="0-0-0",
         to_cursor="1-1-1",
         month="2026-01",
