@@ -32,6 +32,12 @@ VERSIONED = (
 )  # fmt: skip
 
 
+def is_ours(variable: str) -> bool:
+    """Whether an environment variable is Signalbox's own: its keys, passwords and credentials stand among them."""
+    name = variable.upper()
+    return name.startswith(("SIGNALBOX_", "CELERY_", "DJANGO_")) or name in ("SECRET_KEY", "DATABASE_URL")
+
+
 class GateQuerySet(DefinitionQuerySet["Gate"]):
     """The words for asking about gates."""
 
@@ -138,6 +144,8 @@ class Gate(Definition):
             given = getattr(self, name)
             if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
                 raise InvalidField(name, "a list of texts")
+        if ours := sorted(filter(is_ours, self.env_allow)):
+            raise InvalidField("env_allow", f"{', '.join(ours)}: no gate gets what Signalbox itself is configured with")
         if not isinstance(self.evidence, dict) or not all(isinstance(path, str) for path in self.evidence.values()):
             raise InvalidField("evidence", "an object: kind of evidence to its path")
         unknown = set(self.evidence) - set(EVIDENCE_KINDS)

@@ -15,7 +15,7 @@ from django.db import close_old_connections, connection
 
 from gates import criteria, evidence, runner
 from gates.junit import Results
-from gates.models import GateRun
+from gates.models import GateRun, is_ours
 from ledger import git
 from pipeline import events
 from pipeline.crashpoints import crashpoint
@@ -120,7 +120,8 @@ def _judge(gate_run: GateRun, stop: threading.Event) -> dict[str, Any]:
             gate_run.command,
             tree / gate.cwd if gate.cwd else tree,
             timeout_seconds=gate.limit_seconds,
-            env={name: os.environ[name] for name in gate.env_allow if name in os.environ},
+            # Asked again: an older row may have been saved before the rule.
+            env={name: os.environ[name] for name in gate.env_allow if name in os.environ and not is_ours(name)},
             output_dir=output,
             stop=stop,
             secrets=(settings.SECRET_KEY, settings.SIGNALBOX_PEPPER),

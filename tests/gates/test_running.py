@@ -12,7 +12,7 @@ from gates import criteria, runner, running
 from gates.models import GateRun
 from ledger import git
 from pipeline.clock import db_now
-from pipeline.refusals import Refused
+from pipeline.refusals import InvalidField, Refused
 from tests.conftest import Threads
 from tests.factories import BY, make_gate, make_gate_run
 from tests.flows.house import House, piece
@@ -229,3 +229,10 @@ def test_a_run_that_was_skipped_meanwhile_ends_its_runner_without_a_verdict(
     assert running.run(waiting.pk) is False
     waiting.refresh_from_db()
     assert (waiting.state, waiting.verdict) == ("skipped", "unknown")
+
+
+@pytest.mark.parametrize("name", ["SIGNALBOX_PEPPER", "signalbox_credential_x", "SECRET_KEY", "DATABASE_URL"])
+def test_no_gate_gets_what_signalbox_is_configured_with(name: str) -> None:
+    with pytest.raises(InvalidField, match="configured with"):
+        make_gate(env_allow=["CI", name])
+    assert make_gate(env_allow=["CI", "PYTHONHASHSEED"]).env_allow == ["CI", "PYTHONHASHSEED"]
