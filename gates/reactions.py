@@ -2,6 +2,7 @@
 
 from django.conf import settings
 
+from gates import blockers as blockers
 from gates import receipts as receipts
 from gates import running
 from gates.models import Gate, GateRun

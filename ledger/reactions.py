@@ -7,6 +7,7 @@ from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Coalesce
 
+from ledger import blockers as blockers
 from ledger import landing_reactions as landing_reactions
 from ledger import queue, validation
 from ledger import review_reactions as review_reactions

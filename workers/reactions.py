@@ -4,6 +4,7 @@ from pipeline import events
 from pipeline.events import Event, on
 from pipeline.models import Task
 from pipeline.questions import answers
+from workers import blockers as blockers
 from workers import sweeping
 from workers.models import Lease
 

@@ -1,6 +1,17 @@
 """The API's part of the nouns that every app shares: their addresses, one line each."""
 
-from pipeline.api import access, events, failures, holds, notifications, planning, reading, running, subscriptions
+from pipeline.api import (
+    access,
+    blockers,
+    events,
+    failures,
+    holds,
+    notifications,
+    planning,
+    reading,
+    running,
+    subscriptions,
+)
 from pipeline.rest import Router
 
 router = Router()
@@ -17,6 +28,7 @@ router.register("steps", running.StepEndpoint, "step")
 router.register("requests", reading.RequestEndpoint, "request")
 router.register("prompts", reading.PromptEndpoint, "prompt")
 router.register("routing-decisions", reading.DecisionEndpoint, "routing-decision")
+router.register("blockers", blockers.BlockerEndpoint, "blocker")
 router.register("holds", holds.HoldEndpoint, "hold")
 router.register("events", events.EventEndpoint, "event")
 router.register("failed-reactions", failures.FailedReactionEndpoint, "failed-reaction")

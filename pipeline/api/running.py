@@ -9,6 +9,8 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from pipeline.api.blockers import BlockerSerializer
+from pipeline.api.blockers import answer as answer_blocker
 from pipeline.api.events import EventSerializer, answer_events
 from pipeline.api.holds import HoldSerializer
 from pipeline.clock import db_now
@@ -291,7 +293,13 @@ class TaskEndpoint(Listed, Endpoint):
     filterset_class = TaskFilters
     ordering_fields = ("created_at", "sequence", "score")
     heavy = ("spec", "last_error")
-    needs = {"list": "viewer", "retrieve": "viewer", "cancel": "operator", "retry": "operator"}
+    needs = {"list": "viewer", "retrieve": "viewer", "blockers": "viewer", "cancel": "operator", "retry": "operator"}
+
+    @extend_schema(responses=BlockerSerializer)
+    @action(detail=True, methods=["get"])
+    def blockers(self, request: Request, id: str) -> Response:
+        """Why it isn't moving: who holds it, since when, and what would help."""
+        return answer_blocker(self.get_object())
 
     @extend_schema(request=Reason, responses=TaskSerializer)
     @action(detail=True, methods=["post"])
