@@ -8,6 +8,7 @@ that is still open.
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -17,7 +18,7 @@ from uuid import UUID
 
 import pgtrigger
 from django.conf import settings
-from django.db import connection, models, transaction
+from django.db import DatabaseError, connection, models, transaction
 from django.db.models import F, Q
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Greatest
@@ -585,6 +586,8 @@ _reactions: dict[str, list[Reaction]] = {}
 _chores: list[tuple[Chore, Callable[[], object] | None]] = []
 
 MAX_DELAY = timedelta(hours=1)
+# How long a swept event is left alone whose process died on it: two sweeps.
+PUT_OFF = timedelta(seconds=10)
 MAX_ERROR_TEXT = 2000
 # The cause named by alerts about reactions that nobody tries any more.
 DEAD_LETTER = "dead_letter"
@@ -626,8 +629,10 @@ def react(pk: str) -> bool:
     dead letter. Whoever dies in between leaves an event that is still due, and whose reactions are safe to repeat.
     """
     event = Event.objects.due().filter(pk=pk).first()
-    if event is None:
-        return False
+    return event is not None and _react(event)
+
+
+def _react(event: Event) -> bool:
     token = request_id.set(event.request_id)
     try:
         for reaction in _to_run(event):
@@ -713,7 +718,23 @@ def _close(event: Event) -> bool:
 def react_to_due(limit: int = 500) -> int:
     """React to what is due, oldest first; returns how many events were taken."""
     due = Event.objects.due().order_by("due_at", "seq").values_list("pk", flat=True)[:limit]
-    return sum(react(str(pk)) for pk in list(due))
+    return sum(_react_in_turn(str(pk)) for pk in list(due))
+
+
+def _react_in_turn(pk: str) -> bool:
+    """As react(), but put off beforehand: an event whose reaction takes its process with it, every time, must not be
+    the first one of every sweep, which would keep all others back.
+    """
+    event = Event.objects.due().filter(pk=pk).first()
+    if event is None or not Event.objects.due().filter(pk=pk).update(due_at=ClockNow() + PUT_OFF):
+        return False
+    try:
+        return _react(event)
+    except BaseException:
+        # The process lives, so this was no such event.
+        with suppress(DatabaseError):
+            Event.objects.pending().filter(pk=pk).update(due_at=event.due_at)
+        raise
 
 
 def do_chores(*, here: bool = False) -> int:

@@ -457,7 +457,9 @@ def test_a_drop_that_only_an_outsider_told_of_is_not_believed():
     tell(project, 4)
     sealing.seal()
     told = dict.fromkeys(KINDS["seal.dropped"].needs, "9") | {"before": "9999-12", "to_cursor": "99-0-0"}
-    Api(factories.make_key("admin").text).post("/events/", {"kind": "seal.dropped", "project": project.pk, "data": told})
+    Api(factories.make_key("admin").text).post(
+        "/events/", {"kind": "seal.dropped", "project": project.pk, "data": told}
+    )
     sealing.seal()
     path = write_bundle()
     with gzip.open(path, "rt") as bundle:
