@@ -367,18 +367,17 @@ class FailedReaction(Row):
         """
         need_reason(reason)
         with in_transaction():
+            event = Event.objects.filter(pk=self.event_id)
+            if not event.exists():
+                raise Refused(
+                    f"Event {self.event_id} is past its keeping, so nothing follows from it any more",
+                    code="event_dropped",
+                    status=410,
+                )
             waiting = FailedReaction.objects.open().filter(pk=self.pk).exclude(attempts=0, dead_at=None)
             again = waiting.update(attempts=0, dead_at=None)
             if again:
-                there = Event.objects.filter(pk=self.event_id).update(
-                    handled_at=None, due_at=ClockNow(), attempts=Greatest("attempts", 1)
-                )
-                if not there:
-                    raise Refused(
-                        f"Event {self.event_id} is past its keeping, so nothing follows from it any more",
-                        code="event_dropped",
-                        status=410,
-                    )
+                event.update(handled_at=None, due_at=ClockNow(), attempts=Greatest("attempts", 1))
                 record("alert.cleared", self, by=by, reason=reason, data={"cause": DEAD_LETTER})
                 nudge_later("pipeline.tasks.react", self.event_id)
         self.refresh_from_db()

@@ -16,9 +16,7 @@ from pipeline.states import Stateful, arrows
 class Command(BaseCommand):
     """Prints the kinds of events, what reacts to which, who answers which question, and every machine's arrows."""
 
-    help = (
-        "Prints kinds of events, their reactions, questions with their answers, and the moves of all state machines."
-    )
+    help = "Prints kinds of events, their reactions, questions with their answers, and the moves of all state machines."
     requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:
