@@ -512,8 +512,11 @@ def _in_stream(cursor: Any, subject: str, noun: str, number: int, what: str) -> 
 
 
 def _judge_tombstones(seals: Sequence[Seal], tombstones: Sequence[str]) -> list[Problem]:
-    """Seals whose events are gone without a tombstone that says so."""
-    before = max((str(json.loads(told)["data"].get("before", "")) for told in tombstones), default="")
+    """Seals whose events are gone without a tombstone that says so: what was told from outside is about no seal."""
+    facts = [json.loads(told) for told in tombstones]
+    before = max(
+        (str(one["data"].get("before", "")) for one in facts if one["subject_type"] == Seal.noun()), default=""
+    )
     return [
         Problem(
             _tuple(seal.from_cursor),

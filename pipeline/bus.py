@@ -74,7 +74,8 @@ class Bus(ABC):
         """Tell that something happened; returns the event's id.
 
         `correlation` is ids by name (`run_id`, `worker_id` …); without `severity` it is the kind's. Raises KeyError for
-        a kind outside the vocabulary, TypeError for an unknown correlation id, InvalidField for an unknown severity.
+        a kind outside the vocabulary, TypeError for an unknown correlation id or a payload without what its kind must
+        tell, InvalidField for an unknown severity.
         """
 
     @abstractmethod
@@ -126,9 +127,11 @@ class Bus(ABC):
         return len(wanting)
 
 
-def _check(kind: str, severity: str | None, correlation: Mapping[str, str]) -> str:
+def _check(kind: str, payload: Mapping[str, Any] | None, severity: str | None, correlation: Mapping[str, str]) -> str:
     """The severity of the event. Raises as emit() does."""
     word = KINDS[kind]
+    if lacking := word.lacks(payload):
+        raise TypeError(f"{kind} is told with {', '.join(lacking)}")
     unknown = set(correlation) - set(events.CORRELATION)
     if unknown:
         raise TypeError(f"{', '.join(sorted(unknown))}: not a correlation id of an event")
@@ -148,7 +151,7 @@ class MemoryBus(Bus):
         self, kind: str, payload: Mapping[str, Any] | None = None, *, severity: str | None = None, **correlation: str
     ) -> str:
         """As Bus.emit; the handlers have been called when it returns."""
-        weight = _check(kind, severity, correlation)
+        weight = _check(kind, payload, severity, correlation)
         message = Message(
             id=new_id(),
             kind=kind,
@@ -219,7 +222,7 @@ class DatabaseBus(Bus):
         self, kind: str, payload: Mapping[str, Any] | None = None, *, severity: str | None = None, **correlation: str
     ) -> str:
         """As Bus.emit; undone with the caller's transaction, and then heard by nobody."""
-        weight = _check(kind, severity, correlation)
+        weight = _check(kind, payload, severity, correlation)
         event = events.record(
             kind, _Subject(correlation), by=self.by, data=payload or {}, severity=weight, **correlation
         )

@@ -146,7 +146,8 @@ def check_url(url: str) -> Target:
     if port == 0:
         raise AddressRefused("Port 0 is no port")
     host = _ascii_host(parts.hostname or "")
-    literal = literal_address(host)
+    # These names are this machine's by RFC 6761, whoever resolves them.
+    literal = literal_address("127.0.0.1" if host == "localhost" or host.endswith(".localhost") else host)
     if literal is not None:
         refuse_internal(literal)
     return Target(parts.scheme, host, port or {"https": 443, "http": 80}[parts.scheme], path)

@@ -8,6 +8,7 @@ that is still open.
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -17,8 +18,8 @@ from uuid import UUID
 
 import pgtrigger
 from django.conf import settings
-from django.db import connection, models, transaction
-from django.db.models import F, Max, Q
+from django.db import DatabaseError, connection, models, transaction
+from django.db.models import F, Q
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Greatest
 
@@ -359,17 +360,24 @@ class FailedReaction(Row):
         return {"project_id": self.project_id}
 
     def replay(self, *, by: Actor, reason: str) -> bool:
-        """Have the reaction tried again now, with all its attempts before it; False when it has been made good.
+        """Have the reaction tried again now, with all its attempts before it; False when it has been made good, or is
+        about to be tried since somebody else has replayed it.
 
-        Raises Refused `reason_required` without a reason.
+        Raises Refused `reason_required` without a reason, `event_dropped` when the event is past its keeping.
         """
         need_reason(reason)
         with in_transaction():
-            again = FailedReaction.objects.open().filter(pk=self.pk).update(attempts=0, dead_at=None)
-            if again:
-                Event.objects.filter(pk=self.event_id).update(
-                    handled_at=None, due_at=ClockNow(), attempts=Greatest("attempts", 1)
+            event = Event.objects.filter(pk=self.event_id)
+            if not event.exists():
+                raise Refused(
+                    f"Event {self.event_id} is past its keeping, so nothing follows from it any more",
+                    code="event_dropped",
+                    status=410,
                 )
+            waiting = FailedReaction.objects.open().filter(pk=self.pk).exclude(attempts=0, dead_at=None)
+            again = waiting.update(attempts=0, dead_at=None)
+            if again:
+                event.update(handled_at=None, due_at=ClockNow(), attempts=Greatest("attempts", 1))
                 record("alert.cleared", self, by=by, reason=reason, data={"cause": DEAD_LETTER})
                 nudge_later("pipeline.tasks.react", self.event_id)
         self.refresh_from_db()
@@ -399,14 +407,19 @@ def fold(subject: Any, at: "datetime | Cursor") -> dict[str, Any] | None:
 def read_cursor(text: str) -> Cursor:
     """The cursor that a reader brought back. One query.
 
-    Raises Refused `invalid_cursor` for text that is none, and for one of an epoch that has not begun: it was given by
-    another database, and everything here would stand before it, unread.
+    Raises Refused `invalid_cursor` for text that is none, and for one that this log cannot have given: of an epoch that
+    has not begun, or of a transaction that has not. Everything here would stand before it, unread.
     """
     cursor = Cursor.parse(text)
-    present = EventEpoch.objects.aggregate(number=Max("number"))["number"] or 0
+    end = RawSQL("pg_snapshot_xmax(pg_current_snapshot())", (), output_field=XidField())
+    told = EventEpoch.objects.order_by("-number").annotate(end=end).values_list("number", "end").first()
+    present, end_of_ids = told or (0, 0)
     if cursor.epoch > present:
-        told = f"{cursor} is a cursor of epoch {cursor.epoch}, but this log is in epoch {present}: read it from 0-0-0"
-        raise Refused(told, code="invalid_cursor", status=400)
+        said = f"{cursor} is a cursor of epoch {cursor.epoch}, but this log is in epoch {present}: read it from 0-0-0"
+        raise Refused(said, code="invalid_cursor", status=400)
+    if cursor.epoch == present and cursor.xid >= end_of_ids:
+        said = f"{cursor} lies behind everything that was ever written here: read from 0-0-0, or from now on"
+        raise Refused(said, code="invalid_cursor", status=400)
     return cursor
 
 
@@ -428,10 +441,12 @@ def compose(
 ) -> Event:
     """One Event about `subject` (a row with `noun()` and `correlation()`), not yet recorded: see `record` and `append`.
 
-    Raises KeyError for a kind outside the vocabulary and TypeError for an unknown correlation id: both are errors
-    of the program, not of its user.
+    Raises KeyError for a kind outside the vocabulary, TypeError for data without what its kind must tell and for an
+    unknown correlation id: all are errors of the program, not of its user.
     """
     word = KINDS[kind]
+    if lacking := word.lacks(data):
+        raise TypeError(f"{kind} is told with data {', '.join(lacking)}")
     ids = {**subject.correlation(), **correlation}
     unknown = set(ids) - set(CORRELATION)
     if unknown:
@@ -472,10 +487,11 @@ def record(kind: str, subject: Any, *, by: Actor, **told: Any) -> Event:
     return event
 
 
-def append(composed: Sequence[Event]) -> None:
+def append(composed: Sequence[Event], *, with_reactions: bool = True) -> None:
     """Append several composed Events, in this order, in one statement of the caller's transaction.
 
-    As `record` for each, but what the database fills in (`seq`, `hash` …) is not read back.
+    As `record` for each, but what the database fills in (`seq`, `hash` …) is not read back. Without reactions they are
+    history alone: what was told from outside changes nothing here.
     """
     if not composed:
         return
@@ -483,12 +499,14 @@ def append(composed: Sequence[Event]) -> None:
     row = f"({', '.join('%s' for _field in columns)}, {{handled_at}}, 0)"
     rows, values = [], []
     for event in composed:
-        rows.append(row.format(handled_at="NULL" if event.kind in _reactions else "clock_timestamp()"))
+        waits = with_reactions and event.kind in _reactions
+        rows.append(row.format(handled_at="NULL" if waits else "clock_timestamp()"))
         values += [field.get_db_prep_save(getattr(event, field.attname), connection) for field in columns]
     names = ", ".join(str(field.column) for field in columns)
     prepared.execute(f"INSERT INTO pipeline_event ({names}, handled_at, attempts) VALUES {', '.join(rows)}", values)
     for event in composed:
-        _announce(event)
+        if with_reactions:
+            _announce(event)
 
 
 def _announce(event: Event) -> None:
@@ -567,6 +585,8 @@ _reactions: dict[str, list[Reaction]] = {}
 _chores: list[tuple[Chore, Callable[[], object] | None]] = []
 
 MAX_DELAY = timedelta(hours=1)
+# How long a swept event is left alone whose process died on it: two sweeps.
+PUT_OFF = timedelta(seconds=10)
 MAX_ERROR_TEXT = 2000
 # The cause named by alerts about reactions that nobody tries any more.
 DEAD_LETTER = "dead_letter"
@@ -608,8 +628,10 @@ def react(pk: str) -> bool:
     dead letter. Whoever dies in between leaves an event that is still due, and whose reactions are safe to repeat.
     """
     event = Event.objects.due().filter(pk=pk).first()
-    if event is None:
-        return False
+    return event is not None and _react(event)
+
+
+def _react(event: Event) -> bool:
     token = request_id.set(event.request_id)
     try:
         for reaction in _to_run(event):
@@ -695,7 +717,23 @@ def _close(event: Event) -> bool:
 def react_to_due(limit: int = 500) -> int:
     """React to what is due, oldest first; returns how many events were taken."""
     due = Event.objects.due().order_by("due_at", "seq").values_list("pk", flat=True)[:limit]
-    return sum(react(str(pk)) for pk in list(due))
+    return sum(_react_in_turn(str(pk)) for pk in list(due))
+
+
+def _react_in_turn(pk: str) -> bool:
+    """As react(), but put off beforehand: an event whose reaction takes its process with it, every time, must not be
+    the first one of every sweep, which would keep all others back.
+    """
+    event = Event.objects.due().filter(pk=pk).first()
+    if event is None or not Event.objects.due().filter(pk=pk).update(due_at=ClockNow() + PUT_OFF):
+        return False
+    try:
+        return _react(event)
+    except BaseException:
+        # The process lives, so this was no such event.
+        with suppress(DatabaseError):
+            Event.objects.pending().filter(pk=pk).update(due_at=event.due_at)
+        raise
 
 
 def do_chores(*, here: bool = False) -> int:

@@ -24,6 +24,13 @@ class Telling(NamedTuple):
     kind: str
     before: Mapping[str, Any] | None
     after: Mapping[str, Any] | None
+    # Who wrote it: the cursor's `xid` may be that of an earlier writer (docs/decisions/0013-the-place-of-an-event.md).
+    own_xid: int | None = None
+
+    @property
+    def transaction(self) -> tuple[int, int]:
+        """What tells the events of one transaction from those of others; ids begin again with each epoch."""
+        return self.cursor.epoch, self.cursor.xid if self.own_xid is None else self.own_xid
 
 
 def fold(subject: Told | tuple[str, str], at: datetime | events.Cursor) -> Row | None:
@@ -55,10 +62,10 @@ def fold(subject: Told | tuple[str, str], at: datetime | events.Cursor) -> Row |
 def tellings(noun: str, pk: str) -> list[Telling]:
     """All events about one subject, in the order of its stream. One query."""
     rows = events.Event.objects.filter(subject_id=pk, subject_type=noun).order_by("stream_seq")
-    columns = rows.values_list("stream_seq", "epoch", "xid", "seq", "created_at", "kind", "before", "after")
+    columns = rows.values_list("stream_seq", "epoch", "xid", "seq", "created_at", "kind", "before", "after", "own_xid")
     return [
-        Telling(number, events.Cursor(epoch, xid, seq), created_at, kind, before, after)
-        for number, epoch, xid, seq, created_at, kind, before, after in columns
+        Telling(number, events.Cursor(epoch, xid, seq), created_at, kind, before, after, own_xid)
+        for number, epoch, xid, seq, created_at, kind, before, after, own_xid in columns
     ]
 
 
@@ -70,7 +77,7 @@ def until(told: Sequence[Telling], at: datetime | events.Cursor) -> Sequence[Tel
     """
     end = 0
     for place, telling_ in enumerate(told):
-        last_of_transaction = place + 1 == len(told) or told[place + 1].cursor[:2] != telling_.cursor[:2]
+        last_of_transaction = place + 1 == len(told) or told[place + 1].transaction != telling_.transaction
         reached = telling_.cursor <= at if isinstance(at, events.Cursor) else telling_.created_at <= at
         if last_of_transaction and reached:
             end = place + 1

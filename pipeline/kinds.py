@@ -1,6 +1,9 @@
-"""The vocabulary of events: every kind with its channel and default severity (domain.md §5.1)."""
+"""The vocabulary of events: every kind with its channel, default severity, the data that it must have, and its name
+among the fifteen kinds of `run_event.v1` (domain.md §5; docs/events.md is written from it).
+"""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 SEVERITIES = ("debug", "info", "warning", "error", "critical")
 CHANNELS = {
@@ -18,6 +21,21 @@ class Kind(NamedTuple):
     name: str
     channel: str
     severity: str
+    # Keys of `data` without which an event of this kind says nothing.
+    needs: frozenset[str] = frozenset()
+    # What it is called outside: one of RUN_EVENTS, and the specific name.
+    run_event: str = "note"
+    event_type: str = ""
+
+    def lacks(self, data: Mapping[str, Any] | None) -> list[str]:
+        """The keys that this data should have and has not, in order."""
+        return sorted(self.needs - (data or {}).keys()) if self.needs else []
+
+    def as_run_event(self, data: Mapping[str, Any]) -> tuple[str, str]:
+        """(kind, event_type) of `run_event.v1` for an event of this kind with this data."""
+        if self.name == "patch.apply_failed" and data.get("stage") == "validation":
+            return "patch_validated", "patch_validated"
+        return self.run_event, self.event_type
 
 
 # One line per channel and severity, in the order of domain.md §5.1.
@@ -79,6 +97,45 @@ E info      alert.cleared
 T info      note.added
 """
 
+# Kind: keys that its data must have.
+_NEEDS = {
+    "run.winding_down": "to",
+    "task.dependency_added": "needs",
+    "worker.shutdown_requested": "mode",
+    "lease.stop_requested": "outcome",
+    "cost.voided": "amount currency",
+    "cost.unpriced": "model amount",
+    "patch.resubmitted": "attempt",
+    "patch.apply_started": "onto",
+    "patch.apply_failed": "stage",
+    "delivery.dead": "event url status error",
+    "webhook.disabled": "url",
+    "receipt.written": "sha256 commit",
+    "seal.written": "number count root_hash",
+    "seal.dropped": "before months events seals streams to_cursor root_hash",
+    "seal.broken": "finding",
+    "alert.raised": "cause",
+    "alert.cleared": "cause",
+}
+
+# The kinds of run_event.v1 but `note`, which is every other kind: ours, and the specific name where it is not the kind.
+_RUN_EVENTS = """
+run_created             run.created
+run_started             run.started
+run_state_changed       run.succeeded:run_completed run.failed:run_completed run.quarantined run.canceled
+tool_call_started       step.started
+tool_call_completed     step.succeeded:step_completed step.canceled:step_completed
+tool_call_error         step.failed:step_completed
+patch_created           patch.created
+patch_validated         patch.validated
+patch_apply_started     patch.apply_started
+patch_apply_succeeded   patch.applied
+patch_apply_failed      patch.apply_failed
+patch_quarantined       patch.quarantined
+error_pipeline_triggered  error_pipeline.triggered
+phase_transition        phase.entered phase.completed
+"""
+
 DEFINITIONS = [
     "project",
     "phase",
@@ -106,11 +163,20 @@ def _registry() -> dict[str, Kind]:
     for line in _TABLE.strip().splitlines():
         channel, severity, *names = line.split()
         for name in names:
-            kinds[name] = Kind(name, CHANNELS[channel], severity)
+            kinds[name] = Kind(name, CHANNELS[channel], severity, event_type=name.replace(".", "_"))
     for noun in DEFINITIONS:
         for verb in ("added", "changed", "removed"):
-            kinds[f"{noun}.{verb}"] = Kind(f"{noun}.{verb}", CHANNELS["T"], "info")
+            name = f"{noun}.{verb}"
+            kinds[name] = Kind(name, CHANNELS["T"], "info", event_type=name.replace(".", "_"))
+    for name, needs in _NEEDS.items():
+        kinds[name] = kinds[name]._replace(needs=frozenset(needs.split()))
+    for line in _RUN_EVENTS.strip().splitlines():
+        outside, *ours = line.split()
+        for told in ours:
+            name, _colon, event_type = told.partition(":")
+            kinds[name] = kinds[name]._replace(run_event=outside, event_type=event_type or kinds[name].event_type)
     return kinds
 
 
 KINDS = _registry()
+RUN_EVENTS = (*(line.split()[0] for line in _RUN_EVENTS.strip().splitlines()), "note")

@@ -6,6 +6,7 @@ from django import forms
 from django.contrib import admin
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
+from unfold.widgets import UnfoldAdminPasswordWidget
 
 from pipeline.admin_site import DefinitionAdmin, DefinitionForm, move_action
 from pipeline.models import NotificationRule
@@ -18,7 +19,8 @@ class NotificationRuleForm(DefinitionForm):
     target = forms.CharField(
         required=False,
         max_length=MAX_LENGTH,
-        widget=forms.PasswordInput(attrs={"class": "vTextField", "autocomplete": "off"}, render_value=False),
+        # Not Django's own: the admin's style takes every border from an input that is not one of its widgets.
+        widget=UnfoldAdminPasswordWidget(attrs={"autocomplete": "off"}),
         help_text=_(
             "An Apprise URL, or env:SIGNALBOX_NOTIFY_… for a variable that holds one. It is not shown again;"
             " leave this empty to keep it."

@@ -370,6 +370,7 @@ def events(request: HttpRequest) -> HttpResponse:
             "channels": [(name, name.replace("_", " ")) for name in kinds.CHANNELS.values()],
             "severities": [(name, name) for name in kinds.SEVERITIES],
             "failed": FailedReaction.objects.visible_to(request.principal).open().count(),
+            "administers": request.principal.project_ids(at_least="admin") != set(),
             "projects": pages.project_choices(request.principal),
         },
     )

@@ -99,12 +99,16 @@ Post = Callable[[str, bytes, dict[str, str]], egress.Answer]
 def send(letter: Letter, *, post: Post = egress.post) -> Outcome:
     """Send it once. Whatever goes wrong is an outcome; touches no database."""
     try:
-        answer = post(letter.url, letter.body, letter.headers)
+        return _outcome_of(post(letter.url, letter.body, letter.headers))
     except (egress.AddressRefused, egress.Unreachable, egress.TimedOut) as problem:
         return Outcome(legible(str(problem)))
     except Exception as problem:
         log.exception("sending a webhook failed on our side")
         return Outcome(legible(f"The sender failed: {type(problem).__name__}: {problem}"))
+
+
+def _outcome_of(answer: egress.Answer) -> Outcome:
+    """What an answer means. Every part of it is the receiver's, so it may be anything."""
     tail = legible(answer.body.decode("utf-8", "replace"))[-MAX_TAIL:]
     if 200 <= answer.status <= 299:
         return Outcome("", answer.status, tail)
@@ -120,7 +124,7 @@ def retry_after_seconds(text: str, now: datetime) -> float:
         return float(text[:9])
     try:
         at = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for years, hours and zones of many digits
         return 0
     return max((at if at.tzinfo else at.replace(tzinfo=UTC)) - now, timedelta(0)).total_seconds()
 

@@ -1,6 +1,7 @@
 """What was, at any time, from events alone: every told column of every object, through a whole life of the house."""
 
 import random
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -451,6 +452,32 @@ def test_a_transaction_counts_whole() -> None:
         phase.edit(by=BY, name="three")
     assert fold(phase, within)["name"] == "one"
     assert fold(phase, db_now())["name"] == "three"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_transactions_that_share_a_place_count_each_for_itself(threads: Any) -> None:
+    """A writer that got its id first and came to the row last stands at the id of the one before it."""
+    phase = factories.make_phase(name="one")
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def began_early() -> None:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SELECT pg_current_xact_id()")
+            begun.set()
+            may_go_on.wait(20)
+            Phase.objects.get(pk=phase.pk).edit(by=BY, name="three")
+
+    late = threads.start(began_early)
+    assert begun.wait(20)
+    phase.edit(by=BY, name="two")
+    between = db_now()
+    may_go_on.set()
+    late.result()
+
+    _birth, two, three = Event.objects.about(phase)
+    assert two.xid == three.xid  # else this test shows nothing
+    assert [fold(phase, at)["name"] for at in (between, db_now())] == ["two", "three"]
+    assert [fold(phase, at.cursor)["name"] for at in (two, three)] == ["two", "three"]
 
 
 @pytest.mark.django_db

@@ -24,7 +24,7 @@ from rest_framework.response import Response
 from pipeline import events
 from pipeline.api.ingest import read_kind
 from pipeline.ids import is_id
-from pipeline.kinds import CHANNELS, SEVERITIES
+from pipeline.kinds import CHANNELS, KINDS, SEVERITIES
 from pipeline.models import Event, Project, Run, StepAttempt, Task
 from pipeline.refusals import InvalidField, MissingField, Refused
 from pipeline.rest import (
@@ -41,7 +41,7 @@ from pipeline.rest import (
     StrictModel,
     read_limit,
 )
-from pipeline.selection import Selection
+from pipeline.selection import MAX_PATTERN_LENGTH, MAX_PATTERNS, Selection
 from pipeline.stream import Opening, first_words
 
 MAX_AT_ONCE = 1000
@@ -94,6 +94,9 @@ class EventRequest(Strict):
         for row in named[1:]:
             if row.pk != ids[f"{row.noun()}_id"]:
                 raise InvalidField(row.noun(), f"not the {row.noun()} of the {named[0].noun()}")
+        kind = read_kind(given["kind"], given["status"]).kind
+        for name in KINDS[kind].lacks(given.get("data")):
+            raise MissingField(f"data.{name}")
         return {**given, "subject": named[0]}
 
 
@@ -166,8 +169,15 @@ class EventFilters(Filters):
 
 
 def kinds_of(text: str) -> frozenset[str]:
-    """The kinds that `text` names, parted by commas: exact ones, and every registered one that a glob matches."""
-    patterns = [MANY_STARS.sub("*", one.strip()) for one in text[:500].split(",")]
+    """The kinds that `text` names, parted by commas: exact ones, and every registered one that a glob matches.
+
+    Raises BadQuery for more than MAX_PATTERNS or a longer pattern than any kind: a filter that was cut would hide.
+    """
+    patterns = [MANY_STARS.sub("*", one.strip()) for one in text.split(",")]
+    if len(patterns) > MAX_PATTERNS:
+        raise BadQuery("kind", f"at most {MAX_PATTERNS} kinds or patterns, not {len(patterns)}")
+    if any(len(pattern) > MAX_PATTERN_LENGTH for pattern in patterns):
+        raise BadQuery("kind", f"a kind or pattern has at most {MAX_PATTERN_LENGTH} characters")
     globs = tuple(pattern for pattern in patterns if "*" in pattern)
     return frozenset(pattern for pattern in patterns if "*" not in pattern) | Selection(globs).kinds
 
@@ -317,7 +327,8 @@ class EventEndpoint(Listed, Endpoint):
         with transaction.atomic():
             # By subject, since each subject's chain is locked: two senders cannot wait for each other.
             for some in batched(sorted(told, key=lambda event: event.subject_id), AT_ONCE):
-                events.append(some)
+                # Told from outside: whatever it says, nothing here follows from it.
+                events.append(some, with_reactions=False)
         rows = {row.pk: row for row in Event.objects.filter(pk__in=[event.pk for event in told])}
         ordered = [rows[event.pk] for event in told]
         return Response({"events": EventSerializer(ordered, many=True).data}, status=201)

@@ -72,6 +72,13 @@ class Progress:
         return sum(struct.unpack_from(f"{self._writers}q", self._memory))
 
 
+def data_of(kind: str, writer: int) -> dict[str, Any]:
+    """Who wrote it, and whatever an event of this kind must tell."""
+    from pipeline.kinds import KINDS
+
+    return {**dict.fromkeys(KINDS[kind].needs, "x"), "writer": writer}
+
+
 def write(folder: Path, writer: int, events_each: int, subjects: list[Subject], seed: str, progress: Progress) -> None:
     """Commit `events_each` events in transactions of random length, and note what became of each transaction.
 
@@ -108,9 +115,11 @@ def write(folder: Path, writer: int, events_each: int, subjects: list[Subject], 
                     made = []
                     for subject, pause in zip(about, pauses, strict=True):
                         if in_one:
-                            made.append(events.compose(dice.choice(kinds), subject, by=by, data={"writer": writer}))
+                            kind = dice.choice(kinds)
+                            made.append(events.compose(kind, subject, by=by, data=data_of(kind, writer)))
                         else:
-                            event = events.record(dice.choice(kinds), subject, by=by, data={"writer": writer})
+                            kind = dice.choice(kinds)
+                            event = events.record(kind, subject, by=by, data=data_of(kind, writer))
                             ids.append(event.pk)
                         if pause:
                             time.sleep(pause)

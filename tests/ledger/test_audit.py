@@ -19,8 +19,10 @@ from ledger.models import Seal
 from pipeline import events, invariants
 from pipeline.clock import db_now
 from pipeline.events import START, Cursor
+from pipeline.kinds import KINDS
 from pipeline.models import Event, Project
 from tests import factories
+from tests.api.asking import Api
 from tests.factories import BY
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -431,8 +433,66 @@ def test_a_bundle_is_verified_without_django_and_postgresql():
     assert not list(path.parent.glob("*.partial"))
 
 
+@pytest.mark.parametrize("what", ["cut short", "no gzip", "no JSON", "other JSON", "not there"])
+def test_what_is_no_bundle_is_said_to_be_none(what, tmp_path):
+    tell(factories.make_project(), 3)
+    sealing.seal()
+    whole = write_bundle().read_bytes()
+    path = tmp_path / "handed-over.gz"
+    given = {
+        "cut short": whole[: len(whole) // 2],
+        "no gzip": b"{}",
+        "no JSON": gzip.compress(b"hello"),
+        "other JSON": gzip.compress(b'{"seal": 7}'),
+    }
+    if what in given:
+        path.write_bytes(given[what])
+    done = run_script(path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith("this is no whole bundle: ")
+
+
+def test_a_drop_that_only_an_outsider_told_of_is_not_believed():
+    project = factories.make_project()
+    tell(project, 4)
+    sealing.seal()
+    told = dict.fromkeys(KINDS["seal.dropped"].needs, "9") | {"before": "9999-12", "to_cursor": "99-0-0"}
+    Api(factories.make_key("admin").text).post(
+        "/events/", {"kind": "seal.dropped", "project": project.pk, "data": told}
+    )
+    sealing.seal()
+    path = write_bundle()
+    with gzip.open(path, "rt") as bundle:
+        lines = [json.loads(line) for line in bundle]
+    expected = let_go(lines)
+    with gzip.open(path, "wt") as bundle:
+        bundle.writelines(json.dumps(line) + "\n" for line in lines)
+    assert run_script(path).stdout.strip() == expected
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE ledger_seal DISABLE TRIGGER USER")
+        cursor.execute("UPDATE ledger_seal SET dropped_at = now() WHERE number = 1")
+        cursor.execute("ALTER TABLE ledger_seal ENABLE TRIGGER USER")
+    assert any("no tombstone says so" in problem.what for problem in audit.verify().problems)
+
+
 def test_the_stand_alone_verifier_is_short():
     assert len((ROOT / "docs" / "verify_bundle.py").read_text().splitlines()) <= 60
+
+
+def let_go(lines: list[dict[str, Any]]) -> str:
+    """Take the first seal's events out as retention would, but for the event that tells it; a note says it instead."""
+    first = next(line for line in lines if "seal" in line)
+    first["dropped"] = True
+    end = [int(part) for part in first["seal"]["to_cursor"].split("-")]
+    gone: dict[str, int] = {}
+    for line in lines:
+        if "event" in line and line["event"][:3] <= end:
+            gone[json.loads(line["event"][7])["subject_id"]] = line["event"][4]
+    lines[:] = [line for line in lines if "event" not in line or line["event"][:3] > end]
+    for line in lines:
+        if "stream" in line:
+            line["stream"][2] = gone.get(line["stream"][0], 0) + 1
+    return "seal 1: events are missing, and no sealed event says that they were dropped"
 
 
 def edit(lines: list[dict[str, Any]], what: str) -> str:
@@ -455,7 +515,9 @@ def edit(lines: list[dict[str, Any]], what: str) -> str:
         return f"event {told['id']} is not what seal 1 holds there"
     if what == "cut":
         del lines[at[-2] :]
-        return "seal 2: events at its end are missing"
+        return "seal 2: events are missing, and no sealed event says that they were dropped"
+    if what == "let go":
+        return let_go(lines)
     if what == "seal":
         next(line for line in lines if "seal" in line)["seal"]["count"] += 1
         return "seal 1: its root is not that of what it holds"
@@ -467,7 +529,7 @@ def edit(lines: list[dict[str, Any]], what: str) -> str:
     return f"{told['subject_id']} has no head"
 
 
-@pytest.mark.parametrize("what", ["text", "time", "delete", "insert", "cut", "seal", "head", "no head"])
+@pytest.mark.parametrize("what", ["text", "time", "delete", "insert", "cut", "seal", "head", "no head", "let go"])
 def test_a_bundle_that_was_changed_is_found_and_its_first_bad_row_named(what):
     project = factories.make_project()
     tell(project, 4)

@@ -16,7 +16,7 @@ from pipeline.api.events import EventFilters
 from pipeline.api.ingest import read_kind
 from pipeline.ids import new_id
 from pipeline.kinds import KINDS
-from pipeline.models import Event, Run
+from pipeline.models import Event, FailedReaction, Run
 from tests import factories
 from tests.conftest import Threads
 
@@ -179,6 +179,47 @@ def test_a_filter_with_a_value_that_cannot_be_is_400(query: str) -> None:
 
     assert answer.status_code == 400
     assert len(answer.json()["detail"]) > 10
+
+
+@pytest.mark.parametrize("cursor", ["1-9999999999999999999-0", "1-4611686018427387904-7"])
+def test_a_cursor_that_this_log_never_gave_is_400_and_not_a_wait_for_ever(cursor: str) -> None:
+    client = client_of("admin")
+    for path in (f"{EVENTS}?after={cursor}", f"{EVENTS}stream/?after={cursor}"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_cursor")
+
+
+def test_a_long_list_of_kinds_is_taken_whole_or_refused() -> None:
+    run = factories.make_run()
+    client = client_of("viewer", run.project)
+    others = sorted(kind for kind in KINDS if not kind.startswith("run."))[:49]
+    rows = client.get(EVENTS, {"kind": ",".join([*others, "run.created"])}).json()["results"]
+    assert "run.created" in {row["kind"] for row in rows}
+    for kinds in (",".join(["run.created"] * 51), "x" * 65):
+        answer = client.get(EVENTS, {"kind": kinds})
+        assert (answer.status_code, answer.json()["field"]) == (400, "kind")
+
+
+def test_nothing_follows_from_what_was_told_from_outside(nudges: Any) -> None:
+    run = factories.make_run()
+    told = [{"kind": kind, "run": run.pk} for kind in ("patch.validated", "patch.committed", "task.failed")]
+    assert {row["kind"] for row in told} <= set(events.table())
+    answer = send(client_of("operator", run.project), told)
+    assert answer.status_code == 201
+    ids = [row["id"] for row in answer.json()["events"]]
+    assert not Event.objects.pending().filter(pk__in=ids).exists()
+    events.drain()
+    assert not FailedReaction.objects.exists()
+
+
+def test_what_a_kind_must_tell_is_asked_of_outsiders_too() -> None:
+    run = factories.make_run()
+    client = client_of("operator", run.project)
+    count = Event.objects.count()
+    answer = send(client, [{"kind": "x", "run": run.pk}, {"kind": "patch_apply_failed", "run": run.pk}])
+    assert (answer.status_code, answer.json()["code"]) == (422, "missing_required_field")
+    assert (answer.json()["field"], Event.objects.count()) == ("data.stage", count)
+    assert send(client, {"kind": "patch_apply_failed", "run": run.pk, "data": {"stage": "apply"}}).status_code == 201
 
 
 def test_many_stars_cost_no_more_than_one() -> None:

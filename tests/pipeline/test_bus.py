@@ -155,7 +155,7 @@ def test_the_database_bus_keeps_what_it_is_told_in_the_log() -> None:
     event = Event.objects.get(pk=pk)
     assert (event.subject_type, event.subject_id) == ("run", run)
     assert (event.worker_id, event.data, event.actor_name) == (worker, {"why": "odd"}, BY.name)
-    about_nothing = Event.objects.get(pk=DatabaseBus().emit("alert.raised"))
+    about_nothing = Event.objects.get(pk=DatabaseBus().emit("alert.raised", {"cause": "odd"}))
     assert (about_nothing.subject_type, about_nothing.actor_name) == ("installation", "system")
 
 

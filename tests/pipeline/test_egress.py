@@ -98,7 +98,19 @@ def test_a_machine_of_the_open_network_is_let_through(address: str) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["127.1", "0x7f.1", "2130706433", "0177.0.0.1", "0x7f000001", "①②⑦.⓪.⓪.①", "127。0。0。1", "127.0.0.1."],
+    [
+        "127.1",
+        "0x7f.1",
+        "2130706433",
+        "0177.0.0.1",
+        "0x7f000001",
+        "①②⑦.⓪.⓪.①",
+        "127。0。0。1",
+        "127.0.0.1.",
+        "localhost",
+        "LocalHost.",
+        "a.localhost",
+    ],
 )
 def test_loopback_in_disguise_is_refused_before_any_look_up(host: str) -> None:
     with pytest.raises(AddressRefused, match=r"127\.0\.0\.1 is an internal"):

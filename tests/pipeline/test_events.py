@@ -491,6 +491,28 @@ def test_the_sweep_takes_what_is_due_oldest_first(pending):
     assert seen == [early, first, second]
 
 
+def test_an_event_that_is_swept_is_put_off_first_so_that_one_that_kills_its_process_keeps_no_other_back(pending):
+    class Ended(BaseException):
+        """This process is told to stop, in the middle of it."""
+
+    due = []
+
+    def look(event):
+        due.append(Event.objects.due().filter(pk=event.pk).exists())
+        if len(due) == 1:
+            raise Ended
+
+    event = pending(look)
+    with pytest.raises(Ended):
+        events.react_to_due()
+    # Who was killed here could not have said so; who only had to stop leaves it due.
+    assert Event.objects.due().filter(pk=event.pk).exists()
+    assert events.react_to_due() == 1
+    assert due == [False, False]
+    event.refresh_from_db()
+    assert event.handled_at is not None
+
+
 def test_a_reaction_to_an_unknown_kind_cannot_be_registered(reactions):
     with pytest.raises(KeyError):
         events.on("note.added", "note.exploded")(lambda event: None)

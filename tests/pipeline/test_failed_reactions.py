@@ -6,7 +6,9 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.test import Client
 
+from pipeline.ids import new_id
 from pipeline.models import Event, FailedReaction
+from pipeline.refusals import Refused
 from tests import factories
 
 pytestmark = pytest.mark.django_db
@@ -61,6 +63,24 @@ def test_a_replay_without_a_reason_changes_nothing(failure):
     assert "A reason is required" in answer.content.decode()
     failure.refresh_from_db()
     assert failure.dead_at is not None
+
+
+def test_a_replay_is_one_however_many_ask_for_it(failure):
+    same = FailedReaction.objects.get(pk=failure.pk)
+    assert failure.replay(by=factories.BY, reason="mended") is True
+    assert same.replay(by=factories.BY, reason="mended") is False
+    assert Event.objects.filter(kind="alert.cleared").count() == 1
+
+
+def test_an_event_that_is_past_its_keeping_is_not_replayed(failure):
+    FailedReaction.objects.filter(pk=failure.pk).update(event_id=new_id())
+    failure.refresh_from_db()
+    with pytest.raises(Refused) as refused:
+        failure.replay(by=factories.BY, reason="mended")
+    assert refused.value.code == "event_dropped"
+    failure.refresh_from_db()
+    assert failure.dead_at is not None
+    assert not Event.objects.filter(kind="alert.cleared").exists()
 
 
 def test_a_program_lists_and_replays(failure):

@@ -252,6 +252,32 @@ def test_a_retry_after_is_read_as_seconds_or_as_a_date() -> None:
         assert webhooks.retry_after_seconds(text, now) == 0
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Mon, 20 Nov 99999999999 19:12:08 GMT",
+        "Mon, 20 Nov 1995 99999999999999999999999:12:08",
+        "Mon, 20 Nov 1995 19:12:08 +99999999999999999999",
+        "Mon, 20 Nov 9999 23:59:59 -2359",
+        "Mon, 20 Nov 0001 00:00:00 +2359",
+    ],
+    ids=["year", "hour", "zone", "last", "first"],
+)
+def test_a_receiver_whose_retry_after_is_beyond_all_dates_harms_nobody_else(text: str) -> None:
+    hostile, other = make_webhook(), make_webhook("https://other.example.org/")
+    note(hostile)
+    note(other)
+
+    def post(url: str, body: bytes, headers: dict[str, str]) -> Answer:
+        return Answer(204, "", b"") if "other" in url else Answer(503, text, b"")
+
+    webhooks.deliver_due(post=post)
+    assert Delivery.objects.get(endpoint=other).state == "delivered"
+    refused = Delivery.objects.get(endpoint=hostile)
+    assert (refused.state, refused.attempt_count, refused.last_status) == ("pending", 1, 503)
+    assert refused.leased_until is None
+
+
 def test_a_redirect_is_a_failure_and_nobody_goes_there(hook: Any) -> None:
     inner = hook()
     outer = hook(lambda _request: (302, {"Location": inner.url}, b""))

@@ -1,4 +1,4 @@
-"""`manage.py flow`: the house's wiring in readable columns, as the running code has it."""
+"""`manage.py flow`: the house's wiring in readable columns, as the running code has it; `--kinds` as docs/events.md."""
 
 from __future__ import annotations
 
@@ -6,20 +6,30 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from django.apps import apps
-from django.core.management import BaseCommand
+from django.core.management import BaseCommand, CommandParser
 
 from pipeline import events, questions
+from pipeline.kinds import KINDS
 from pipeline.states import Stateful, arrows
 
 
 class Command(BaseCommand):
-    """Prints which reaction follows which event, who answers which question, and every state machine's arrows."""
+    """Prints the kinds of events, what reacts to which, who answers which question, and every machine's arrows."""
 
-    help = "Prints events with their reactions, questions with their answers, and the moves of every state machine."
+    help = "Prints kinds of events, their reactions, questions with their answers, and the moves of all state machines."
     requires_system_checks = []
 
+    def add_arguments(self, parser: CommandParser) -> None:
+        """--kinds."""
+        parser.add_argument("--kinds", action="store_true", help="only the kinds of events, as docs/events.md has them")
+
     def handle(self, *args: Any, **options: Any) -> None:
-        """Prints the three tables; reads no row."""
+        """Prints the four tables, or one; reads no row."""
+        if options["kinds"]:
+            self.stdout.write(vocabulary())
+            return
+        self.section("Kinds of events")
+        self.columns([HEADINGS, *rows_of_kinds()])
         self.section("Events and their reactions")
         self.columns(_pairs(events.table().items()))
         self.section("Questions and their answers")
@@ -38,6 +48,24 @@ class Command(BaseCommand):
         for row in rows:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             self.stdout.write("  ".join(cells).rstrip())
+
+
+HEADINGS = ("kind", "channel", "severity", "run_event", "event_type", "data")
+
+
+def rows_of_kinds() -> list[tuple[str, str, str, str, str, str]]:
+    """A row of HEADINGS for every kind of the vocabulary, in its order; `data` is what the event must tell."""
+    return [
+        (name, kind.channel, kind.severity, kind.run_event, kind.event_type, " ".join(sorted(kind.needs)))
+        for name, kind in KINDS.items()
+    ]
+
+
+def vocabulary() -> str:
+    """The same as a table of Markdown."""
+    lines = [HEADINGS, ("---",) * len(HEADINGS)]
+    rows = [tuple(f"`{cell}`" if cell else "" for cell in row) for row in rows_of_kinds()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [*lines, *rows])
 
 
 def machines() -> list[type[Stateful]]:

@@ -9,7 +9,7 @@ from django.utils.translation import ngettext
 from pipeline.events import SYSTEM
 from pipeline.ids import is_id
 from pipeline.models import FailedReaction
-from pipeline.refusals import Refused
+from pipeline.refusals import ReasonRequired, Refused
 
 
 class Command(BaseCommand):
@@ -38,8 +38,11 @@ class Command(BaseCommand):
             if options["reason"]:
                 try:
                     again += failure.replay(by=SYSTEM, reason=options["reason"])
-                except Refused as refusal:
+                except ReasonRequired as refusal:
                     raise CommandError(str(refusal)) from refusal
+                except Refused as refusal:  # this one cannot be; the others still can
+                    self.stderr.write(str(refusal))
+                    continue
             dead = _("dead") if failure.dead_at else _("waiting")
             self.stdout.write(f"{failure.event_id} {failure.kind} {failure.reaction} {dead} {failure.error[:200]!r}")
         if options["reason"]:
