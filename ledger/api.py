@@ -429,6 +429,10 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
 
     def _each(self, given: Mapping[str, Any], wanted: Wanted, state: str) -> Response:
         self.principal.must(bulk.VERBS[given["verb"]].role, wanted.project)
+        if not (state or wanted.says_which):
+            raise InvalidField(
+                "filter", "say which patches: by state, worker, tool, model, run, since, until or patches"
+            )
         rows = Patch.objects.of(wanted.project)
         if wanted.branch:
             rows = rows.filter(target_branch=wanted.branch)

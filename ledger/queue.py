@@ -210,7 +210,7 @@ def _candidate(patch: Patch, mirror: Path, onto: str, made: str) -> tuple[str, s
     base_tree = patch.base_tree or git.tree_of(mirror, patch.base_commit)
     stood = base_tree if onto == patch.base_commit else git.tree_of(mirror, onto)
     if stood != base_tree:
-        tree = git.merge_trees(mirror, base_tree, tree, stood)
+        tree = git.rebase_tree(mirror, base_tree, tree, stood)
     if tree == stood:
         raise git.DoesNotApply("nothing is left of the change: the branch holds it already")
     candidate = git.commit(

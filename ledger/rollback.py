@@ -222,9 +222,14 @@ class Wanted:
     until: datetime | None = None
     patches: tuple[str, ...] = field(default_factory=tuple)
 
+    @property
+    def says_which(self) -> bool:
+        """Whether anything but the branch is asked for."""
+        return any([self.worker, self.tool, self.model, self.run, self.since, self.until, self.patches])
+
     def rows(self) -> "QuerySet[Patch]":
         """The committed patches that are meant, newest landing first. Raises InvalidField when nothing is said."""
-        if not any([self.worker, self.tool, self.model, self.run, self.since, self.until, self.patches]):
+        if not self.says_which:
             raise InvalidField("filter", "say which patches: by worker, tool, model, run, since, until or patches")
         rows = Patch.objects.of(self.project).filter(
             state=Patch.State.COMMITTED, target_branch=self.branch or self.project.default_branch

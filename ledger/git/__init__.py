@@ -35,7 +35,6 @@ from ledger.git.changing import (
     changes,
     commit,
     diff_text,
-    merge_trees,
     patch_id,
     rebase_tree,
 )
@@ -117,7 +116,6 @@ __all__ = [
     "knows",
     "landed",
     "log",
-    "merge_trees",
     "move_branch",
     "move_note",
     "names_in",

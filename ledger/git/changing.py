@@ -192,27 +192,18 @@ def _of_trees(repo: StrPath, *arguments: str) -> bytes:
 def rebase_tree(repo: StrPath, base_commit: str, tree: str, onto_commit: str) -> str:
     """The tree of `onto_commit` with the change that leads from `base_commit` to `tree`.
 
-    As `merge_trees`, of the trees of these commits. Raises DoesNotApply with the paths in conflict, UnknownCommit.
-    """
-    return merge_trees(repo, *trees_of(repo, base_commit, tree, onto_commit))
-
-
-def merge_trees(repo: StrPath, base_tree: str, tree: str, onto_tree: str) -> str:
-    """The tree `onto_tree` with the change that leads from `base_tree` to `tree`.
-
     A three-way merge of exactly these three trees, whatever the history between them is. No path changes that the
     change itself did not touch. Raises DoesNotApply with the paths in conflict, UnknownCommit.
     """
+    # Asked for also when they are trees already: merge-tree takes one that is missing for an empty one.
+    base_tree, tree, onto_tree = trees_of(repo, base_commit, tree, onto_commit)
     if base_tree == onto_tree:
         return tree
     with temporary(repo) as folder:
         ours, theirs = _made_for_merging(folder, base_tree, onto_tree, tree)
         options = ("--write-tree", "--name-only", "--no-messages", "-z")
         beside = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(folder)}
-        done = run(repo, "merge-tree", *options, ours, theirs, env=beside, allowed=(0, 1, 128))
-    if done.returncode == 128:
-        trees_of(repo, base_tree, tree, onto_tree)  # says so when one of them is not there
-        raise GitFailed("git merge-tree failed", stderr=tail(done.stderr))
+        done = run(repo, "merge-tree", *options, ours, theirs, env=beside, allowed=(0, 1))
     merged, *paths = decoded(done.stdout).rstrip("\0").split("\0")
     if done.returncode:
         names = tuple(dict.fromkeys(path for path in paths if path))

@@ -109,11 +109,12 @@ def test_the_api_finds_them_by_state_and_answers_each(shore: Shore) -> None:
 def test_the_api_asks_for_the_role_of_the_verb(shore: Shore) -> None:
     patch = shore.submit({"b.txt": "b\n"})
     patch.quarantine("odd", by=SYSTEM)
+    chosen = {"project": shore.project.key, "patches": [patch.pk]}
     for verb in ("release", "rollback"):
-        answer = ask("operator", shore, verb=verb, reason="x", dry_run=False)
+        answer = ask("operator", shore, verb=verb, reason="x", dry_run=False, filter=chosen)
         assert refused(answer) == (403, "permission_denied")
     assert states(patch) == ["quarantined"]
-    assert ask("approver", shore, verb="release", reason="x", dry_run=False).json()["written"]
+    assert ask("approver", shore, verb="release", reason="x", dry_run=False, filter=chosen).json()["written"]
     assert states(patch) == ["created"]
 
 
@@ -122,11 +123,15 @@ def test_the_api_asks_for_the_role_of_the_verb(shore: Shore) -> None:
     [
         ({"verb": "explode"}, "invalid_field"),
         ({"verb": "drop", "filter": {"project": "nowhere"}}, "project_not_found"),
-        ({"verb": "drop", "dry_run": False}, "reason_required"),
+        ({"verb": "drop", "filter": {"project": "PROJECT", "state": "created"}, "dry_run": False}, "reason_required"),
+        ({"verb": "drop", "filter": {"project": "PROJECT"}, "dry_run": False, "reason": "all"}, "invalid_field"),
         ({"verb": "drop", "filter": {"state": "created"}}, "missing_required_field"),
     ],
-    ids=["verb", "project", "reason", "no-project"],
+    ids=["verb", "project", "reason", "everything", "no-project"],
 )
 def test_the_api_refuses_what_it_cannot_do(shore: Shore, given: dict[str, Any], code: str) -> None:
-    shore.submit({"b.txt": "b\n"})
+    patch = shore.submit({"b.txt": "b\n"})
+    if given.get("filter", {}).get("project") == "PROJECT":
+        given = {**given, "filter": {**given["filter"], "project": shore.project.key}}
     assert refused(ask("operator", shore, **given))[1] == code
+    assert states(patch) == ["created"]

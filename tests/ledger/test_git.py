@@ -488,6 +488,32 @@ def test_a_change_is_carried_onto_what_landed_before(mirror, source, base):
     assert git.fsck(mirror) == []
 
 
+def test_a_merge_leaves_the_mirror_with_the_trees_of_its_outcome_alone(mirror, source, base):
+    mine = git.apply(mirror, base, source.diff({"a": LINES.replace(b"line 90\n", b"ninety\n")})[0])
+    other = land(mirror, base, git.apply(mirror, base, source.diff({"a": b"zero\n" + LINES})[0]))
+    objects = set((mirror / "objects").glob("??/*"))
+    git.rebase_tree(mirror, base, mine, other)
+    made = {path.parent.name + path.name for path in (mirror / "objects").glob("??/*") if path not in objects}
+    kinds = git.run(mirror, "cat-file", "--batch-check=%(objecttype)", stdin="\n".join(sorted(made)).encode()).stdout
+    assert set(kinds.split()) == {b"tree", b"blob"}
+    assert leftovers(mirror) == []
+
+
+def test_names_that_look_like_an_answer_of_git_are_names(mirror, source, base):
+    """Two differences are asked for at once, and each begins with a line of two object names."""
+    odd = {f"{'0' * 40} {'1' * 40}": b"x\n", ":100644 100644 M": b"y\n", f"{base}": b"z\n"}
+    mine = git.apply(mirror, base, source.diff(odd)[0])
+    other = land(mirror, base, git.apply(mirror, base, source.diff({"n": b"1\n"})[0]))
+    _, both = source.diff({**odd, "n": b"1\n"})
+    assert git.rebase_tree(mirror, base, mine, other) == both
+
+
+def test_a_merge_of_what_the_mirror_does_not_hold_names_it(mirror, source, base):
+    mine = git.apply(mirror, base, source.diff({"b": b"mine\n"})[0])
+    with pytest.raises(git.UnknownCommit, match="f" * 40):
+        git.rebase_tree(mirror, git.tree_of(mirror, base), mine, "f" * 40)
+
+
 def test_a_change_is_taken_from_its_own_base_whatever_the_history(mirror, source, base):
     """A candidate built on another candidate goes back to the branch without that other change."""
     ahead = land(mirror, base, git.apply(mirror, base, source.diff({"n": b"ahead\n"})[0]))
