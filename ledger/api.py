@@ -9,16 +9,17 @@ from django.db.models import Q, QuerySet
 from django.http import HttpResponse
 from django.urls import path
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import extend_schema, extend_schema_field
+from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from ledger import git, rollback, validation
+from ledger import bulk, git, rollback, validation
 from ledger.diff import DiffRefused
 from ledger.models import MergeQueue, Patch, PatchPolicy, QueueItem
 from ledger.review_api import REVIEW_NEEDS, PolicyActions, ReviewActions
+from ledger.rollback import Wanted
 from pipeline import events
 from pipeline.ids import PATTERN, is_id
 from pipeline.models import Project, Run, Task
@@ -90,7 +91,9 @@ class Quarantine(Strict):
 
 
 class Chosen(Strict):
-    """Which patches of one project's branch: by who or what made them, in which run, when they landed, or by id."""
+    """Which patches of one project's branch: by who or what made them, in which run, by id, and when they landed (for
+    a rollback) or were submitted (for any other verb, which may also ask for a `state`).
+    """
 
     project = ProjectRef()
     target_branch = serializers.CharField(required=False, allow_blank=True, default="", max_length=255)
@@ -100,13 +103,14 @@ class Chosen(Strict):
     run = IdField(required=False)
     since = serializers.DateTimeField(required=False)
     until = serializers.DateTimeField(required=False)
-    patches = serializers.ListField(child=IdField(), required=False, max_length=500)
+    patches = serializers.ListField(child=IdField(), required=False, max_length=bulk.MOST)
+    state = serializers.ChoiceField(choices=Patch.State.choices, required=False, allow_blank=True, default="")
 
 
 class Bulk(Strict):
     """One verb for many patches. `dry_run` tells what would be done; `partial` does what can be done, and only that."""
 
-    verb = serializers.ChoiceField(choices=["rollback"])
+    verb = serializers.ChoiceField(choices=["rollback", *bulk.VERBS])
     filter = Chosen()
     dry_run = serializers.BooleanField(required=False, default=True)
     partial = serializers.BooleanField(required=False, default=False)
@@ -147,6 +151,28 @@ class RewindPlanSerializer(Strict):
     steps = RewindStepSerializer(many=True)
     dry_run = serializers.BooleanField()
     reverses = serializers.ListField(child=serializers.CharField())
+
+
+class BulkResultSerializer(Strict):
+    """What became, or would become, of one patch: done, or the code and the words of the refusal."""
+
+    patch = serializers.CharField()
+    state = serializers.CharField()
+    done = serializers.BooleanField()
+    code = serializers.CharField(allow_blank=True)
+    message = serializers.CharField(allow_blank=True)
+
+
+class BulkOutcomeSerializer(Strict):
+    """What a verb did to many patches, oldest first; nothing unless `written`."""
+
+    verb = serializers.CharField()
+    dry_run = serializers.BooleanField()
+    written = serializers.BooleanField()
+    count = serializers.IntegerField()
+    done = serializers.IntegerField()
+    refused = serializers.IntegerField()
+    results = BulkResultSerializer(many=True)
 
 
 class PatchSerializer(StrictModel):
@@ -219,7 +245,7 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
         "drop": "operator",
         "release": "approver",
         "rollback": "approver",
-        "bulk": "approver",
+        "bulk": "operator",
     }
 
     def find(self, queryset: QuerySet[Any], given: str) -> Patch | None:
@@ -371,24 +397,60 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
             return self.reply(found, 201, Location=reverse_path(request, found))
         return self.reply(found)
 
-    @extend_schema(request=Bulk, responses=RewindPlanSerializer)
+    @extend_schema(
+        request=Bulk,
+        responses=PolymorphicProxySerializer("PatchBulk", [BulkOutcomeSerializer, RewindPlanSerializer], None),
+    )
     @action(detail=False, methods=["post"], filterset_class=None)
     def bulk(self, request: Request) -> Response:
-        """Take back every landed patch that the filter finds. Unless `dry_run` is false, only the plan is answered.
+        """One verb for every patch that the filter finds. Unless `dry_run` is false, it is only told what would be.
 
-        Refuses with `reason_required`, and `later_patch_depends` when one of them cannot be taken back and `partial`
-        is not said.
+        `rollback` (role approver) takes back what has landed, and answers the plan: refuses with `reason_required`, and
+        `later_patch_depends` when one of them cannot be taken back and `partial` is not said. The other verbs
+        (`requeue`, `quarantine`, `drop`; `release` as approver) answer a result for each patch; when one refuses,
+        nothing is written unless `partial` says to leave it out.
         """
         given = self.body(Bulk)
         chosen = given["filter"]
-        branch, patches = chosen.pop("target_branch"), tuple(chosen.pop("patches", ()))
+        state, branch, patches = chosen.pop("state"), chosen.pop("target_branch"), tuple(chosen.pop("patches", ()))
         self.must_in(chosen["project"])
-        wanted = rollback.Wanted(branch=branch, patches=patches, **chosen)
+        wanted = Wanted(branch=branch, patches=patches, **chosen)
+        if given["verb"] != "rollback":
+            return self._each(given, wanted, state)
+        self.principal.must("approver", wanted.project)
+        if state not in ("", Patch.State.COMMITTED):
+            raise InvalidField("filter.state", "only what is committed is rolled back together")
         reason = given["reason"] if given["dry_run"] else need_reason(given["reason"])
         plan = rollback.plan(wanted)
         reverses = [] if given["dry_run"] else rollback.carry_out(plan, reason, by=self.by, partial=given["partial"])
         return Response(
             {**plan.document(), "dry_run": given["dry_run"], "reverses": [reverse.pk for reverse in reverses]}
+        )
+
+    def _each(self, given: Mapping[str, Any], wanted: Wanted, state: str) -> Response:
+        self.principal.must(bulk.VERBS[given["verb"]].role, wanted.project)
+        if not (state or wanted.says_which):
+            raise InvalidField(
+                "filter", "say which patches: by state, worker, tool, model, run, since, until or patches"
+            )
+        rows = Patch.objects.of(wanted.project)
+        if wanted.branch:
+            rows = rows.filter(target_branch=wanted.branch)
+        if state:
+            rows = rows.filter(state=state)
+        found = bulk.chosen(wanted.narrowed(rows, "created_at"))
+        told = {"by": self.by, "dry_run": given["dry_run"], "partial": given["partial"]}
+        outcome = bulk.carry_out(given["verb"], found, given["reason"], **told)
+        return Response(
+            {
+                "verb": given["verb"],
+                "dry_run": given["dry_run"],
+                "written": outcome.written,
+                "count": len(outcome.results),
+                "done": outcome.done,
+                "refused": len(outcome.refused),
+                "results": [one.document() for one in outcome.results],
+            }
         )
 
 
@@ -438,7 +500,8 @@ class MergeQueueSerializer(StrictModel):
         model = MergeQueue
         fields = (
             "id", "version", "created_at", "updated_at", "project", "target_branch", "head_commit", "state",
-            "window_size", "window_floor", "window_ceiling", "head_limit_seconds", "items",
+            "window_size", "window_floor", "window_ceiling", "head_limit_seconds", "blocked_reason", "blocked_until",
+            "blocked_tries", "items",
         )  # fmt: skip
         read_only_fields = fields
 

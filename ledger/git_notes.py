@@ -76,4 +76,4 @@ def _objects(repo: Path, names: set[str], kind: bytes) -> Iterator[tuple[str, by
             at += size + 1
 
 
-_run: Callable[..., Any] = git._git
+_run: Callable[..., Any] = git.run

@@ -191,4 +191,4 @@ def _scrubbed(said: str, secret: str) -> str:
     return said.strip()
 
 
-_run: Callable[..., Any] = git._git
+_run: Callable[..., Any] = git.run

@@ -114,6 +114,14 @@ query(
     """,
 )
 query(
+    43,
+    "nobody approved their own patch",
+    """
+    SELECT r.id FROM ledger_patchreview r JOIN ledger_patch p ON p.id=r.patch_id
+        WHERE r.verdict='approve' AND r.reviewer_id=p.author_user_id
+    """,
+)
+query(
     44,
     "a managed patch is queued, applied or verified iff it has one live queue item",
     """

@@ -5,8 +5,10 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from django.db import connection, transaction
+from django.db.models import Model
 
 from ledger import git, janitor
 from ledger.models import MergeQueue, Patch, QueueItem
@@ -74,13 +76,15 @@ def advance_all() -> int:
 
 
 def _step(queue_id: str, by: events.Actor) -> bool:
-    """Walk the items from the head and do the first thing that is due; False when nothing is."""
+    """Walk the items from the head and do the first thing that is due, and what follows from it for the same item at
+    once; False when nothing is due.
+    """
     queue = MergeQueue.objects.select_related("project").get(pk=queue_id)
     if queue.state == MergeQueue.State.PAUSED or queue.is_blocked:
         return False
     mirror, branch = queue.project.mirror, queue.target_branch
     head = git.head(mirror, branch)
-    items = list(QueueItem.objects.live().filter(queue=queue).select_related("patch__project", "patch__content"))
+    items = list(QueueItem.objects.due_in(queue).select_related("patch__project"))
     if items and _recover(queue, items[0], by):
         return True
     if head != queue.head_commit:
@@ -102,7 +106,21 @@ def _step(queue_id: str, by: events.Actor) -> bool:
 def _look_at(
     queue: MergeQueue, item: QueueItem, index: int, onto: str, ahead: QueueItem | None, by: events.Actor
 ) -> bool:
-    """Do the first thing that is due for one item; False when it has to wait."""
+    """Do the first thing that is due for one item, and go on with it while that is possible; False when it has to
+    wait.
+    """
+    acted, seen = _do_next(queue, item, index, onto, ahead, by), ""
+    while acted and item.state != seen and item.state in (QueueItem.State.TESTING, QueueItem.State.PASSING):
+        # Built, or judged, a moment ago by us: whatever has changed since is seen under the locks of the next action.
+        seen = item.state
+        if not _do_next(queue, item, index, onto, ahead, by):
+            break
+    return acted
+
+
+def _do_next(
+    queue: MergeQueue, item: QueueItem, index: int, onto: str, ahead: QueueItem | None, by: events.Actor
+) -> bool:
     patch = item.patch
     if patch.state not in Patch.IN_QUEUE:
         return _withdraw(queue, item, f"its patch is {patch.state}", by)
@@ -121,14 +139,19 @@ def _look_at(
     return _evict(queue, item, by)
 
 
-def _lock(queue: MergeQueue, item: QueueItem) -> bool:
-    """Take the locks of one action in the house's order: queue, run, patch, item. False when the item is gone on."""
-    MergeQueue.objects.select_for_update(no_key=True).get(pk=queue.pk)
-    if item.patch.run_id:
-        Run.objects.select_for_update(no_key=True).get(pk=item.patch.run_id)
-    Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=item.patch_id)
-    now = QueueItem.objects.select_for_update(no_key=True, of=("self",)).get(pk=item.pk)
-    return now.state == item.state
+def _lock(queue: MergeQueue, item: QueueItem, *, also_paused: bool = False) -> bool:
+    """Take the locks of one action in the house's order: queue, run, patch, item. False when the item is gone on, or
+    somebody has paused the queue meanwhile.
+    """
+    state = MergeQueue.objects.select_for_update(no_key=True).filter(pk=queue.pk).values_list("state", flat=True).get()
+    if state == MergeQueue.State.PAUSED and not also_paused:
+        return False
+    rows: list[tuple[type[Model], str | None]] = [(Run, item.patch.run_id), (Patch, item.patch_id)]
+    for model, pk in rows:
+        if pk:
+            model._base_manager.select_for_update(no_key=True).filter(pk=pk).values_list("pk").get()
+    now = QueueItem.objects.select_for_update(no_key=True).filter(pk=item.pk).values_list("state", flat=True).get()
+    return bool(now == item.state)
 
 
 def _withdraw(queue: MergeQueue, item: QueueItem, reason: str, by: events.Actor) -> bool:
@@ -156,16 +179,10 @@ def _build(queue: MergeQueue, item: QueueItem, onto: str, ahead: QueueItem | Non
             events.record("patch.apply_started", patch, by=by, data={"onto": onto})
     crashpoint("build.started")
     try:
-        tree = git.apply(mirror, patch.base_commit, patch.content.diff_text)
-        crashpoint("build.applied")
-        if onto != patch.base_commit:
-            tree = git.rebase_tree(mirror, patch.base_commit, tree, onto)
-        if tree == git.tree_of(mirror, onto):
-            raise git.DoesNotApply("nothing is left of the change: the branch holds it already")
-        candidate = git.commit(
-            mirror, tree, onto, message(patch), author_name=patch.author_name,
-            author_email=f"{patch.author_worker_id or 'user'}@{COMMITTER_DOMAIN}", at=patch.created_at,
-        )  # fmt: skip
+        try:
+            candidate, tree = _candidate(patch, mirror, onto, patch.result_tree)
+        except git.UnknownCommit:  # a mirror that was made anew has no more what the validation left there
+            candidate, tree = _candidate(patch, mirror, onto, "")
     except (git.DoesNotApply, git.UnknownCommit) as refusal:
         with transaction.atomic():
             if _lock(queue, item):
@@ -182,6 +199,25 @@ def _build(queue: MergeQueue, item: QueueItem, onto: str, ahead: QueueItem | Non
                 again=item.builds > 1 or patch.attempts > 0,
             )
     return True
+
+
+def _candidate(patch: Patch, mirror: Path, onto: str, made: str) -> tuple[str, str]:
+    """The commit that lands, and its tree. `made` is what the validation has made of the patch's own base; without it
+    the text is applied again. Raises DoesNotApply, UnknownCommit.
+    """
+    tree = made or git.apply(mirror, patch.base_commit, patch.content.diff_text)
+    crashpoint("build.applied")
+    base_tree = patch.base_tree or git.tree_of(mirror, patch.base_commit)
+    stood = base_tree if onto == patch.base_commit else git.tree_of(mirror, onto)
+    if stood != base_tree:
+        tree = git.rebase_tree(mirror, base_tree, tree, stood)
+    if tree == stood:
+        raise git.DoesNotApply("nothing is left of the change: the branch holds it already")
+    candidate = git.commit(
+        mirror, tree, onto, message(patch), author_name=patch.author_name,
+        author_email=f"{patch.author_worker_id or 'user'}@{COMMITTER_DOMAIN}", at=patch.created_at,
+    )  # fmt: skip
+    return candidate, tree
 
 
 def message(patch: Patch) -> str:
@@ -243,7 +279,7 @@ def _land(queue: MergeQueue, item: QueueItem, by: events.Actor) -> bool:
 
 def _book(queue: MergeQueue, item: QueueItem, by: events.Actor) -> bool:
     with transaction.atomic():
-        if not _lock(queue, item):
+        if not _lock(queue, item, also_paused=True):
             return True
         item.patch.commit(item.candidate_commit, item.candidate_tree, by=by)
         item.land(by=by)

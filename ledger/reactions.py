@@ -8,8 +8,8 @@ from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Coalesce
 
 from ledger import blockers as blockers
+from ledger import heads, queue, validation
 from ledger import landing_reactions as landing_reactions
-from ledger import queue, validation
 from ledger import review_reactions as review_reactions
 from ledger.models import MergeQueue, Patch
 from ledger.serving import path_of
@@ -206,3 +206,4 @@ events.chore(place_patches)
 events.chore(expire_quarantines)
 events.chore(validation.validate_created, send=_send_work)
 events.chore(queue.advance_all, send=lambda: None)
+events.chore(heads.watch_heads)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from itertools import islice
@@ -43,6 +43,7 @@ LINE_MAX = 4_000
 """Characters shown of one line; a badge says how many more there are."""
 
 CONTEXT, ADDED, REMOVED, HUNK, NOTE = "context", "added", "removed", "hunk", "note"
+COMMENT = "comment"
 
 
 class Html(str):
@@ -62,7 +63,8 @@ class Html(str):
 class Row:
     """One line of the viewer. Line numbers start at 1 and are None on the side where the line does not exist.
 
-    `kind` is context, added, removed, hunk (the `@@` line) or note (anything git says about the content).
+    `kind` is context, added, removed, hunk (the `@@` line), note (anything git says about the content) or comment
+    (what a reviewer said of the line above it).
     """
 
     old_no: int | None
@@ -131,6 +133,52 @@ def render(diff_text: str) -> list[FileView]:
     for place, (view, hunks) in enumerate(reading.files):
         left -= _fill(view, hunks, left if place < HIGHLIGHT_FILES_MAX else 0, until)
     return [view for view, _ in reading.files]
+
+
+@dataclass(frozen=True, slots=True)
+class Comment:
+    """What `author` said of lines `first` to `last` of the file `path`, on its `side` new or old."""
+
+    path: str
+    side: str
+    first: int
+    last: int
+    author: str
+    body: str
+
+    @property
+    def html(self) -> Html:
+        """Who said it, of which lines, and what, escaped like the diff itself."""
+        where = f"{self.first}" if self.first == self.last else f"{self.first}–{self.last}"
+        lines = "<br>".join(_plain(line) for line in _lines(self.body))
+        return Html(f'<span class="said-by">{reveal(self.author)} · {where}</span><br>{lines}')
+
+
+def annotate(files: Sequence[FileView], comments: Iterable[Comment]) -> list[Comment]:
+    """Put each comment below the last line that it is about, in the order given; answers those that found no place.
+
+    A file is known by its path of that side. Lines that the diff does not show have no place in it.
+    """
+    shown = {(side, path): view for view in files for side, path in (("old", view.old_path), ("new", view.path))}
+    left: list[Comment] = []
+    placed: dict[int, dict[int, list[Comment]]] = {}
+    for comment in comments:
+        view = shown.get((comment.side, comment.path))
+        rows = view.rows if view else []
+        numbers = [(row.old_no if comment.side == "old" else row.new_no) for row in rows]
+        if view is None or comment.last not in numbers:
+            left.append(comment)
+        else:
+            placed.setdefault(id(view), {}).setdefault(numbers.index(comment.last), []).append(comment)
+    for view in files:
+        after = placed.get(id(view), {})
+        if after:
+            view.rows = [
+                one
+                for place, row in enumerate(view.rows)
+                for one in (row, *(Row(None, None, COMMENT, said.html) for said in after.get(place, ())))
+            ]
+    return left
 
 
 def hidden(character: str) -> bool:

@@ -159,7 +159,7 @@ def policy(request: HttpRequest, key: str) -> HttpResponse:
             "project": project,
             "filters": filters,
             "values": values,
-            "policies": PatchPolicy.objects.covering(project, *place),
+            "policies": PatchPolicy.objects.over(project, *place),
             "may_admin": who.may("admin", project),
             "phases": Phase.objects.filter(project=project).order_by("key").values_list("pk", "key"),
             "workstreams": Workstream.objects.filter(phase__project=project).order_by("key").values_list("pk", "key"),

@@ -222,15 +222,24 @@ class Wanted:
     until: datetime | None = None
     patches: tuple[str, ...] = field(default_factory=tuple)
 
+    @property
+    def says_which(self) -> bool:
+        """Whether anything but the branch is asked for."""
+        return any([self.worker, self.tool, self.model, self.run, self.since, self.until, self.patches])
+
     def rows(self) -> "QuerySet[Patch]":
         """The committed patches that are meant, newest landing first. Raises InvalidField when nothing is said."""
-        if not any([self.worker, self.tool, self.model, self.run, self.since, self.until, self.patches]):
+        if not self.says_which:
             raise InvalidField("filter", "say which patches: by worker, tool, model, run, since, until or patches")
-        if self.run and not is_id(self.run):
-            raise InvalidField("run", f"“{self.run[:80]}” is no id of a run")
         rows = Patch.objects.of(self.project).filter(
             state=Patch.State.COMMITTED, target_branch=self.branch or self.project.default_branch
         )
+        return self.narrowed(rows, "committed_at").order_by("-committed_at", "-pk")
+
+    def narrowed(self, rows: "QuerySet[Patch]", clock: str) -> "QuerySet[Patch]":
+        """Those of `rows` that are meant; the times are those of the column `clock`. Raises InvalidField `run`."""
+        if self.run and not is_id(self.run):
+            raise InvalidField("run", f"“{self.run[:80]}” is no id of a run")
         if self.worker:
             named = {"author_worker_id": self.worker} if is_id(self.worker) else {"author_name": self.worker}
             rows = rows.filter(**named)
@@ -241,12 +250,12 @@ class Wanted:
         if self.run:
             rows = rows.filter(run=self.run)
         if self.since:
-            rows = rows.filter(committed_at__gte=self.since)
+            rows = rows.filter(**{f"{clock}__gte": self.since})
         if self.until:
-            rows = rows.filter(committed_at__lt=self.until)
+            rows = rows.filter(**{f"{clock}__lt": self.until})
         if self.patches:
             rows = rows.filter(pk__in=self.patches)
-        return rows.select_related("project").order_by("-committed_at", "-pk")
+        return rows.select_related("project")
 
 
 def plan(wanted: Wanted) -> Plan:

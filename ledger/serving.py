@@ -228,7 +228,7 @@ class MirrorServer:
         assert process.stderr is not None
         helping = [asyncio.create_task(_feed(process.stdin, body)), asyncio.create_task(_tail(process.stderr))]
         try:
-            git._limit(process.pid, int(self.limits.seconds), git.NETWORK_MEMORY_BYTES)
+            git.set_limits(process.pid, int(self.limits.seconds), git.NETWORK_MEMORY_BYTES)
             chunk = await process.stdout.read(CHUNK_BYTES)
             if not chunk and await process.wait() != 0:
                 log.warning("upload-pack of %s failed: %s", mirror.name, await helping[1])
@@ -319,18 +319,18 @@ def check_wants(mirror: Path, body: bytes) -> None:
     if not wants:
         return
     try:
-        told = git._git(mirror, "for-each-ref", "--format=%(objectname)", "refs/heads", "refs/tags").stdout
+        told = git.run(mirror, "for-each-ref", "--format=%(objectname)", "refs/heads", "refs/tags").stdout
         older = sorted(wants - set(told.decode().split()))
         if not older:
             return
         if len(older) > MAX_WANTS:
             raise NotOurs(f"ask for {MAX_WANTS} older commits at most")
         names = "".join(f"{name}\n" for name in older).encode()
-        kinds = git._git(mirror, "cat-file", "--batch-check=%(objecttype)", stdin=names).stdout
+        kinds = git.run(mirror, "cat-file", "--batch-check=%(objecttype)", stdin=names).stdout
         for name, kind in zip(older, kinds.decode().splitlines(), strict=True):
             if kind != "commit":
                 raise NotOurs(f"upload-pack: not our ref {name}")
-        beyond = git._git(mirror, "rev-list", "--max-count=1", *older, "--not", "--branches", "--tags", "--").stdout
+        beyond = git.run(mirror, "rev-list", "--max-count=1", *older, "--not", "--branches", "--tags", "--").stdout
         if beyond:
             raise NotOurs(f"upload-pack: not our ref {' '.join(older)}")
     except git.GitFailed as problem:

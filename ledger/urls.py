@@ -2,11 +2,16 @@
 
 from django.urls import path
 
-from ledger import review_views, rollback_views, views
+from ledger import landing_views, review_views, rollback_views, views
 
 app_name = "ledger"
 urlpatterns = [
     path("ledger/", views.patches, name="list"),
+    path("ledger/bulk/", views.patches_bulk, name="bulk"),
+    path("ledger/remotes/", landing_views.remotes, name="remotes"),
+    path("ledger/remotes/<ulid:pk>/fetch/", landing_views.remote_fetch, name="remote_fetch"),
+    path("ledger/receipts/", landing_views.receipts, name="receipts"),
+    path("ledger/receipts/<ulid:pk>/", landing_views.receipt, name="receipt"),
     path("ledger/rewind/", rollback_views.rewind, name="rewind"),
     path("ledger/<ulid:pk>/", views.patch, name="patch"),
     path("ledger/<ulid:pk>/diff/", views.patch_diff, name="diff"),
@@ -24,4 +29,6 @@ urlpatterns = [
     path("projects/<str:key>/policy/", review_views.policy, name="policy"),
     path("projects/<str:key>/policy/<ulid:pk>/replay/", review_views.policy_replay, name="policy_replay"),
     path("merge-queue/", views.merge_queues, name="merge_queue"),
+    path("merge-queue/<ulid:pk>/pause/", views.queue_pause, name="queue_pause"),
+    path("merge-queue/<ulid:pk>/resume/", views.queue_resume, name="queue_resume"),
 ]

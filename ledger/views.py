@@ -1,22 +1,29 @@
 """Pages of the ledger: patches with what was changed and what became of them, and the queues in which they land."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from django.contrib import messages
+from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
-from ledger import rendering
-from ledger.models import Patch, PatchContent, QueueItem
+from ledger import bulk, rendering
+from ledger.models import MergeQueue, Patch, PatchContent, Push, QueueItem, Receipt
 from ledger.pages import BULK_OF_PATCH, queues_with_items
 from pipeline import pages
 from pipeline.auth import signed_in
+from pipeline.ids import is_id
 from pipeline.models import Event
+from pipeline.refusals import Refused
 
 HISTORY_SHOWN = 60
+COMMENTED = 200
+REFUSED_SHOWN = 10
 # The main road, and how a patch may leave it.
 ROAD = ("created", "validated", "queued", "applied", "verified", "committed")
 
@@ -44,6 +51,7 @@ def patches(request: HttpRequest) -> HttpResponse:
             "patches": page.rows,
             "next_cursor": page.next_cursor,
             "filters": filters,
+            "bulk": list(bulk.LABELS.items()) if request.principal.project_ids("operator") != set() else [],
             "states": [("open", _("on its way")), *Patch.State.choices],
             "projects": pages.project_choices(request.principal),
         },
@@ -60,6 +68,8 @@ def patch(request: HttpRequest, pk: str) -> HttpResponse:
     history = list(history.reverse()[:HISTORY_SHOWN])
     chain = Patch.objects.visible_to(request.principal).chain(patch.chain_id).exclude(pk=patch.pk)
     title = patch.summary or _("Patch without a summary")
+    files = rendering.render(content.diff_text) if content else []
+    rendering.annotate(files, _comments(patch))
     return render(
         request,
         "ledger/patch.html",
@@ -69,10 +79,12 @@ def patch(request: HttpRequest, pk: str) -> HttpResponse:
             "may": pages.roles_in(request.principal, patch.project_id),
             "may_go": {to: Patch.can_move(patch.state, to) for to in ("quarantined", "dropped", "queued")},
             "steps": _rail(patch, history),
-            "files": rendering.render(content.diff_text) if content else [],
+            "files": files,
             "content": content,
             "judged": patch.is_valid or bool(patch.validation_errors),
             "item": QueueItem.objects.filter(patch=patch).order_by("-pk").first(),
+            "receipt": Receipt.objects.filter(patch=patch).defer("statement").first(),
+            "push": Push.objects.filter(patch=patch).defer("request_text").first(),
             "chain": chain.defer(*BULK_OF_PATCH)[:20],
             "events": pages.with_addresses(history),
             "trail": [(_("Ledger"), reverse("ledger:list")), (title, "")],
@@ -85,6 +97,16 @@ def _patch(request: HttpRequest, pk: str) -> Patch:
         "project", "phase", "workstream__phase", "content", "run__workstream", "run__phase", "task", "attempt"
     )
     return get_object_or_404(rows.defer("attempt__output_tail", "attempt__input_prompt", "attempt__error_log"), pk=pk)
+
+
+def _comments(patch: Patch) -> list[rendering.Comment]:
+    """What reviewers said of lines, oldest first. Of lines that the diff does not show, the review box tells alone."""
+    reviews = patch.reviews.exclude(anchors=[]).order_by("pk")[:COMMENTED]
+    return [
+        rendering.Comment(one["path"], one["side"], one["first"], one["last"], review.reviewer_name, one["body"])
+        for review in reviews
+        for one in review.anchors
+    ]
 
 
 def _rail(patch: Patch, newest_first: list[Event]) -> list[dict[str, Any]]:
@@ -175,8 +197,62 @@ def _act(request: HttpRequest, pk: str, role: str, verb: Callable[[Patch, str], 
     return pages.act(request, lambda: verb(patch, reason), done=done, to=reverse("ledger:patch", args=[pk]))
 
 
+@require_POST
+@signed_in
+def patches_bulk(request: HttpRequest) -> HttpResponse:
+    """One verb for the patches that were ticked, with a reason; those that refuse are left out, and named."""
+    given = request.POST
+    ids = [pk for pk in given.getlist("patch") if is_id(pk)][: bulk.MOST]
+    verb = bulk.VERBS.get(given.get("verb", ""))
+    if verb is None:
+        raise BadRequest("verb: unknown")
+    back = reverse("ledger:list")
+    if not ids:
+        messages.error(request, _("Tick the patches first."))
+        return redirect(back)
+    patches = bulk.chosen(Patch.objects.visible_to(request.principal).filter(pk__in=ids))
+    for project in {patch.project_id for patch in patches}:
+        request.principal.must(verb.role, project)
+    by, reason = request.principal.actor, given.get("reason", "")
+    try:
+        outcome = bulk.carry_out(given["verb"], patches, reason, by=by, partial=True)
+    except Refused as refusal:
+        messages.error(request, str(refusal))
+        return redirect(back)
+    words = {"verb": bulk.LABELS[given["verb"]], "done": outcome.done, "count": len(patches)}
+    messages.success(request, _("%(verb)s: %(done)d of %(count)d patches.") % words)
+    for one in outcome.refused[:REFUSED_SHOWN]:
+        messages.warning(request, one.message)
+    return redirect(back)
+
+
+@require_POST
+@signed_in
+def queue_pause(request: HttpRequest, pk: str) -> HttpResponse:
+    """Have a queue build and land nothing, with a reason."""
+    return _of_queue(request, pk, MergeQueue.pause, _("Paused. Nothing lands until it is resumed."))
+
+
+@require_POST
+@signed_in
+def queue_resume(request: HttpRequest, pk: str) -> HttpResponse:
+    """Let a queue go on."""
+    return _of_queue(request, pk, MergeQueue.resume, _("Goes on."))
+
+
+def _of_queue(request: HttpRequest, pk: str, verb: Callable[..., bool], done: str) -> HttpResponse:
+    queue = get_object_or_404(MergeQueue.objects.visible_to(request.principal), pk=pk)
+    request.principal.must("operator", queue.project_id)
+    reason = request.POST.get("reason", "")
+    call = partial(verb, queue, by=request.principal.actor, reason=reason)
+    return pages.act(request, call, done=done, to=reverse("ledger:merge_queue"))
+
+
 @require_safe
 @signed_in
 def merge_queues(request: HttpRequest) -> HttpResponse:
     """The queue of every branch: what lands next, and on what it is tested."""
-    return render(request, "ledger/merge_queue.html", {"queues": queues_with_items(request)})
+    queues = queues_with_items(request)
+    for queue in queues:
+        queue.may_act = request.principal.may("operator", queue.project_id)
+    return render(request, "ledger/merge_queue.html", {"queues": queues})

@@ -90,6 +90,7 @@ CHORES = [
     "ledger.reactions.expire_quarantines",
     "ledger.validation.validate_created",
     "ledger.queue.advance_all",
+    "ledger.heads.watch_heads",
     "gates.running.close_lost",
     "gates.reactions.open_missing_gates",
     "gates.running.run_pending",

@@ -730,11 +730,10 @@ class Patch(Stateful):
     def commit(self, commit_sha: str, tree: str, *, by: events.Actor) -> bool:
         """verified -> committed, and what it replaces is dropped as superseded. Raises Refused `tree_mismatch`."""
         with in_transaction():
-            current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
-            if current.custody == Project.Custody.MANAGED and tree != current.tested_tree:
-                raise Refused(
-                    f"Cannot commit: tree {tree} is not the tested tree {current.tested_tree}", code="tree_mismatch"
-                )
+            rows = Patch.objects.select_for_update(no_key=True, of=("self",)).filter(pk=self.pk)
+            custody, tested = rows.values_list("custody", "tested_tree").get()
+            if custody == Project.Custody.MANAGED and tree != tested:
+                raise Refused(f"Cannot commit: tree {tree} is not the tested tree {tested}", code="tree_mismatch")
             moved = self.move(
                 self.State.COMMITTED,
                 by=by,

@@ -34,7 +34,13 @@ class PatchPolicyQuerySet(DefinitionQuerySet["PatchPolicy"]):
         self, project: Project, phase: Phase | None, workstream: Workstream | None, task: Task | None
     ) -> list["PatchPolicy"]:
         """The enabled policies over this place, wide to narrow."""
-        rows = self.filter(enabled=True).filter(
+        return self.filter(enabled=True).over(project, phase, workstream, task)  # type: ignore[attr-defined]
+
+    def over(
+        self, project: Project, phase: Phase | None, workstream: Workstream | None, task: Task | None
+    ) -> list["PatchPolicy"]:
+        """The policies over this place, whether they hold or are yet to be switched on, wide to narrow."""
+        rows = self.filter(
             Q(level="global")
             | Q(level="project", project=project)
             | Q(level="phase", phase=phase)

@@ -184,6 +184,15 @@ class QueueItemQuerySet(models.QuerySet["QueueItem"]):
         """Neither landed, evicted nor withdrawn, head first."""
         return self.exclude(state__in=QueueItem.ENDED).order_by("position")
 
+    def due_in(self, queue: MergeQueue) -> Self:
+        """The live items of `queue` at which a step looks, head first: those inside its window, and of the others those
+        that are past waiting, or whose patch went another way. However many wait, it is a handful.
+        """
+        rows = self.live().filter(queue=queue)
+        window = rows.values("pk")[: queue.window_size]
+        is_idle = Q(state=QueueItem.State.WAITING, patch__state__in=Patch.IN_QUEUE)
+        return rows.filter(Q(pk__in=window) | ~is_idle)
+
 
 @held_by_postgres
 class QueueItem(Stateful):

@@ -76,6 +76,10 @@ class Receipt(Kept):
     def __str__(self) -> str:
         return f"receipt of {self.commit_sha[:12]}"
 
+    def is_intact(self) -> bool:
+        """Whether the statement still has its digest. Whether both are those of the log is for `ledger.receipts`."""
+        return hashlib.sha256(self.statement.encode()).hexdigest() == self.sha256
+
     def correlation(self) -> dict[str, str | None]:
         """Events about a receipt belong to its patch."""
         return self.patch.correlation()

@@ -92,6 +92,7 @@ STATES: dict[str, dict[str, tuple[str, str]]] = {
         "dropped": _CLOSED,
     },
     "merge_queue": {"running": _MOVING, "paused": _PAUSED, "draining": ("warn", "half")},
+    "push": {"waiting": _QUEUED, "pushed": _GOOD, "held": _PAUSED},
     "queue_item": {
         "waiting": _QUEUED,
         "building": _MOVING,

@@ -150,7 +150,7 @@ EXPECTED: dict[str, dict[str, Role]] = {
     "patch-drop": {"post": OPERATOR},
     "patch-release": {"post": APPROVER},
     "patch-rollback": {"post": APPROVER},
-    "patch-bulk": {"post": APPROVER},
+    "patch-bulk": {"post": OPERATOR},
     "patch-approve": {"post": APPROVER},
     "patch-reject": {"post": APPROVER},
     "patch-reviews": {"get": VIEWER, "post": OPERATOR},

@@ -82,7 +82,7 @@ def _made(folder: Path) -> Path:
 def spent(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Seconds by step; `git` is what was spent in git processes of all of them, `processes` how many there were."""
     found: dict[str, float] = defaultdict(float)
-    bounded = git._bounded
+    bounded = git.running.run_bounded
 
     def timed(command: list[str], *arguments: Any) -> Any:
         started = time.monotonic()
@@ -92,7 +92,7 @@ def spent(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
             found["git"] += time.monotonic() - started
             found["processes"] += 1
 
-    monkeypatch.setattr(git, "_bounded", timed)
+    monkeypatch.setattr(git.running, "run_bounded", timed)
     return found
 
 

@@ -272,7 +272,7 @@ def test_a_bad_branch_name_is_refused_before_git_sees_it(tmp_path, name):
 
 def test_good_branch_names_are_those_git_takes(mirror, base):
     for name in ("a/b", "été", "x@y", "a.b-c_d", "feature/1.lock.x"):
-        git._update_branch(mirror, name, base, "0" * 40)
+        git.branches.update_branch(mirror, name, base, "0" * 40)
         assert git.head(mirror, name) == base
 
 
@@ -412,7 +412,7 @@ def test_a_file_where_a_folder_is_or_beyond_a_link_does_not_apply(mirror, source
 
 @pytest.mark.parametrize("spent", ["echo 'fatal: Out of memory, malloc failed' >&2; exit 128", "while :; do :; done"])
 def test_a_patch_that_takes_more_memory_or_time_than_it_may_is_too_large(tmp_path, mirror, base, monkeypatch, spent):
-    monkeypatch.setattr(git._git, "__kwdefaults__", {**git._git.__kwdefaults__, "cpu_seconds": 1})
+    monkeypatch.setattr(git.run, "__kwdefaults__", {**git.run.__kwdefaults__, "cpu_seconds": 1})
     folder = tmp_path / "bin"
     folder.mkdir()
     real = shutil.which("git")
@@ -488,6 +488,32 @@ def test_a_change_is_carried_onto_what_landed_before(mirror, source, base):
     assert git.fsck(mirror) == []
 
 
+def test_a_merge_leaves_the_mirror_with_the_trees_of_its_outcome_alone(mirror, source, base):
+    mine = git.apply(mirror, base, source.diff({"a": LINES.replace(b"line 90\n", b"ninety\n")})[0])
+    other = land(mirror, base, git.apply(mirror, base, source.diff({"a": b"zero\n" + LINES})[0]))
+    objects = set((mirror / "objects").glob("??/*"))
+    git.rebase_tree(mirror, base, mine, other)
+    made = {path.parent.name + path.name for path in (mirror / "objects").glob("??/*") if path not in objects}
+    kinds = git.run(mirror, "cat-file", "--batch-check=%(objecttype)", stdin="\n".join(sorted(made)).encode()).stdout
+    assert set(kinds.split()) == {b"tree", b"blob"}
+    assert leftovers(mirror) == []
+
+
+def test_names_that_look_like_an_answer_of_git_are_names(mirror, source, base):
+    """Two differences are asked for at once, and each begins with a line of two object names."""
+    odd = {f"{'0' * 40} {'1' * 40}": b"x\n", ":100644 100644 M": b"y\n", f"{base}": b"z\n"}
+    mine = git.apply(mirror, base, source.diff(odd)[0])
+    other = land(mirror, base, git.apply(mirror, base, source.diff({"n": b"1\n"})[0]))
+    _, both = source.diff({**odd, "n": b"1\n"})
+    assert git.rebase_tree(mirror, base, mine, other) == both
+
+
+def test_a_merge_of_what_the_mirror_does_not_hold_names_it(mirror, source, base):
+    mine = git.apply(mirror, base, source.diff({"b": b"mine\n"})[0])
+    with pytest.raises(git.UnknownCommit, match="f" * 40):
+        git.rebase_tree(mirror, git.tree_of(mirror, base), mine, "f" * 40)
+
+
 def test_a_change_is_taken_from_its_own_base_whatever_the_history(mirror, source, base):
     """A candidate built on another candidate goes back to the branch without that other change."""
     ahead = land(mirror, base, git.apply(mirror, base, source.diff({"n": b"ahead\n"})[0]))
@@ -558,7 +584,7 @@ def test_of_eight_racing_movers_one_wins_each_round_and_none_is_lost(mirror, bas
 
 
 def test_a_held_lock_is_a_failure_and_no_move(mirror, base, monkeypatch):
-    monkeypatch.setattr(git, "_SETTINGS", (*git._SETTINGS, "core.filesRefLockTimeout=0"))
+    monkeypatch.setattr(git.running, "SETTINGS", (*git.running.SETTINGS, "core.filesRefLockTimeout=0"))
     new = land(mirror, base, git.tree_of(mirror, base))
     (mirror / "refs" / "heads").mkdir(parents=True, exist_ok=True)
     (mirror / "refs" / "heads" / "main.lock").touch()
@@ -710,7 +736,7 @@ def fake_git(tmp_path, monkeypatch):
 
 
 def test_a_git_that_hangs_is_killed_with_its_children(tmp_path, fake_git, monkeypatch):
-    monkeypatch.setattr(git._git, "__kwdefaults__", {**git._git.__kwdefaults__, "seconds": 0.5})
+    monkeypatch.setattr(git.run, "__kwdefaults__", {**git.run.__kwdefaults__, "seconds": 0.5})
     pid = tmp_path / "pid"
     fake_git(f"sleep 600 & echo $! > {pid}; wait")
     with pytest.raises(git.TimedOut):
@@ -729,14 +755,14 @@ def _alive(pid):
 
 
 def test_a_git_that_writes_without_end_is_stopped(tmp_path, fake_git, monkeypatch):
-    monkeypatch.setattr(git, "OUTPUT_BYTES", 100_000)
+    monkeypatch.setattr(git.running, "OUTPUT_BYTES", 100_000)
     fake_git("exec yes")
     with pytest.raises(git.GitFailed, match="more than 100000 bytes"):
         git.default_branch(tmp_path)
 
 
 def test_a_git_that_burns_processor_time_is_stopped(tmp_path, fake_git, monkeypatch):
-    monkeypatch.setattr(git._git, "__kwdefaults__", {**git._git.__kwdefaults__, "cpu_seconds": 1})
+    monkeypatch.setattr(git.run, "__kwdefaults__", {**git.run.__kwdefaults__, "cpu_seconds": 1})
     fake_git("while :; do :; done")
     with pytest.raises(git.TimedOut, match="processor"):
         git.default_branch(tmp_path)
@@ -745,14 +771,14 @@ def test_a_git_that_burns_processor_time_is_stopped(tmp_path, fake_git, monkeypa
 def test_memory_is_bounded_before_input_is_given(tmp_path, fake_git):
     fake_git("read line; ulimit -v >&2; exit 3")
     with pytest.raises(git.GitFailed, match=str(git.MEMORY_BYTES // 1024)):
-        git._git(tmp_path, "x", stdin=b"go\n")
+        git.run(tmp_path, "x", stdin=b"go\n")
 
 
 def test_git_runs_with_nobodys_environment(tmp_path, fake_git, monkeypatch):
     monkeypatch.setenv("SECRET_OF_THE_HOUSE", "s3cret")
     monkeypatch.setenv("GIT_DIR", "/elsewhere")
     fake_git("env")
-    said = git._git(tmp_path, "x").stdout.decode()
+    said = git.run(tmp_path, "x").stdout.decode()
     assert "s3cret" not in said
     assert "/elsewhere" not in said
     assert "GIT_CONFIG_NOSYSTEM=1\n" in said

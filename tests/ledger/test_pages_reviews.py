@@ -120,6 +120,17 @@ def test_the_difference_between_revisions_has_a_page(client: Client, patch: Patc
     assert page(client, "interdiff", newer.pk, factories.make_patch().pk).status_code == 404
 
 
+def test_a_policy_that_does_not_hold_yet_is_listed_to_be_tried_out(client: Client, patch: Patch) -> None:
+    come_in(client, patch, "viewer")
+    row = factories.make_policy(
+        project=patch.project, level="project", enabled=False, constraints={"max_lines_changed": 0}
+    )
+    text = page(client, "policy", "relay").text
+    assert reverse("ledger:policy_replay", args=["relay", row.pk]) in text
+    assert "does not hold yet" in text
+    assert "project policy" not in text
+
+
 def test_the_policy_of_a_project_is_explained_and_can_be_tried_out(client: Client, patch: Patch) -> None:
     row = factories.make_policy(
         project=patch.project, constraints={"max_lines_changed": 0, "protected_paths": ["q/**"]}

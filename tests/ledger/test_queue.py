@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gates.models import GateRun
-from ledger import queue
+from ledger import git, queue
 from ledger.models import Patch, QueueItem
 from pipeline.events import Event
 from pipeline.refusals import Refused
@@ -209,6 +209,56 @@ def test_only_one_advances_a_queue_at_a_time(single: House, threads: Threads, mo
     assert Event.objects.filter(project_id=single.project.pk, kind="patch.committed").count() == 1
     assert Event.objects.filter(project_id=single.project.pk, kind="queue_item.building").count() == 1
     single.must_hold()
+
+
+def test_a_queue_that_is_paused_between_build_and_landing_lands_nothing(
+    single: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "crashpoint", lambda point: single.queue.pause(by=BY) if point == "build.done" else None)
+    single.work({"a.txt": "a\n"})
+    assert single.head == single.first_commit
+    monkeypatch.undo()
+    single.queue.resume(by=BY)
+    single.drain()
+    assert single.run.state == "succeeded"
+    single.must_hold()
+
+
+def test_a_tree_that_the_mirror_lost_since_the_validation_is_made_again(single: House) -> None:
+    single.queue.pause(by=BY)
+    patch = single.work({"a.txt": "a\n"})
+    patch.refresh_from_db()
+    mirror = Path(single.project.mirror)
+    (mirror / "objects" / patch.result_tree[:2] / patch.result_tree[2:]).unlink()
+    single.queue.resume(by=BY)
+    single.drain()
+    patch.refresh_from_db()
+    assert (patch.state, patch.committed_tree) == ("committed", patch.result_tree)
+    single.must_hold()
+
+
+def test_a_step_looks_at_a_handful_however_many_wait(pair: House) -> None:
+    pair.queue.pause(by=BY)
+    first, second = pair.deliver({"a.txt": "a\n"}), pair.deliver({"b.txt": "b\n"})
+    pair.drain()
+    due = QueueItem.objects.due_in
+    assert [item.patch_id for item in due(pair.queue)] == [first.pk]
+    second.drop("no", by=BY)
+    assert [item.patch_id for item in due(pair.queue)] == [first.pk]
+
+
+def test_a_landing_starts_few_gits(single: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each costs several milliseconds: the candidate, the branch, and two looks at where the branch stands."""
+    single.queue.pause(by=BY)
+    single.work({"a.txt": "a\n"})
+    single.queue.resume(by=BY)
+    started: list[str] = []
+    bounded = git.running.run_bounded
+    monkeypatch.setattr(git.running, "run_bounded", lambda *given: (started.append(given[-1]), bounded(*given))[1])
+    queue.advance(single.queue.pk)
+    assert started == ["git rev-parse", "git commit-tree", "git rev-parse"]
+    single.drain()
+    assert single.run.state == "succeeded"
 
 
 @pytest.mark.parametrize(
