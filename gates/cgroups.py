@@ -60,9 +60,7 @@ def group(processes: int, memory_bytes: int) -> Iterator[tuple[Path, ...]]:
             made.append(Path(tempfile.mkdtemp(prefix="run-", dir=parent)))
             for file, value in FILES[version][tree].items():
                 # bubblewrap, and the group's first process, count as well.
-                text = value.format(
-                    processes=processes + 3, memory=memory_bytes or "max" if version == 2 else memory_bytes or -1
-                )
+                text = value.format(processes=processes + 3, memory=memory_bytes or ("max" if version == 2 else -1))
                 try:
                     (made[-1] / file).write_text(text)
                 except OSError:

@@ -47,7 +47,7 @@ KEYCTL_JOIN_SESSION_KEYRING = 1
 SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}
 
 STAGE = "/tmp"
-"""Where, in a mount namespace of its own, a command's user finds the folders that the box is made of: STAGE/0 and on."""
+"""Where a command's user finds what the box is made of, in a mount namespace of its own: STAGE/0 and on."""
 
 NOT_FOUND, NOT_STARTED = 127, 126  # as shells say it
 ENDING_SECONDS = 10.0  # how long we go on killing before we report what is left; a process in the kernel cannot die

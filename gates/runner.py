@@ -121,9 +121,8 @@ def available_level() -> int:
 @functools.cache
 def probe() -> sandbox.Probe:
     """What this machine's sandbox holds, found by running commands in it that try to get out; once per process."""
-    missing: tuple[str, ...] = ()
     with tempfile.TemporaryDirectory(prefix="signalbox-probe-") as top:
-        if not _works(Path(top, "one"), 1, ["true"]).exit_code == 0:
+        if _works(Path(top, "one"), 1, ["true"]).exit_code != 0:
             return sandbox.Probe(0, ("a command cannot be confined here",))
         missing = _missing_of_2(Path(top))
         if missing:
@@ -195,13 +194,13 @@ def execute(
     `caches` are read-only too, each named by SIGNALBOX_CACHE_<NAME>.
 
     `uid` is another user to run as, where the service is root: both folders are handed over to it. Level 2 takes a free
-    one when none is given. Where at level 1 that user cannot reach the interpreter or the folders (a closed folder above
-    them), the command runs as our own user and `notes` says so; the level is still 1, as everything else of it holds.
-    `on_output` gets the output as it comes, in whole lines where possible, cleaned like the rest; of what comes too fast
-    it gets the end. `stop` set from another thread ends the command.
+    one when none is given. Where at level 1 that user cannot reach the interpreter or the folders (a closed folder
+    above them), the command runs as our own user and `notes` says so; the level is still 1, as everything else of it
+    holds. `on_output` gets the output as it comes, in whole lines where possible, cleaned like the rest; of what comes
+    too fast it gets the end. `stop` set from another thread ends the command.
 
-    Raises LevelRefused, and RunnerLost for what is our failure: the launcher cannot start or vanished, the box cannot be
-    made, the folders are not as they should be.
+    Raises LevelRefused, and RunnerLost for what is our failure: the launcher cannot start or vanished, the box cannot
+    be made, the folders are not as they should be.
     """
     if level == 0 and not allow_unsafe:
         raise LevelRefused("sandbox level 0 holds nothing, and is not allowed here", level=level)
@@ -284,6 +283,8 @@ def _execute(
                     "HOME": seen["home"],
                     "TMPDIR": "/tmp" if boxed else seen["home"],
                     "LANG": "C.UTF-8",
+                    # What a test prints is seen when it prints it.
+                    "PYTHONUNBUFFERED": "1",
                     # git must not take a repository above the copy for the copy's own.
                     "GIT_CEILING_DIRECTORIES": str(Path(seen["tree"]).parent),
                     **env,

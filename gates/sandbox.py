@@ -17,7 +17,7 @@ import socket
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +36,9 @@ NO_USER_KERNEL = (5, 14)
 # Of /etc a command sees what programs need to start and to tell the time, and no more: no file of /etc is secret, but
 # which machine this is, is nobody's business.
 ETC = (
-    "alternatives", "ca-certificates", "crypto-policies", "debian_version", "fonts", "java", "ld.so.cache", "ld.so.conf",
-    "ld.so.conf.d", "localtime", "magic", "mime.types", "nsswitch.conf", "openssl", "os-release", "pki/tls/certs",
-    "pki/ca-trust/extracted", "protocols", "services", "ssl/certs", "ssl/openssl.cnf", "timezone",
+    "alternatives", "ca-certificates", "crypto-policies", "debian_version", "fonts", "java", "ld.so.cache",
+    "ld.so.conf", "ld.so.conf.d", "localtime", "magic", "mime.types", "nsswitch.conf", "openssl", "os-release",
+    "pki/tls/certs", "pki/ca-trust/extracted", "protocols", "services", "ssl/certs", "ssl/openssl.cnf", "timezone",
 )  # fmt: skip
 ROOT_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
@@ -141,9 +141,7 @@ def own_user(first: int) -> Iterator[int | None]:
     folder = Path("/run/signalbox-gate-users" if os.access("/run", os.W_OK) else tempfile.gettempdir())
     folder.mkdir(mode=0o700, exist_ok=True)
     for user in range(first, first + USERS):
-        held = os.open(
-            folder / f"signalbox-gate-user-{user}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-        )
+        held = os.open(folder / f"signalbox-gate-user-{user}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -158,8 +156,8 @@ def own_user(first: int) -> Iterator[int | None]:
 
 # --- the proof ----------------------------------------------------------------------------------------------------
 
-# What the probe runs in the box. It tries what a box must refuse, and writes down what happened; each name is a sentence
-# of docs/sandbox.md. Arguments: port of a listener of ours, a file outside that everybody may read, our own process id.
+# What the probe runs in the box. It tries what a box must refuse, and writes down what happened.
+# Arguments: the port of a listener of ours, a file outside that everybody may read, our own process id.
 PROBE = r"""
 import ctypes, json, os, socket, sys
 port, outside, pid = int(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -215,24 +213,3 @@ def judge(output: str) -> tuple[str, ...]:
             if isinstance(told, dict) and told:
                 return tuple(f"not so: {sentence}" for sentence, holds in told.items() if holds is not True)
     return (f"the probe said: {output.strip()[-300:] or 'nothing'}",)
-
-
-def check_readonly(folders: Sequence[Path], secret: Sequence[Path]) -> None:
-    """Raises ValueError for a folder that is relative, is or holds one of `secret`, or is the root itself."""
-    for folder in folders:
-        if not folder.is_absolute() or len(folder.parts) < 2 or ".." in folder.parts:
-            raise ValueError(f"{folder} is no folder that can be shown to a gate: name it from the root on")
-        for closed in secret:
-            if closed.is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(closed):
-                raise ValueError(f"{folder} cannot be shown to a gate: {closed} is Signalbox's own")
-
-
-def read_caches(text: str) -> Mapping[str, Path]:
-    """name=folder, parted by commas. Raises ValueError for what is not that."""
-    found: dict[str, Path] = {}
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
-        name, sign, folder = part.partition("=")
-        if not sign or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", name) or not folder.startswith("/"):
-            raise ValueError(f"{part!r} is no cache: write name=/folder, the name in small letters")
-        found[name] = Path(folder)
-    return found
