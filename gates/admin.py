@@ -3,8 +3,8 @@
 from django.contrib import admin
 from django.utils.translation import gettext_lazy as _
 
-from gates.models import Gate, GateRun, TestResult
-from pipeline.admin_site import DefinitionAdmin, LookOnlyAdmin, move_action
+from gates.models import Gate, GateEvidence, GateRun, RunnerHost, TestResult
+from pipeline.admin_site import DefinitionAdmin, InstallationAdmin, LookOnlyAdmin, move_action
 
 
 @admin.register(Gate)
@@ -28,6 +28,7 @@ class GateRunAdmin(LookOnlyAdmin):
     search_fields = ["name", "=tree_hash"]
     heavy = ("output_tail", "evidence", "verdicts", "criteria", "metadata")
     actions = [
+        move_action("rerun", _("Run again"), role="operator"),
         move_action("skip", _("Skip"), role="approver", reason=True),
         move_action("waive", _("Waive"), role="approver", reason=True),
     ]
@@ -47,3 +48,24 @@ class TestResultAdmin(LookOnlyAdmin):
     def project_of(self, row: TestResult) -> str | None:
         """The project of its gate run."""
         return row.gate_run.project_id
+
+
+@admin.register(GateEvidence)
+class GateEvidenceAdmin(LookOnlyAdmin):
+    """Reports that systems outside sent; the content goes when their run ends."""
+
+    list_display = ["gate_run", "kind", "size_bytes", "sha256", "created_at"]
+    list_select_related = ["gate_run"]
+    heavy = ("content",)
+    project_path = "gate_run__project"
+
+    def project_of(self, row: GateEvidence) -> str | None:
+        """The project of its gate run."""
+        return row.gate_run.project_id
+
+
+@admin.register(RunnerHost)
+class RunnerHostAdmin(InstallationAdmin):
+    """Machines that run gates, and the sandbox level that each holds."""
+
+    list_display = ["host", "level", "missing", "seen_at"]

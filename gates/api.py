@@ -1,19 +1,26 @@
 """The API of the gates: their definitions, every run with its results and log, and what people decide about one."""
 
+from collections.abc import Iterator
 from typing import Any
 
-from django.http import HttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.decorators import action
+from rest_framework.exceptions import MethodNotAllowed
+from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from gates.models import Gate, GateRun, TestResult
+from gates import external, live
+from gates.evidence import MAX_BYTES
+from gates.models import EVIDENCE_KINDS, Gate, GateRun, TestResult
+from ledger.models import Patch, QueueItem
 from pipeline.clock import db_now
-from pipeline.refusals import InvalidField, Refused
+from pipeline.refusals import InvalidField, MissingField, Refused
 from pipeline.rest import (
+    BadQuery,
     DefinitionEndpoint,
     Endpoint,
     Filters,
@@ -21,9 +28,12 @@ from pipeline.rest import (
     Nothing,
     ProjectFilter,
     Reason,
+    Ref,
     Router,
+    Strict,
     StrictModel,
 )
+from pipeline.stream import RETRY_MS
 
 MAX_WORDS = 200
 MAX_GATE_SECONDS = 24 * 3600
@@ -53,8 +63,10 @@ class GateSerializer(StrictModel):
 
     gate_type = serializers.CharField(max_length=64, help_text=f"One of {', '.join(Gate.Type.values)}.")
     applies_to = texts(required=False)
-    command = texts(min_length=1)
+    command = texts(required=False)
     env_allow = texts(required=False)
+    caches = texts(required=False)
+    resources = serializers.DictField(child=serializers.IntegerField(), required=False)
     depends_on = texts(required=False)
     evidence = serializers.DictField(child=serializers.CharField(max_length=255), required=False)
     criteria = serializers.DictField(required=False)
@@ -67,12 +79,14 @@ class GateSerializer(StrictModel):
         fields = (
             "id", "version", "created_at", "updated_at", "project", "key", "name", "gate_type", "phase", "workstream",
             "applies_to", "command", "cwd", "env_allow", "evidence", "criteria", "expected_exit_codes", "shards",
-            "depends_on", "timeout_seconds", "required", "judges", "enabled", "gate_version",
+            "depends_on", "timeout_seconds", "sandbox_level_min", "resources", "caches", "external", "required",
+            "judges", "enabled", "gate_version",
         )  # fmt: skip
         read_only_fields = ("id", "version", "created_at", "updated_at", "gate_version")
         extra_kwargs = {
             "shards": {"min_value": 1, "max_value": 100},
             "timeout_seconds": {"min_value": 1, "max_value": MAX_GATE_SECONDS},
+            "sandbox_level_min": {"min_value": 1, "max_value": 3},
         }
 
     def validate_gate_type(self, value: str) -> str:
@@ -82,7 +96,9 @@ class GateSerializer(StrictModel):
         return value
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """Phase and workstream are of the gate's project."""
+        """Phase and workstream are of the gate's project; what we are to run has a command."""
+        if self.instance is None and "command" not in attrs and not attrs.get("external"):
+            raise MissingField("command")
         project = attrs.get("project") or self.instance.project
         for name, place in (("phase", lambda row: row), ("workstream", lambda row: row.phase)):
             row = attrs.get(name)
@@ -98,7 +114,7 @@ class GateFilters(Filters):
 
     class Meta:
         model = Gate
-        fields = ("key", "gate_type", "phase", "workstream", "required", "judges", "enabled", "created_at")
+        fields = ("key", "gate_type", "phase", "workstream", "required", "judges", "enabled", "external", "created_at")
 
 
 class GateEndpoint(DefinitionEndpoint):
@@ -123,6 +139,10 @@ class GateRunSerializer(StrictModel):
     """One execution of a gate against one tree, with what it says of the tree now: passed, failed or unknown."""
 
     verdict = serializers.CharField(read_only=True)
+    blocked_by = serializers.SerializerMethodField(
+        help_text="Keys of the gates that it waits for, while it is pending."
+    )
+    check_run = serializers.SerializerMethodField(help_text="The same as GitHub's check-run document.")
 
     class Meta:
         model = GateRun
@@ -130,13 +150,103 @@ class GateRunSerializer(StrictModel):
             "id", "version", "created_at", "updated_at", "name", "gate_type", "criteria", "required", "gate",
             "gate_version", "project", "patch", "queue_item", "run", "task", "request", "tree_hash", "base_tree",
             "state", "state_reason", "verdict", "command", "started_at", "completed_at", "duration_seconds",
-            "exit_code", "runner", "seen_at", "sandbox_level", "deadline_at", "total_tests", "passed_tests",
-            "failed_tests", "skipped_tests", "flaky_tests", "coverage_percent", "patch_coverage_percent", "parsed",
-            "decision_passed", "decision_reason", "decided_by", "decided_at", "verdicts", "error_kind", "skip_reason",
-            "skipped_by", "waived_at", "waived_by", "waive_reason", "waiver_expires_at", "retry_of", "shards_seen",
-            "evidence", "metadata",
+            "exit_code", "runner", "seen_at", "sandbox_level", "sandbox_level_min", "external", "deadline_at",
+            "total_tests", "passed_tests", "failed_tests", "skipped_tests", "flaky_tests", "coverage_percent",
+            "patch_coverage_percent", "parsed", "decision_passed", "decision_reason", "decided_by", "decided_at",
+            "verdicts", "error_kind", "skip_reason", "skipped_by", "waived_at", "waived_by", "waive_reason",
+            "waiver_expires_at", "retry_of", "shards_seen", "evidence", "metadata", "blocked_by", "check_run",
         )  # fmt: skip
         read_only_fields = fields
+
+    def get_blocked_by(self, row: GateRun) -> list[str]:
+        """What keeps a pending run from starting."""
+        return row.blocking() if row.state == GateRun.State.PENDING else []
+
+    @extend_schema_field({"type": "object", "additionalProperties": True})
+    def get_check_run(self, row: GateRun) -> dict[str, Any]:
+        """For a forge."""
+        return external.check_run(row)
+
+
+class GateRunRequest(Strict):
+    """A run to be asked for: of a gate, on a patch or a tree."""
+
+    gate = Ref(queryset=Gate.objects.select_related("project"))
+    patch = Ref(queryset=Patch.objects.select_related("project"), required=False)
+    tree_hash = serializers.RegexField(r"^[0-9a-f]{40}([0-9a-f]{24})?$", required=False)
+
+    def validate(self, given: dict[str, Any]) -> dict[str, Any]:
+        """One of patch and tree; both of the gate's project."""
+        patch, tree = given.get("patch"), given.get("tree_hash", "")
+        if (patch is None) == (not tree):
+            raise InvalidField("tree_hash", "either a patch, of which the tree that stands is tested, or a tree's hash")
+        if patch is not None and patch.project_id != given["gate"].project_id:
+            raise InvalidField("patch", "a patch of another project")
+        return given
+
+
+class Take(Strict):
+    """A system outside takes a run."""
+
+    runner = serializers.RegexField(r"^[\x21-\x7e]{1,150}$", help_text="What people call it: the job's address, say.")
+    command = texts(required=False)
+
+
+class Taken(serializers.Serializer[Any]):
+    """The run, and the claim that every report of it quotes."""
+
+    claim = serializers.CharField()
+    gate_run = GateRunSerializer()
+
+
+class Ending(Strict):
+    """How a run outside ended: an exit code, or GitHub's conclusion."""
+
+    claim = serializers.CharField(max_length=200)
+    exit_code = serializers.IntegerField(min_value=0, max_value=255, required=False)
+    conclusion = serializers.ChoiceField(choices=list(external.CONCLUSIONS), required=False)
+    output = serializers.CharField(
+        required=False, allow_blank=True, default="", max_length=external.MAX_OUTPUT_CHARS, trim_whitespace=False
+    )
+    duration_seconds = serializers.DecimalField(max_digits=12, decimal_places=3, min_value=0, required=False)
+    shards = serializers.IntegerField(min_value=1, max_value=100, required=False)
+
+
+class SentEvidence(serializers.Serializer[Any]):
+    """What was kept of a report."""
+
+    kind = serializers.CharField()
+    sha256 = serializers.CharField()
+    size_bytes = serializers.IntegerField()
+
+
+class Bytes(BaseParser):
+    """A body as it is, whatever it calls itself."""
+
+    media_type = "*/*"
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
+        """The bytes."""
+        return stream.read()
+
+
+class LogAnswer(StreamingHttpResponse):
+    """A live log that may begin: `gates.serving` reads `opening` and goes on from there.
+
+    A server that speaks WSGI only sends the first page instead, and the client asks again behind it.
+    """
+
+    def __init__(self, opening: live.LogOpening) -> None:
+        self.opening = opening
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(self._page(), content_type="text/event-stream; charset=utf-8", headers=headers)
+
+    def _page(self) -> Iterator[bytes]:
+        yield f"retry: {RETRY_MS}\n\n".encode()
+        found = live.page(self.opening.gate_run, self.opening.after)
+        yield b"".join(live.frame(number, text) for number, text in found.pieces)
+        if found.ended:
+            yield live.last_frame(found.ended)
 
 
 class TestResultSerializer(StrictModel):
@@ -159,23 +269,28 @@ class GateRunFilters(Filters):
         model = GateRun
         fields = (
             "state", "gate", "gate_type", "patch", "run", "task", "queue_item", "tree_hash", "required", "error_kind",
-            "retry_of", "created_at",
+            "retry_of", "external", "created_at",
         )  # fmt: skip
 
 
 class GateRunEndpoint(Listed, Endpoint):
-    """Every run of a gate."""
+    """Every run of a gate. Those of external gates are taken, reported and completed by a CI system."""
 
-    queryset = GateRun.objects.defer("output_tail")
+    queryset = GateRun.objects.defer("output_tail").select_related("gate", "queue_item")
     serializer_class = GateRunSerializer
     filterset_class = GateRunFilters
     ordering_fields = ("created_at",)
-    heavy = ("criteria", "command", "verdicts", "evidence", "metadata")
+    heavy = ("criteria", "command", "verdicts", "evidence", "metadata", "blocked_by", "check_run")
     needs = {
         "list": "viewer",
         "retrieve": "viewer",
         "results": "viewer",
         "log": "viewer",
+        "log_stream": "viewer",
+        "create": "operator",
+        "start": "operator",
+        "evidence": "operator",
+        "complete": "operator",
         "skip": "approver",
         "waive": "approver",
         "rerun": "operator",
@@ -192,16 +307,108 @@ class GateRunEndpoint(Listed, Endpoint):
     @extend_schema(responses={(200, "text/plain"): OpenApiTypes.STR})
     @action(detail=True, methods=["get"])
     def log(self, request: Request, id: str) -> HttpResponse:
-        """The end of its output, as a file that no browser shows."""
+        """The end of its output, as a file that no browser shows; while it runs, what is there so far."""
         row = self.get_object()
+        text = row.output_tail or (live.text_so_far(row) if row.state == GateRun.State.RUNNING else "")
         return HttpResponse(
-            row.output_tail.encode(),
+            text.encode(),
             content_type="text/plain; charset=utf-8",
             headers={
                 "Content-Disposition": f'attachment; filename="{row.pk}.log"',
                 "X-Content-Type-Options": "nosniff",
             },
         )
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("after", int, description="Go on behind this number; else from the first piece kept."),
+            OpenApiParameter(
+                "Last-Event-ID", int, OpenApiParameter.HEADER, description="The same, as browsers send it."
+            ),
+        ],
+        responses={(200, "text/event-stream"): OpenApiTypes.STR},
+    )
+    @action(detail=True, methods=["get"], url_path="log/stream", filterset_class=None)
+    def log_stream(self, request: Request, id: str) -> LogAnswer:
+        """The output as it comes, as an event stream: `id` is a number, `data` {"text"}; at last `end` {"state"}.
+
+        Secrets are taken out, and of an output that comes too fast only the end is shown. `bye` after 15 minutes and
+        `error` with a problem document say why the server closes; connect again with `Last-Event-ID`.
+        """
+        if request.method != "GET":
+            raise MethodNotAllowed(str(request.method))
+        row = self.get_object()
+        given = request.headers.get("Last-Event-ID") or request.query_params.get("after") or "0"
+        if not given.isascii() or not given.isdigit() or len(given) > 9:
+            raise BadQuery("after", "a number of a piece, as `id` says it")
+        who = self.principal
+        return LogAnswer(live.LogOpening(f"{who.kind}:{who.id}", row.pk, int(given)))
+
+    @extend_schema(request=GateRunRequest, responses={201: GateRunSerializer})
+    def create(self, request: Request) -> Response:
+        """Ask for a run of a gate on a patch's tree, or on any tree of the project: 201, pending."""
+        given = self.body(GateRunRequest)
+        gate, patch = given["gate"], given.get("patch")
+        self.must_in(gate.project)
+        item = patch and QueueItem.objects.live().filter(patch=patch).exclude(candidate_tree="").first()
+        tree = given.get("tree_hash") or (item.candidate_tree if item else patch.tested_tree)
+        if not tree:
+            raise Refused("No tree of this patch stands to be tested", code="invalid_move", state=patch.state)
+        return self.reply(GateRun.objects.ask_for(gate, tree, by=self.by, patch=patch, item=item), 201)
+
+    @extend_schema(request=Take, responses=Taken)
+    @action(detail=True, methods=["post"])
+    def start(self, request: Request, id: str) -> Response:
+        """A system outside takes a pending run of an external gate; the answer's `claim` is quoted ever after.
+
+        Refuses with `gate_not_external`, `gate_blocked`, `invalid_move`.
+        """
+        row, given = self.get_object(), self.body(Take)
+        claim = external.start(row, by=self.by, runner_name=given["runner"], command=given.get("command"))
+        row.refresh_from_db()
+        return Response(
+            {"claim": claim, "gate_run": GateRunSerializer(row, context=self.get_serializer_context()).data}
+        )
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("kind", str, required=True, enum=list(EVIDENCE_KINDS), description="What the report is."),
+            OpenApiParameter("claim", str, required=True, description="As the start answered it."),
+        ],
+        request={"application/octet-stream": OpenApiTypes.BINARY},
+        responses={201: SentEvidence},
+    )
+    @action(detail=True, methods=["post"], parser_classes=[Bytes], filterset_class=None)
+    def evidence(self, request: Request, id: str) -> Response:
+        """Send a report as it is (Content-Encoding: gzip is read) for a run that was taken; 201.
+
+        Another one of its kind takes its place. Refuses with `stale_claim`, `invalid_evidence`, `invalid_move`.
+        """
+        row = self.get_object()
+        body = external.inflate(request.data or b"", request.headers.get("Content-Encoding", ""), MAX_BYTES)
+        query = request.query_params
+        kept = external.keep_evidence(row, query.get("kind", ""), body, claim=query.get("claim", ""))
+        return Response(SentEvidence(kept).data, status=201)
+
+    @extend_schema(request=Ending, responses=GateRunSerializer)
+    @action(detail=True, methods=["post"])
+    def complete(self, request: Request, id: str) -> Response:
+        """Say how a run that was taken ended: it is judged by what was sent.
+
+        Refuses with `stale_claim`, `invalid_move`, `gate_not_external`.
+        """
+        row, given = self.get_object(), self.body(Ending)
+        external.complete(
+            row,
+            by=self.by,
+            claim=given["claim"],
+            exit_code=given.get("exit_code"),
+            conclusion=given.get("conclusion", ""),
+            output=given["output"],
+            duration_seconds=given.get("duration_seconds"),
+            shards=given.get("shards"),
+        )
+        return self.reply(row)
 
     @extend_schema(request=Reason, responses=GateRunSerializer)
     @action(detail=True, methods=["post"])

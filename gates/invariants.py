@@ -1,7 +1,8 @@
 """What must hold between gate runs, their verdicts, their tests and the trees that landed (domain.md §6)."""
 
 from gates import runner
-from gates.models import GateRun
+from gates.models import GateRun, RunnerHost
+from gates.pages import ISOLATED_FROM
 from pipeline.invariants import Finding, probe, query, told
 
 query(
@@ -53,7 +54,7 @@ query(
     52,
     "a running gate has a living runner",
     """
-    SELECT id FROM gates_gaterun WHERE state='running' AND (seen_at < clock_timestamp() - interval '60 seconds'
+    SELECT id FROM gates_gaterun WHERE state='running' AND ((NOT external AND seen_at < clock_timestamp() - interval '60 seconds')
         OR deadline_at < clock_timestamp() - interval '60 seconds')
     """,
 )
@@ -62,5 +63,15 @@ told(GateRun)
 
 @probe("sandbox")
 def _sandbox() -> Finding:
-    level = runner.available_level()
-    return Finding(level >= 1, f"level {level}" if level else "level 0: a gate's command cannot be run on this machine")
+    found = runner.probe()
+    why = f" ({'; '.join(found.missing)})" if found.missing else ""
+    if found.level == 0:
+        return Finding(False, f"level 0: a gate's command cannot be run on this machine{why}")
+    hosts = ", ".join(RunnerHost.objects.not_isolated().values_list("host", flat=True)[:10])
+    if found.level < ISOLATED_FROM:
+        return Finding(
+            False, f"level {found.level}, NOT ISOLATED: a gate's command sees the network and other files{why}"
+        )
+    if hosts:
+        return Finding(False, f"level {found.level} here, but NOT ISOLATED on {hosts}")
+    return Finding(True, f"level {found.level}{why}")

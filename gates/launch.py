@@ -9,6 +9,10 @@ child, starts the command and reaps. Both are made to inherit orphans (PR_SET_CH
 its session and lost its parent is still below them. If the keeper dies, its orphans fall to the guard, which ends
 them; if the guard or the runner dies, the keeper is told (PR_SET_PDEATHSIG, or the end of the control pipe).
 
+A command may run in a box (sandbox level 2): then the keeper's child becomes bubblewrap, which makes namespaces and
+starts the command in them. What bubblewrap says of the command's end is believed; when it says nothing, it failed, and
+that is our failure, not the command's.
+
 Protocol: one JSON line on standard input (see `Spec`), which then stays open as long as the runner wants the command
 to live; its end means "end everything now". Standard output and error are the command's. One JSON line (see `report`)
 goes to the descriptor named by the only argument.
@@ -18,11 +22,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
+import platform
 import resource
 import select
 import signal
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -33,16 +40,42 @@ PR_SET_PDEATHSIG = 1
 PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
+# <linux/sched.h>, <linux/mount.h>, <linux/keyctl.h>, <asm/unistd.h>
+CLONE_NEWNS = 0x20000
+MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 1 << 18
+KEYCTL_JOIN_SESSION_KEYRING = 1
+SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}
+
+STAGE = "/tmp"
+"""Where a command's user finds what the box is made of, in a mount namespace of its own: STAGE/0 and on."""
 
 NOT_FOUND, NOT_STARTED = 127, 126  # as shells say it
 ENDING_SECONDS = 10.0  # how long we go on killing before we report what is left; a process in the kernel cannot die
 LONGEST_LOOK_SECONDS = 0.1  # between two counts of the command's processes
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+BOX_PROCESSES = 2  # bubblewrap's own: the one outside, and the first in the box
+_EXIT_FD, _TOLD_FD = 8, 9  # one digit each: the shell in the box knows no others
+
+
+class Box(TypedDict):
+    """How the command is put into a box.
+
+    `argv` is bubblewrap with its options. Where `expose` is not empty, the folders and files in it are first bound to
+    STAGE/0, STAGE/1 …, so that another user reaches them whatever lies above them; that takes root. `processes` is set
+    in the box where it is not 0: the kernel counts a box's processes apart from its user's others (Linux 5.14).
+    """
+
+    argv: list[str]
+    expose: list[str]
+    processes: int
 
 
 class Spec(TypedDict):
     """What the runner asks for. Sizes in bytes, times in seconds; `uid` None keeps the user; `parent` is the runner.
 
-    `confined` False leaves out limits, other user and no_new_privs (sandbox level 0).
+    `confined` False leaves out limits, other user and no_new_privs (sandbox level 0). `all_memory_bytes` holds for all
+    processes together, `disk_bytes` and `disk_files` for all below `folders`, each only where it is not 0. `groups` are
+    the files of control groups that the command joins (level 3).
     """
 
     argv: list[str]
@@ -58,6 +91,12 @@ class Spec(TypedDict):
     file_bytes: int
     open_files: int
     processes: int
+    all_memory_bytes: int
+    disk_bytes: int
+    disk_files: int
+    folders: list[str]
+    groups: list[str]
+    box: Box | None
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -73,22 +112,23 @@ def prctl(option: int, argument: int) -> None:
 # --- what is below us ---------------------------------------------------------------------------------------------
 
 
-def descendants() -> set[int]:
-    """Ids of the living processes below this one, zombies left out."""
+def descendants() -> dict[int, int]:
+    """Ids of the living processes below this one, zombies left out, each with its resident pages."""
     children: dict[int, list[int]] = {}
-    dead: set[int] = set()
+    pages: dict[int, int] = {}
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
         try:
             with open(f"/proc/{entry.name}/stat", "rb") as file:
                 # The name stands in brackets and may itself hold brackets and blanks: read on from the last one.
-                state, parent = file.read().rpartition(b") ")[2].split(None, 2)[:2]
-        except (OSError, ValueError):
+                told = file.read().rpartition(b") ")[2].split(None, 22)
+            state, parent, resident = told[0], int(told[1]), int(told[21])
+        except (OSError, ValueError, IndexError):
             continue
-        children.setdefault(int(parent), []).append(int(entry.name))
-        if state in {b"Z", b"X"}:
-            dead.add(int(entry.name))
+        children.setdefault(parent, []).append(int(entry.name))
+        if state not in {b"Z", b"X"}:
+            pages[int(entry.name)] = resident
     found: set[int] = set()
     ahead = [os.getpid()]
     while ahead:
@@ -96,7 +136,7 @@ def descendants() -> set[int]:
             if child not in found:
                 found.add(child)
                 ahead.append(child)
-    return found - dead
+    return {pid: pages[pid] for pid in found if pid in pages}
 
 
 def send(number: int, pids: Iterable[int]) -> None:
@@ -106,9 +146,10 @@ def send(number: int, pids: Iterable[int]) -> None:
             os.kill(pid, number)
 
 
-def children() -> set[int]:
-    """Ids of this process's children, by one short read; empty where the kernel has no such list."""
-    with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children") as file:
+def children(pid: int = 0) -> set[int]:
+    """Ids of a process's children (0: this one's), by one short read; empty where the kernel has no such list."""
+    pid = pid or os.getpid()
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/children") as file:
         return {int(pid) for pid in file.read().split()}
     return set()
 
@@ -137,7 +178,7 @@ def end_all() -> tuple[int, int]:
     until = time.monotonic() + ENDING_SECONDS
     while reap() and time.monotonic() < until:
         stopped: set[int] = set()
-        while (alive := descendants() - stopped) and time.monotonic() < until:
+        while (alive := set(descendants()) - stopped) and time.monotonic() < until:
             send(signal.SIGSTOP, alive)
             stopped |= alive
         send(signal.SIGKILL, stopped)
@@ -150,8 +191,86 @@ def end_all() -> tuple[int, int]:
             ended |= caught
     if not reap():
         return len(ended), 0
-    left = descendants()
+    left = set(descendants())
     return len(ended - left), max(1, len(left))
+
+
+# --- what all of it uses ------------------------------------------------------------------------------------------
+
+
+def shared_out_bytes(pages: dict[int, int]) -> int:
+    """Memory of these processes together, what they share counted once; of one that cannot be asked, all of its own."""
+    total = 0
+    for pid, resident in pages.items():
+        own = resident * PAGE_BYTES
+        with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            own = next((int(line.split()[1]) * 1024 for line in file if line.startswith(b"Pss:")), own)
+        total += own
+    return total
+
+
+class Disk:
+    """What is written below some folders, bounded: the file system's own count is asked first, as it costs nothing.
+
+    It counts for everybody, so only when it has grown by more than the limit are the folders walked through.
+    """
+
+    def __init__(self, folders: list[str], most_bytes: int, most_files: int) -> None:
+        self.folders, self.most_bytes, self.most_files = folders, most_bytes, most_files
+        self.free = {device: self._free(folder) for device, folder in self._devices().items()}
+
+    def _devices(self) -> dict[int, str]:
+        return {os.stat(folder).st_dev: folder for folder in reversed(self.folders)}
+
+    @staticmethod
+    def _free(folder: str) -> tuple[int, int]:
+        found = os.statvfs(folder)
+        return found.f_bfree * found.f_frsize, found.f_ffree
+
+    def over(self, pids: Iterable[int]) -> str:
+        """What is over its limit, in words; empty when nothing is. `pids` may hold files open that have no name."""
+        try:
+            now = {device: self._free(folder) for device, folder in self._devices().items()}
+        except OSError:
+            return ""
+        grown_bytes = sum(self.free[device][0] - free for device, (free, _) in now.items() if device in self.free)
+        grown_files = sum(self.free[device][1] - free for device, (_, free) in now.items() if device in self.free)
+        if grown_bytes <= self.most_bytes and grown_files <= self.most_files:
+            return ""
+        used, files = self._used(pids, set(now))
+        if files > self.most_files:
+            return f"more than {self.most_files} files"
+        return f"more than {self.most_bytes} bytes of files" if used > self.most_bytes else ""
+
+    def _used(self, pids: Iterable[int], devices: set[int]) -> tuple[int, int]:
+        used = files = 0
+        ahead = list(self.folders)
+        while ahead:
+            folder = ahead.pop()
+            try:
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        with contextlib.suppress(FileNotFoundError):
+                            found = entry.stat(follow_symlinks=False)
+                            files += 1
+                            used += found.st_blocks * 512
+                            if stat.S_ISDIR(found.st_mode):
+                                ahead.append(entry.path)
+                        if files > self.most_files or used > self.most_bytes:
+                            return used, files
+            except FileNotFoundError:
+                continue
+            except OSError:  # closed to us, and somebody has written more than is allowed
+                return self.most_bytes + 1, files
+        nameless: dict[int, int] = {}
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                for entry in os.scandir(f"/proc/{pid}/fd"):
+                    with contextlib.suppress(OSError):
+                        found = os.stat(entry.path)
+                        if stat.S_ISREG(found.st_mode) and not found.st_nlink and found.st_dev in devices:
+                            nameless[found.st_ino] = found.st_blocks * 512
+        return used + sum(nameless.values()), files + len(nameless)
 
 
 # --- the command --------------------------------------------------------------------------------------------------
@@ -164,21 +283,87 @@ def become_command(spec: Spec, keeper: int, failed: Callable[[int, str], NoRetur
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         os.umask(0o022)
+        for group in spec["groups"]:
+            with open(group, "w") as file:
+                file.write(str(os.getpid()))
+        box = spec["box"]
+        if box is not None and box["expose"]:
+            expose(box["expose"])
         if spec["confined"]:
             confine(spec)
         # After the change of user, which clears it.
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != keeper:
             os._exit(NOT_STARTED)
-        os.chdir(spec["cwd"])
+        os.chdir(spec["cwd"] if box is None else "/")
     except (OSError, ValueError) as problem:
         failed(NOT_STARTED, f"the command could not be confined: {problem}")
+    if box is not None:
+        enter(box, spec, failed)
     try:
         os.execvpe(spec["argv"][0], spec["argv"], spec["env"])
     except FileNotFoundError:
         failed(NOT_FOUND, f"the command {spec['argv'][0]!r} was not found")
     except (OSError, ValueError) as problem:
         failed(NOT_STARTED, f"the command {spec['argv'][0]!r} cannot be run: {problem}")
+
+
+# What bubblewrap starts: a shell that sets the limit which counts in the box only, and says when there is no such
+# command, so that nobody takes an end with 127 for that.
+_IN_BOX = """
+if [ "$1" != 0 ]; then ulimit -p "$1" 2>/dev/null || ulimit -u "$1" 2>/dev/null; fi
+shift
+case $1 in
+*/*) if [ ! -e "$1" ]; then echo '!127' >&9; exit 127; fi
+     if [ ! -x "$1" ] || [ -d "$1" ]; then echo '!126' >&9; exit 126; fi ;;
+*) command -v "$1" >/dev/null 2>&1 || { echo '!127' >&9; exit 127; } ;;
+esac
+exec 8>&- 9>&-
+exec "$@"
+"""
+
+
+def enter(box: Box, spec: Spec, failed: Callable[[int, str], NoReturn]) -> NoReturn:
+    """Becomes bubblewrap, which starts the command in the box; its own word on the end goes to _EXIT_FD."""
+    words = [*box["argv"], "--json-status-fd", str(_EXIT_FD), "--"]
+    words += ["/bin/sh", "-c", _IN_BOX, "sh", str(box["processes"]), *spec["argv"]]
+    try:
+        os.execve(words[0], words, spec["env"])
+    except (OSError, ValueError) as problem:
+        failed(NOT_STARTED, f"bubblewrap cannot be run: {problem}")
+
+
+def expose(sources: list[str]) -> None:
+    """Binds each source to a name below STAGE, in a mount namespace of our own. Raises OSError; takes root."""
+    if _libc.unshare(CLONE_NEWNS) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"a mount namespace of its own: {os.strerror(code)}")
+    mount("none", "/", "", MS_REC | MS_PRIVATE)
+    opened = [os.open(source, os.O_PATH) for source in sources]
+    mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=1m")
+    for number, source in enumerate(opened):
+        name = f"{STAGE}/{number}"
+        if stat.S_ISDIR(os.fstat(source).st_mode):
+            os.mkdir(name, 0o755)
+        else:
+            os.close(os.open(name, os.O_CREAT | os.O_WRONLY, 0o644))
+        mount(f"/proc/self/fd/{source}", name, "", MS_BIND | MS_REC)
+        os.close(source)
+
+
+def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
+    """The system call. Raises OSError."""
+    words = [text.encode() for text in (source, target, kind, options)]
+    if _libc.mount(words[0], words[1], words[2], ctypes.c_ulong(flags), words[3] or None) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{target}: {os.strerror(code)}")
+
+
+def forget_keys() -> None:
+    """Begins a session keyring of its own: the service's would be inherited, into every namespace."""
+    number = SYS_KEYCTL.get(platform.machine())
+    if number is not None:  # where we may not, or the kernel has none, there is nothing to inherit
+        _libc.syscall(ctypes.c_long(number), ctypes.c_int(KEYCTL_JOIN_SESSION_KEYRING), None)
 
 
 def confine(spec: Spec) -> None:
@@ -193,7 +378,7 @@ def confine(spec: Spec) -> None:
     }
     if other_user:
         # The kernel counts it by user: with our own user it would count the service too. The guard counts instead.
-        limits[resource.RLIMIT_NPROC] = spec["processes"]
+        limits[resource.RLIMIT_NPROC] = spec["processes"] + (BOX_PROCESSES if spec["box"] else 0)
     for kind, wanted in limits.items():
         hard = resource.getrlimit(kind)[1]
         value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -205,6 +390,7 @@ def confine(spec: Spec) -> None:
         os.setgroups([])
         os.setresgid(spec["uid"], spec["uid"], spec["uid"])
         os.setresuid(spec["uid"], spec["uid"], spec["uid"])
+    forget_keys()
     prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
@@ -221,7 +407,8 @@ def drop_capabilities() -> None:
 def keep(spec: Spec, guard: int, status_fd: int) -> NoReturn:
     """The keeper's life: starts the command, reaps, tells the guard how the command ended, and ends.
 
-    What is written to `status_fd`: an optional line "! sentence", then the wait status of the command as a number.
+    What is written to `status_fd`: an optional line "! sentence" ("!127", "!126": no such command, none that runs),
+    then the wait status of the command as a number, or a line "? sentence" when the box failed.
     """
 
     def told_to_end(*_: Any) -> NoReturn:
@@ -235,6 +422,7 @@ def keep(spec: Spec, guard: int, status_fd: int) -> NoReturn:
         os._exit(1)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     keeper = os.getpid()
+    exit_fd, exit_in = os.pipe()
     command = os.fork()
     if command == 0:
 
@@ -244,13 +432,37 @@ def keep(spec: Spec, guard: int, status_fd: int) -> NoReturn:
 
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        if spec["box"] is not None:
+            exit_in = fcntl.fcntl(exit_in, fcntl.F_DUPFD, _TOLD_FD + 1)  # out of the way of the next line
+            told_fd = fcntl.fcntl(status_fd, fcntl.F_DUPFD, _TOLD_FD + 1)
+            os.dup2(exit_in, _EXIT_FD)
+            os.dup2(told_fd, _TOLD_FD)
+            os.close(exit_in)
+            os.close(told_fd)
+            status_fd = fcntl.fcntl(_TOLD_FD, fcntl.F_DUPFD_CLOEXEC, _TOLD_FD + 1)
         become_command(spec, keeper, failed)
+    os.close(exit_in)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     while True:
         pid, status = os.wait()
         if pid == command:
-            os.write(status_fd, f"{status}\n".encode())
+            os.write(status_fd, f"{status if spec['box'] is None else _end_in_box(exit_fd, status)}\n".encode())
             os._exit(0)
+
+
+def _end_in_box(exit_fd: int, status: int) -> str:
+    """The wait status of the command in the box, by what bubblewrap said of it; or that it said nothing."""
+    told = b""
+    os.set_blocking(exit_fd, False)
+    with contextlib.suppress(OSError):
+        while piece := os.read(exit_fd, 4096):
+            told += piece
+    for line in told.splitlines():
+        with contextlib.suppress(ValueError):
+            if (code := json.loads(line).get("exit-code")) is not None:
+                return str(int(code) << 8)
+    ended = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit code {os.WEXITSTATUS(status)}"
+    return f"? bubblewrap ended with {ended} and said nothing of the command"
 
 
 # --- the guard ----------------------------------------------------------------------------------------------------
@@ -266,7 +478,8 @@ class Guard:
         self.status: int | None = None
         self.timed_out = False
         self.stopped = False
-        self.too_many = False
+        self.exceeded = ""
+        self.refused = ""
         self.told_to_end = False
         self._status_text = b""
 
@@ -311,6 +524,7 @@ class Guard:
         deadline = began + self.spec["timeout_seconds"]
         term_sent = False
         look_seconds = 0.02
+        disk = Disk(self.spec["folders"], self.spec["disk_bytes"], self.spec["disk_files"])
         while True:
             wait = min(look_seconds, max(0.0, deadline - time.monotonic()))
             ready = {fd for fd, _ in ahead.poll(wait * 1000)}
@@ -327,18 +541,38 @@ class Guard:
                 if term_sent:
                     return
                 self.timed_out = term_sent = True
-                send(signal.SIGTERM, descendants() - {self.keeper})
+                send(signal.SIGTERM, set(descendants()) - self._not_asked())
                 deadline = time.monotonic() + self.spec["grace_seconds"]
             looked = time.monotonic()
-            if self.spec["confined"] and len(descendants()) - 1 > self.spec["processes"]:
-                self.too_many = True
-                return
+            if self.spec["confined"]:
+                self.exceeded = self._over_limit(disk)
+                if self.exceeded:
+                    return
             # A look costs more on a machine with many processes: never more than a tenth of our time.
             look_seconds = max(min(look_seconds * 2, LONGEST_LOOK_SECONDS), (time.monotonic() - looked) * 10)
 
+    def _not_asked(self) -> set[int]:
+        """Whom SIGTERM does not reach: the keeper, and bubblewrap, at whose end the whole box would end at once."""
+        return {self.keeper, *(children(self.keeper) if self.spec["box"] else ())}
+
+    def _over_limit(self, disk: Disk) -> str:
+        """What all processes together have too much of, in words; empty when nothing is over its limit."""
+        alive = descendants()
+        alive.pop(self.keeper, None)
+        own = BOX_PROCESSES if self.spec["box"] else 0
+        if len(alive) - own > self.spec["processes"]:
+            return f"more than {self.spec['processes']} processes"
+        most = self.spec["all_memory_bytes"]
+        if most and sum(alive.values()) * PAGE_BYTES > most and shared_out_bytes(alive) > most:
+            return f"more than {most} bytes of memory"
+        return disk.over(alive) if self.spec["disk_bytes"] else ""
+
     def _read_status(self) -> None:
         *sentences, last = self._status_text.decode(errors="replace").splitlines() or [""]
-        self.sentence = " ".join(sentence.removeprefix("! ") for sentence in sentences)
+        program = self.spec["argv"][0]
+        known = {"!127": f"the command {program!r} was not found", "!126": f"the command {program!r} cannot be run"}
+        self.sentence = " ".join(known.get(sentence, sentence.removeprefix("! ")) for sentence in sentences)
+        self.refused = last.removeprefix("? ") if last.startswith("? ") else ""
         self.status = int(last) if last.isdigit() else None
 
     def report(self, duration: float, killed: int, left: int) -> dict[str, Any]:
@@ -353,12 +587,16 @@ class Guard:
             "duration_seconds": round(duration, 6),
             "timed_out": self.timed_out,
             "stopped": self.stopped,
-            "too_many_processes": self.too_many,
-            "lost": not ended and not (self.timed_out or self.stopped or self.too_many),
+            "exceeded": self.exceeded,
+            "lost": not ended and not (self.timed_out or self.stopped or self.exceeded),
             "survivors_killed": killed,
             "survivors_left": left,
             "sentence": self.sentence,
+            **({"refused": self.sentence or self.refused} if self.refused and not self._by_us() else {}),
         }
+
+    def _by_us(self) -> bool:
+        return bool(self.timed_out or self.stopped or self.exceeded)
 
 
 def main() -> int:

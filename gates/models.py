@@ -5,16 +5,21 @@ from datetime import datetime, timedelta
 from typing import Any, Self
 
 from django.conf import settings
-from django.core.validators import MinValueValidator
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from gates import criteria as rules
+from gates import resources as bounds
 from gates.junit import Results
-from ledger.models import Patch, QueueItem
+from gates.records import GateEvidence as GateEvidence
+from gates.records import GateOutput as GateOutput
+from gates.records import RunnerHost as RunnerHost
+from ledger.models import Patch, PatchPolicy, QueueItem
 from pipeline import events, scope
 from pipeline.clock import ClockNow, db_now
+from pipeline.constraints import Layer, resolve
 from pipeline.definitions import Definition, DefinitionQuerySet
 from pipeline.models import ExecutionRequest, Phase, Project, Run, Task, Workstream
 from pipeline.models.project import slug_rule
@@ -28,7 +33,7 @@ RUNNER_SILENCE_SECONDS = 45
 # What a gate executes or judges by: a change of one of these is a new gate_version, and voids every cached verdict.
 VERSIONED = (
     "gate_type", "applies_to", "command", "cwd", "env_allow", "evidence", "criteria", "expected_exit_codes", "shards",
-    "depends_on", "timeout_seconds",
+    "depends_on", "timeout_seconds", "sandbox_level_min", "resources", "caches", "external",
 )  # fmt: skip
 
 
@@ -81,7 +86,7 @@ class Gate(Definition):
     phase = models.ForeignKey(Phase, models.CASCADE, null=True, blank=True, related_name="gates")
     workstream = models.ForeignKey(Workstream, models.CASCADE, null=True, blank=True, related_name="gates")
     applies_to = models.JSONField(default=list, blank=True)
-    command = models.JSONField()
+    command = models.JSONField(default=list, blank=True)
     cwd = models.CharField(max_length=255, blank=True)
     env_allow = models.JSONField(default=list, blank=True)
     evidence = models.JSONField(default=dict, blank=True)
@@ -90,6 +95,12 @@ class Gate(Definition):
     shards = models.PositiveSmallIntegerField(default=1, validators=[MinValueValidator(1)])
     depends_on = models.JSONField(default=list, blank=True)
     timeout_seconds = models.PositiveIntegerField(null=True, blank=True, validators=[MinValueValidator(1)])
+    sandbox_level_min = models.PositiveSmallIntegerField(
+        null=True, blank=True, validators=[MinValueValidator(1), MaxValueValidator(3)]
+    )
+    resources = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()), blank=True)
+    caches = models.JSONField(default=list, db_default=models.Value([], models.JSONField()), blank=True)
+    external = models.BooleanField(default=False, db_default=False)
     required = models.BooleanField(default=True)
     judges = models.CharField(max_length=8, choices=Judges, default=Judges.PATCH)
     enabled = models.BooleanField(default=True)
@@ -137,10 +148,12 @@ class Gate(Definition):
             place = getattr(self, name)
             if place is not None and place.correlation()["project_id"] != self.project_id:
                 raise InvalidField(name, f"a {name} of another project")
-        if not isinstance(self.command, list) or not self.command or not all(isinstance(a, str) for a in self.command):
+        texts = isinstance(self.command, list) and all(isinstance(word, str) for word in self.command)
+        if not texts or not (self.command or self.external):
             raise InvalidField("command", "an argument vector: a list of texts, the program first, never a shell line")
         rules.check(self.criteria)
-        for name in ("applies_to", "env_allow", "depends_on"):
+        self._check_sandbox()
+        for name in ("applies_to", "env_allow", "depends_on", "caches"):
             given = getattr(self, name)
             if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
                 raise InvalidField(name, "a list of texts")
@@ -166,6 +179,18 @@ class Gate(Definition):
             Gate.objects.filter(project=self.project_id).exclude(pk=self.pk).values_list("key", "depends_on")
         )
         self._check_dependencies(siblings)
+
+    def _check_sandbox(self) -> None:
+        """Narrower layers ask for more, never for less; resources are known; caches are the installation's."""
+        if self.sandbox_level_min is not None:
+            wider = Layer("the project", {"sandbox_level_min": self.project.sandbox_level_min})
+            resolve([wider, Layer("the gate", {"sandbox_level_min": self.sandbox_level_min})])
+        bounds.check(self.resources)
+        if isinstance(self.caches, list):
+            unknown = [name for name in self.caches if name not in settings.SIGNALBOX_GATE_CACHES]
+            if unknown:
+                known = ", ".join(sorted(settings.SIGNALBOX_GATE_CACHES)) or "none"
+                raise InvalidField("caches", f"no cache {unknown[0]!r}; this installation has: {known}")
 
     def _check_dependencies(self, siblings: Mapping[str, list[str]]) -> None:
         edges = {**siblings, self.key: self.depends_on}
@@ -213,10 +238,10 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
         return self.filter(pk__in=found).update(output_tail="")
 
     def overdue(self) -> Self:
-        """Running, and either past its deadline or silent: its runner is gone."""
+        """Running, and either past its deadline or silent: its runner is gone. A system outside does not beat."""
         silence = timedelta(seconds=RUNNER_SILENCE_SECONDS)
         return self.filter(state=GateRun.State.RUNNING).filter(
-            Q(deadline_at__lt=ClockNow()) | Q(seen_at__lt=ClockNow() - silence)
+            Q(deadline_at__lt=ClockNow()) | Q(external=False, seen_at__lt=ClockNow() - silence)
         )
 
     def open_for(self, patch: Patch, item: QueueItem, *, by: events.Actor) -> "list[GateRun]":
@@ -268,6 +293,7 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
                 tree_hash=tree_hash,
                 base_tree=patch.base_tree if patch else "",
                 command=gate.command,
+                external=gate.external,
                 retry_of=retry_of,
             )
             run.save(force_insert=True)
@@ -350,6 +376,7 @@ class GateRun(Stateful):
     state = models.CharField(max_length=7, choices=State, default=State.PENDING)
     state_reason = models.TextField(blank=True)
     command = models.JSONField(default=list)
+    external = models.BooleanField(default=False, db_default=False)
     started_at = models.DateTimeField(null=True)
     completed_at = models.DateTimeField(null=True)
     duration_seconds = models.DecimalField(max_digits=12, decimal_places=3, null=True)
@@ -357,6 +384,7 @@ class GateRun(Stateful):
     runner = models.CharField(max_length=200, blank=True)
     seen_at = models.DateTimeField(null=True)
     sandbox_level = models.PositiveSmallIntegerField(null=True)
+    sandbox_level_min = models.PositiveSmallIntegerField(null=True)
     deadline_at = models.DateTimeField(null=True)
     total_tests = models.PositiveIntegerField(default=0)
     passed_tests = models.PositiveIntegerField(default=0)
@@ -446,8 +474,29 @@ class GateRun(Stateful):
             return "failed"
         return "unknown"
 
-    def start(self, *, by: events.Actor, runner: str = "", sandbox_level: int | None = None) -> bool:
-        """pending -> running, with a deadline and a runner that beats. Raises Refused `gate_blocked`."""
+    @property
+    def level_wanted(self) -> int:
+        """The sandbox level that it must hold at least: of project, policies, phase and gate the highest wins."""
+        place = (self.patch.phase, self.patch.workstream, self.task) if self.patch_id else (None, None, None)
+        if self.gate_id and not self.patch_id:
+            place = (self.gate.phase, self.gate.workstream, None)
+        effective = PatchPolicy.objects.effective(self.project, *place).values.get("sandbox_level_min", 0)
+        gate = (self.gate.sandbox_level_min or 0) if self.gate_id else 0
+        return max(self.project.sandbox_level_min, effective, gate)
+
+    def start(
+        self,
+        *,
+        by: events.Actor,
+        runner: str = "",
+        sandbox_level: int | None = None,
+        sandbox_level_min: int | None = None,
+        command: list[str] | None = None,
+    ) -> bool:
+        """pending -> running, with a deadline and a runner that beats, or that reports from outside.
+
+        Raises Refused `gate_blocked`.
+        """
         waiting = self.blocking()
         if waiting:
             raise Refused(
@@ -464,6 +513,8 @@ class GateRun(Stateful):
             deadline_at=db_now() + timedelta(seconds=limit + 60),
             runner=runner,
             sandbox_level=sandbox_level,
+            sandbox_level_min=sandbox_level_min,
+            **({"command": command} if command is not None else {}),
         )
 
     def blocking(self) -> list[str]:

@@ -3,8 +3,8 @@
 from django.conf import settings
 
 from gates import blockers as blockers
+from gates import external, running
 from gates import receipts as receipts
-from gates import running
 from gates.models import Gate, GateRun
 from ledger.models import Patch, QueueItem
 from pipeline import events
@@ -93,10 +93,11 @@ def is_verdict_fresh(*, patch: Patch) -> str | None:
 
 def _send_work() -> None:
     """The sweep's part: wake a runner when something waits."""
-    if GateRun.objects.filter(state=GateRun.State.PENDING).exists():
+    if GateRun.objects.filter(state=GateRun.State.PENDING, external=False).exists():
         events.nudge("gates.tasks.run_pending", queue="gates")
 
 
 events.chore(running.close_lost)
+events.chore(external.close_unheard)
 events.chore(open_missing_gates)
 events.chore(running.run_pending, send=_send_work)

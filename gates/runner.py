@@ -1,8 +1,9 @@
 """The only place that runs a gate's command: bounded in time, memory, files, processes and output, nothing left behind.
 
-Sandbox levels (reliability.md D11). Level 0 has a wall clock, an output cap and an empty environment only, and is
-refused unless it was allowed. Level 1 adds limits, no_new_privs, the end of all descendants, and another user where
-the service is root. Level 1 is **not isolated**: the command reaches the network and every file that its user reads.
+Sandbox levels (docs/sandbox.md). Level 0 has a wall clock, an output cap and an empty environment only, and is refused
+unless it was allowed. Level 1 adds limits, no_new_privs, the end of all descendants, and another user where the service
+is root. Level 1 is **not isolated**: the command reaches the network and every file that its user reads. Level 2 adds a
+box (`sandbox.py`): no network, no other files, no other processes. Level 3 adds control groups.
 
 As root without another user, level 1 does not hold a fork bomb: the kernel does not count root's processes, and ours
 counts too slowly for one that doubles (measured: 14,000 processes after ten seconds, and they could not be ended).
@@ -25,11 +26,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gates import launch
+from gates import cgroups, launch, sandbox
 from pipeline.refusals import Refused
 
 INTERPRETER = sys.executable
@@ -40,6 +42,9 @@ EVIDENCE_PLACEHOLDER = "{evidence}"
 HEAD_BYTES = 256 * 1024
 TAIL_BYTES = 768 * 1024
 OVERLAP = 8 * 1024  # no secret that we know of is longer; the cut through the output drops as much beside it
+
+LIVE_BYTES = 64 * 1024  # of an output that comes faster than it is shown, a watcher gets the last
+LIVE_SECONDS = 0.2
 
 _LATE_SECONDS = 20.0  # what the launcher may take beyond timeout, grace and ending before it counts as lost
 _DRAIN_SECONDS = 5.0  # what the output may take to end once everything that could write is dead
@@ -61,12 +66,19 @@ class LevelRefused(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one command may use. Memory, file size and CPU hold per process (rlimits); `processes` for all together.
+    """What one command may use. Memory, file size, CPU and open files hold per process (rlimits), the rest for all
+    processes together.
 
-    `cpu_seconds` None is the time limit on every core. `memory_bytes` is address space, which Node reserves freely.
+    `cpu_seconds` None is the time limit on every core. `memory_bytes` is address space, which Node reserves freely;
+    `all_memory_bytes` is what is in use. `disk_bytes` and `disk_files` hold for copy, evidence and home, the copy
+    included; `tmp_bytes` for /tmp and for /dev/shm in the box. 0 is no limit for these three.
     """
 
     memory_bytes: int = 4 * 1024**3
+    all_memory_bytes: int = 8 * 1024**3
+    disk_bytes: int = 8 * 1024**3
+    disk_files: int = 500_000
+    tmp_bytes: int = 256 * 1024**2
     cpu_seconds: int | None = None
     file_bytes: int = 1024**3
     open_files: int = 1024
@@ -83,7 +95,8 @@ class Execution:
     not be started, and None when we ended it, or could not end what it started. `output` is standard output and error
     together: the first 256 KiB and the last 768 KiB, secrets and control characters taken out; `redactions` counts
     the secrets. `killed` counts the processes that we had to end. `level` is the sandbox level that held. `error` is a
-    sentence, or empty; `notes` are sentences on what did not hold although the level did.
+    sentence, or empty; `notes` are sentences on what did not hold although the level did. `exceeded` says which limit
+    of all processes together was passed: then `exit_code` is 137, as for one that the kernel ended.
     """
 
     exit_code: int | None
@@ -97,19 +110,61 @@ class Execution:
     stopped: bool = False
     redactions: int = 0
     notes: tuple[str, ...] = ()
+    exceeded: str = ""
+
+
+def available_level() -> int:
+    """The highest sandbox level that this machine gives, found by trying; asked once per process."""
+    return probe().level
 
 
 @functools.cache
-def available_level() -> int:
-    """The highest sandbox level that this machine gives, found by running a command in it; asked once per process."""
-    with tempfile.TemporaryDirectory(prefix="signalbox-probe-") as folder:
-        tree, evidence = Path(folder, "tree"), Path(folder, "evidence")
-        tree.mkdir()
+def probe() -> sandbox.Probe:
+    """What this machine's sandbox holds, found by running commands in it that try to get out; once per process."""
+    with tempfile.TemporaryDirectory(prefix="signalbox-probe-") as top:
+        if _works(Path(top, "one"), 1, ["true"]).exit_code != 0:
+            return sandbox.Probe(0, ("a command cannot be confined here",))
+        missing = _missing_of_2(Path(top))
+        if missing:
+            return sandbox.Probe(1, missing)
         try:
-            tried = _execute(["true"], tree, {}, evidence, Limits(), 10.0, 1, None, _Capture(), None)
-        except RunnerLost:
-            return 0
-        return 1 if tried.exit_code == 0 else 0
+            groups = cgroups.available()
+        except OSError as problem:
+            groups = str(problem) or "control groups cannot be used"
+        return sandbox.Probe(2, (groups,)) if groups else sandbox.Probe(3)
+
+
+def _missing_of_2(top: Path) -> tuple[str, ...]:
+    """Why level 2 does not hold here: a sentence for each reason, none when it does."""
+    if not sandbox.bubblewrap():
+        return ("bubblewrap is not installed",)
+    outside = top / "outside"
+    outside.write_text("everybody may read this")
+    top.chmod(0o755)
+    with sandbox.listening() as port:
+        command = [sys.executable, "-I", "-S", "-c", sandbox.PROBE, str(port), str(outside), str(os.getpid())]
+        tried = _works(top / "two", 2, command)
+    if tried.exit_code != 0:
+        return (tried.error or f"the probe ended with {tried.exit_code}: {tried.output.strip()[-300:]}",)
+    return sandbox.judge(tried.output)
+
+
+def _works(top: Path, level: int, command: list[str]) -> Execution:
+    """How `command` ends at `level`; what kept it from starting stands in `error`."""
+    tree, evidence = top / "tree", top / "evidence"
+    tree.mkdir(parents=True)
+    capture = _Capture()
+    try:
+        with sandbox.own_user(_first_user() if level > 1 else 0) as user:
+            return _execute(command, tree, {}, evidence, Limits(), 20.0, level, user, capture, None)
+    except (RunnerLost, OSError) as problem:
+        said = capture.result()[0].strip()[-300:]
+        return Execution(None, 0.0, False, False, said, 0, level, error=f"{problem}{': ' if said else ''}{said}")
+
+
+def _first_user() -> int:
+    """The first of the users that commands run as, where the service is root; 0 is none."""
+    return int(os.environ.get("SIGNALBOX_GATE_UID") or sandbox.FIRST_USER)
 
 
 def execute(
@@ -119,6 +174,7 @@ def execute(
     timeout_seconds: float,
     env: Mapping[str, str],
     output_dir: Path,
+    cwd: str = "",
     limits: Limits = Limits(),
     level: int = 1,
     uid: int | None = None,
@@ -126,28 +182,50 @@ def execute(
     stop: threading.Event | None = None,
     secrets: Iterable[str] = (),
     allow_unsafe: bool = False,
+    readonly: Iterable[Path] = (),
+    caches: Mapping[str, Path] | None = None,
 ) -> Execution:
-    """Runs `command` in `directory` and returns how it ended, with nothing of it left running.
+    """Runs `command` in the folder `cwd` of the copy `directory` and returns how it ended; nothing of it runs on.
 
     `output_dir` lies outside `directory`, is made if need be and must be empty; the command finds its path in the
     environment as SIGNALBOX_EVIDENCE, and wherever an argument says "{evidence}". Of our own environment the command
-    sees nothing; PATH begins with the folder of our interpreter, so `python -m pytest` is ours; HOME and TMPDIR are a
-    fresh folder beside `output_dir`, removed at the end.
+    sees nothing; PATH begins with the folder of our interpreter, so `python -m pytest` is ours; HOME and TMPDIR are
+    fresh, and removed at the end. `readonly` are folders of the machine that the command may read at their own place;
+    `caches` are read-only too, each named by SIGNALBOX_CACHE_<NAME>.
 
-    `uid` is another user to run as, where the service is root: both folders are handed over to it. Where that user
-    cannot reach the interpreter or the folders (a closed folder above them), the command runs as our own user and
-    `notes` says so; the level is still 1, as everything else of it holds. `on_output` gets the output as it comes, in
-    whole lines where possible, cleaned like the rest; `stop` set from another thread ends the command.
+    `uid` is another user to run as, where the service is root: both folders are handed over to it. Level 2 takes a free
+    one when none is given. Where at level 1 that user cannot reach the interpreter or the folders (a closed folder
+    above them), the command runs as our own user and `notes` says so; the level is still 1, as everything else of it
+    holds. `on_output` gets the output as it comes, in whole lines where possible, cleaned like the rest; of what comes
+    too fast it gets the end. `stop` set from another thread ends the command.
 
-    Raises LevelRefused, and RunnerLost for what is our failure: the launcher cannot start or vanished, the folders are
-    not as they should be.
+    Raises LevelRefused, and RunnerLost for what is our failure: the launcher cannot start or vanished, the box cannot
+    be made, the folders are not as they should be.
     """
     if level == 0 and not allow_unsafe:
         raise LevelRefused("sandbox level 0 holds nothing, and is not allowed here", level=level)
-    if level not in {0, 1} or level > available_level():
+    if level not in {0, 1, 2, 3} or level > available_level():
         raise LevelRefused(f"sandbox level {level} is not available on this machine", level=level)
     capture = _Capture(secrets, on_output)
-    return _execute(command, directory, env, output_dir, limits, timeout_seconds, level, uid, capture, stop)
+    shown = (tuple(readonly), tuple((caches or {}).items()))
+    try:
+        with sandbox.own_user(_first_user() if level > 1 and uid is None else 0) as own:
+            return _execute(
+                command,
+                directory,
+                env,
+                output_dir,
+                limits,
+                timeout_seconds,
+                level,
+                own or uid,
+                capture,
+                stop,
+                cwd,
+                shown,
+            )
+    except OSError as problem:
+        raise RunnerLost(f"the gate's folders or user cannot be made ready: {problem}") from problem
 
 
 def _execute(
@@ -161,52 +239,104 @@ def _execute(
     uid: int | None,
     capture: _Capture,
     stop: threading.Event | None,
+    cwd: str = "",
+    shown: tuple[tuple[Path, ...], tuple[tuple[str, Path], ...]] = ((), ()),
 ) -> Execution:
     if not command:
         raise RunnerLost("the command is empty")
     directory, output_dir = directory.resolve(), output_dir.resolve()
-    _prepare(directory, output_dir)
+    _prepare(directory, output_dir, cwd)
     scratch = Path(tempfile.mkdtemp(prefix="gate-home-", dir=output_dir.parent))
+    readonly, caches = shown
+    boxed = level > 1
     try:
-        user, notes = _user(uid, (directory, output_dir, scratch)) if level else (None, ())
+        user, notes = _user(uid, (directory, output_dir, scratch), boxed=boxed) if level else (None, ())
+        # At level 1 two folders more would be two folders more to reach: home is the scratch folder itself.
+        home = scratch / "home" if boxed else scratch
+        home.mkdir(exist_ok=True)
         if user is not None:
-            for folder in (directory, output_dir, scratch):
+            for folder in (directory, output_dir, home if boxed else scratch):
                 _hand_over(folder, user)
-        spec: launch.Spec = {
-            "argv": [word.replace(EVIDENCE_PLACEHOLDER, str(output_dir)) for word in command],
-            "cwd": str(directory),
-            "env": {
-                "PATH": f"{Path(INTERPRETER).parent}:{SYSTEM_PATH}",
-                "HOME": str(scratch),
-                "TMPDIR": str(scratch),
-                "LANG": "C.UTF-8",
-                # git must not take a repository above the copy for the copy's own.
-                "GIT_CEILING_DIRECTORIES": str(directory.parent),
-                **env,
-                EVIDENCE_VARIABLE: str(output_dir),
-            },
-            "parent": os.getpid(),
-            "uid": user,
-            "confined": level > 0,
-            "timeout_seconds": timeout_seconds,
-            "grace_seconds": limits.grace_seconds,
-            "memory_bytes": limits.memory_bytes,
-            "cpu_seconds": limits.cpu_seconds or int(timeout_seconds + 1) * (os.cpu_count() or 1),
-            "file_bytes": limits.file_bytes,
-            "open_files": limits.open_files,
-            "processes": limits.processes,
+        seen = {
+            "tree": sandbox.TREE if boxed else str(directory),
+            "evidence": sandbox.EVIDENCE if boxed else str(output_dir),
+            "home": sandbox.HOME if boxed else str(scratch),
         }
-        told = _Conversation(spec, limits.output_bytes, capture, stop).hold()
+        box: launch.Box | None = None
+        if boxed:
+            sandbox.write_etc(scratch / "etc", user or os.geteuid(), user or os.getegid())
+            place = sandbox.Place(
+                directory, output_dir, home, scratch / "etc", cwd, (*sandbox.toolchain(), *readonly), caches
+            )
+            inside = limits.processes if user is None and sandbox.counts_by_namespace() else 0
+            box = sandbox.box(place, tmp_bytes=limits.tmp_bytes, processes=inside, expose=os.geteuid() == 0)
+        cached = {
+            f"SIGNALBOX_CACHE_{name.upper().replace('-', '_')}": f"{sandbox.CACHES}/{name}" if boxed else str(folder)
+            for name, folder in caches
+        }
+        with cgroups.group(limits.processes, limits.all_memory_bytes) if level > 2 else nullcontext(()) as groups:
+            spec: launch.Spec = {
+                "argv": [word.replace(EVIDENCE_PLACEHOLDER, seen["evidence"]) for word in command],
+                "cwd": str(directory / cwd),
+                "env": {
+                    "PATH": f"{Path(INTERPRETER).parent}:{SYSTEM_PATH}",
+                    "HOME": seen["home"],
+                    "TMPDIR": "/tmp" if boxed else seen["home"],
+                    "LANG": "C.UTF-8",
+                    # What a test prints is seen when it prints it.
+                    "PYTHONUNBUFFERED": "1",
+                    # git must not take a repository above the copy for the copy's own.
+                    "GIT_CEILING_DIRECTORIES": str(Path(seen["tree"]).parent),
+                    **env,
+                    **cached,
+                    EVIDENCE_VARIABLE: seen["evidence"],
+                },
+                "parent": os.getpid(),
+                "uid": user,
+                "confined": level > 0,
+                "timeout_seconds": timeout_seconds,
+                "grace_seconds": limits.grace_seconds,
+                "memory_bytes": limits.memory_bytes,
+                "cpu_seconds": limits.cpu_seconds or int(timeout_seconds + 1) * (os.cpu_count() or 1),
+                "file_bytes": limits.file_bytes,
+                "open_files": limits.open_files,
+                "processes": limits.processes,
+                "all_memory_bytes": limits.all_memory_bytes,
+                "disk_bytes": limits.disk_bytes,
+                "disk_files": limits.disk_files,
+                "folders": [str(directory), str(output_dir), str(home)],
+                "groups": [str(file) for file in groups],
+                "box": box,
+            }
+            told = _Conversation(spec, limits.output_bytes, capture, stop).hold()
     except OSError as problem:
         raise RunnerLost(f"the gate's folders cannot be made ready: {problem}") from problem
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove(scratch)
     return _execution(told, capture, level, limits, timeout_seconds, notes)
 
 
-def _prepare(directory: Path, output_dir: Path) -> None:
-    if not directory.is_dir():
-        raise RunnerLost(f"there is no folder {directory.name} to run the command in")
+def remove(folder: Path) -> None:
+    """Removes a folder and all that a command left in it, also what the command has closed to us."""
+
+    def open_up(_: Any, path: str, __: Any) -> None:
+        with contextlib.suppress(OSError):
+            os.chmod(os.path.dirname(path), stat.S_IRWXU)
+            if os.path.islink(path) or not os.path.isdir(path):
+                os.unlink(path)
+            else:
+                os.chmod(path, stat.S_IRWXU)
+                shutil.rmtree(path, ignore_errors=True)
+
+    shutil.rmtree(folder, onerror=open_up)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _prepare(directory: Path, output_dir: Path, cwd: str) -> None:
+    if not (directory / cwd).is_dir():
+        raise RunnerLost(f"there is no folder {cwd or directory.name} to run the command in")
+    if not (directory / cwd).resolve().is_relative_to(directory):
+        raise RunnerLost(f"the folder {cwd} leads out of the tree that is tested")
     if output_dir.is_relative_to(directory):
         raise RunnerLost("the output folder must lie outside the tree that is tested")
     try:
@@ -217,9 +347,16 @@ def _prepare(directory: Path, output_dir: Path) -> None:
         raise RunnerLost(f"the output folder cannot be used: {problem}") from problem
 
 
-def _user(uid: int | None, folders: Sequence[Path]) -> tuple[int | None, tuple[str, ...]]:
-    """The user to change to, or None to stay who we are, with a note where that is less than was asked for."""
+def _user(uid: int | None, folders: Sequence[Path], *, boxed: bool) -> tuple[int | None, tuple[str, ...]]:
+    """The user to change to, or None to stay who we are, with a note where that is less than was asked for.
+
+    In a box every folder is within reach. Raises RunnerLost rather than put root into one.
+    """
     own = os.geteuid()
+    if boxed and own == 0:
+        if not uid:
+            raise RunnerLost("no user was named, and root is not put into a box")
+        return uid, ()
     if uid == own or (uid is None and own != 0):
         return None, ()
     if uid is None:
@@ -268,20 +405,20 @@ def _execution(
     notes: tuple[str, ...],
 ) -> Execution:
     exit_code = None if told["survivors_left"] else told["exit_code"]
-    ended_by_us = told["timed_out"] or told["stopped"] or told["too_many_processes"]
+    ended_by_us = told["timed_out"] or told["stopped"] or told["exceeded"]
     if told["signal"] is not None and not ended_by_us:
         exit_code = 128 + told["signal"]
     error = told["sentence"]
     if told["timed_out"]:
         error = f"over the time limit of {timeout_seconds:g} s"
-    elif told["too_many_processes"]:
-        error = f"more than {limits.processes} processes"
+    elif told["exceeded"]:
+        error, exit_code = told["exceeded"], 128 + signal.SIGKILL
     elif told["output_limited"]:
         error = f"more than {limits.output_bytes} bytes of output"
     elif told["stopped"]:
         error = "stopped"
     if told["survivors_left"]:
-        error = f"{told['survivors_left']} processes could not be ended"
+        error, exit_code = f"{told['survivors_left']} processes could not be ended", None
     output, redactions = capture.result()
     return Execution(
         exit_code=exit_code,
@@ -295,6 +432,7 @@ def _execution(
         stopped=told["stopped"] and not told["output_limited"],
         redactions=redactions,
         notes=notes,
+        exceeded=told["exceeded"],
     )
 
 
@@ -361,6 +499,7 @@ class _Conversation:
                 if time.monotonic() >= deadline:
                     return
                 ready = {key.fd for key, _ in ahead.select(timeout=0.1)}
+                self.capture.tick()
                 if report in ready:
                     piece = os.read(report, 65536)
                     self.report += piece
@@ -399,8 +538,11 @@ class _Conversation:
     def _sweep(self) -> None:
         """Ends what carries this run's evidence folder in its environment: both halves of the launcher were killed.
 
-        A command of our own user can do that, and a process of it that also emptied its environment is not found.
+        A command of our own user can do that, and a process of it that also emptied its environment is not found. A box
+        ends with whoever made it, and its commands cannot reach those.
         """
+        if self.spec["box"] is not None:
+            return
         sign = f"{EVIDENCE_VARIABLE}={self.spec['env'][EVIDENCE_VARIABLE]}".encode()
         for entry in os.scandir("/proc"):
             with contextlib.suppress(OSError):
@@ -464,7 +606,7 @@ def _secret_pattern(secrets: tuple[str, ...]) -> re.Pattern[str]:
 
 @dataclass(slots=True)
 class _Capture:
-    """The first and the last of an output, whatever its length; and, for a watcher, all of it as it comes."""
+    """The first and the last of an output, whatever its length; and, for a watcher, what comes, at a bounded rate."""
 
     secrets: Iterable[str] = ()
     on_output: Callable[[str], None] | None = None
@@ -472,6 +614,8 @@ class _Capture:
     _head: bytearray = field(default_factory=bytearray)
     _tail: bytearray = field(default_factory=bytearray)
     _unseen: bytearray = field(default_factory=bytearray)
+    _left_out: int = 0
+    _shown_at: float = 0.0
 
     def __post_init__(self) -> None:
         self.secrets = tuple(self.secrets)
@@ -486,6 +630,15 @@ class _Capture:
             del self._tail[: -(TAIL_BYTES + OVERLAP)]
         if self.on_output is not None:
             self._unseen += piece
+            if (over := len(self._unseen) - 2 * (LIVE_BYTES + OVERLAP)) > 0:
+                over += LIVE_BYTES + OVERLAP
+                del self._unseen[:over]
+                self._left_out += over
+            self.tick()
+
+    def tick(self) -> None:
+        """Shows the watcher what is there, unless it was shown something a moment ago."""
+        if self.on_output is not None and self._unseen and time.monotonic() - self._shown_at >= LIVE_SECONDS:
             self._show(last=False)
 
     def close(self) -> None:
@@ -504,11 +657,17 @@ class _Capture:
             if begin >= 0 and self._unseen.find(b"-----END ", begin, end) < 0:
                 end = begin
             end = max(end, len(self._unseen) - 2 * OVERLAP)
-        if end > 0:
-            text, _ = clean(self._unseen[:end].decode(errors="replace"), self.secrets)
-            del self._unseen[:end]
-            if text:
-                self.on_output(text)
+        if end <= (OVERLAP if self._left_out else 0):
+            return
+        text, _ = clean(self._unseen[:end].decode(errors="replace"), self.secrets)
+        del self._unseen[:end]
+        if self._left_out:
+            # As around the cut of what is stored: no half of a secret may stand behind a gap.
+            text = f"\n[… {self._left_out + OVERLAP} bytes not shown …]\n{text[OVERLAP:]}"
+            self._left_out = 0
+        self._shown_at = time.monotonic()
+        if text:
+            self.on_output(text)
 
     def result(self) -> tuple[str, int]:
         """What is stored, and the number of secrets taken out of it.

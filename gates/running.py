@@ -1,21 +1,23 @@
 """Running a gate: a fresh copy of the tree, the command in it, the evidence it left, the judgement."""
 
+import functools
 import hashlib
 import os
-import shutil
 import socket
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.db import close_old_connections, connection
 
-from gates import criteria, evidence, runner
+from gates import criteria, evidence, resources, runner, sandbox
 from gates.junit import Results
-from gates.models import GateRun, is_ours
+from gates.live import LiveLog
+from gates.models import GateRun, RunnerHost, is_ours
 from ledger import git
 from pipeline import events
 from pipeline.crashpoints import crashpoint
@@ -29,14 +31,16 @@ COPY_KEPT_SECONDS = 24 * 3600
 def run_pending() -> int:
     """Run the pending gates one after another until none is left; returns how many were run here."""
     done = 0
+    note_level()
     while (pk := _next()) is not None:
         done += run(pk)
     return done
 
 
 def _next() -> str | None:
-    """The oldest pending run that waits for no other gate."""
-    for gate_run in GateRun.objects.filter(state=GateRun.State.PENDING).select_related("gate").order_by("pk")[:50]:
+    """The oldest pending run that waits for no other gate, and for nobody outside."""
+    waiting = GateRun.objects.filter(state=GateRun.State.PENDING, external=False)
+    for gate_run in waiting.select_related("gate").order_by("pk")[:50]:
         if not gate_run.blocking():
             return gate_run.pk
     return None
@@ -48,22 +52,25 @@ def run(gate_run_id: str, *, by: events.Actor = events.SYSTEM) -> bool:
     Nothing here is inside a transaction. Whatever goes wrong on our side ends as error (infra), never as passed.
     """
     name = f"{socket.gethostname()}:{os.getpid()}:{new_id()}"
-    gate_run = GateRun.objects.select_related("gate", "project").filter(pk=gate_run_id).first()
+    gate_run = GateRun.objects.select_related("gate", "project").filter(pk=gate_run_id, external=False).first()
     if gate_run is None:
         return False
+    level, wanted = runner.available_level(), gate_run.level_wanted
     try:
-        gate_run.start(by=by, runner=name, sandbox_level=runner.available_level())
+        gate_run.start(by=by, runner=name, sandbox_level=level, sandbox_level_min=wanted)
     except Refused:
         return False
     crashpoint("gate.started")
     stop = threading.Event()
-    beating = _Beat(gate_run, name, stop)
+    beating, log = _Beat(gate_run, name, stop), LiveLog(gate_run, name)
     beating.start()
+    log.start()
     try:
-        judged = _judge(gate_run, stop)
+        judged = {"judgement": _too_low(level, wanted)} if level < wanted else _judge(gate_run, stop, log, level)
     except Exception as problem:
         judged = {"judgement": criteria.Judgement("error", "infra", None, f"the runner failed: {problem}"[:2000])}
     finally:
+        log.end()
         beating.end()
     crashpoint("gate.judged")
     try:
@@ -72,6 +79,25 @@ def run(gate_run_id: str, *, by: events.Actor = events.SYSTEM) -> bool:
         return False  # taken away meanwhile: skipped as superseded, or given up as lost
     crashpoint("gate.done")
     return True
+
+
+@functools.cache
+def note_level() -> int:
+    """The sandbox level of this machine, written down where every page and the doctor find it; once per process."""
+    found = runner.probe()
+    RunnerHost.objects.seen(socket.gethostname(), found.level, list(found.missing))
+    return found.level
+
+
+def _too_low(level: int, wanted: int) -> criteria.Judgement:
+    why = "; ".join(runner.probe().missing)
+    return criteria.Judgement(
+        "error",
+        "infra",
+        None,
+        f"This gate asks for sandbox level {wanted}, and {socket.gethostname()} holds level {level} only"
+        + (f": {why}" if why else ""),
+    )
 
 
 class _Beat(threading.Thread):
@@ -101,13 +127,14 @@ class _Beat(threading.Thread):
         self.join(timeout=30)
 
 
-def _judge(gate_run: GateRun, stop: threading.Event) -> dict[str, Any]:
+def _judge(gate_run: GateRun, stop: threading.Event, log: LiveLog, level: int) -> dict[str, Any]:
     """Copy, execute, read and judge; the arguments of GateRun.complete."""
     gate = gate_run.gate
     if gate is None:
         raise Refused("a run without a gate has nothing to execute", code="gate_not_found")
     copies = Path(settings.GATES_DIR)
     copies.mkdir(mode=0o700, parents=True, exist_ok=True)
+    limits = resources.limits(gate.resources)
     if copies.stat().st_uid != os.geteuid():
         raise Refused(f"{copies} belongs to somebody else; name another by SIGNALBOX_GATES_DIR", code="gates_dir_taken")
     place = Path(tempfile.mkdtemp(prefix="run-", dir=copies))
@@ -116,36 +143,46 @@ def _judge(gate_run: GateRun, stop: threading.Event) -> dict[str, Any]:
         git.export(gate_run.project.mirror, gate_run.tree_hash, tree)
         output.mkdir(mode=0o700)
         crashpoint("gate.copied")
-        executed = runner.execute(
-            gate_run.command,
-            tree / gate.cwd if gate.cwd else tree,
-            timeout_seconds=gate.limit_seconds,
-            # Asked again: an older row may have been saved before the rule.
-            env={name: os.environ[name] for name in gate.env_allow if name in os.environ and not is_ours(name)},
-            output_dir=output,
-            stop=stop,
-            secrets=(settings.SECRET_KEY, settings.SIGNALBOX_PEPPER),
-        )
+        with sandbox.own_user(settings.SIGNALBOX_GATE_UID) as user:
+            if user is not None:  # at level 1 it walks in from above; at level 2 it would not have to
+                copies.chmod(0o711)
+                place.chmod(0o711)
+            executed = runner.execute(
+                gate_run.command,
+                tree,
+                cwd=gate.cwd,
+                timeout_seconds=gate.limit_seconds,
+                # Asked again: an older row may have been saved before the rule.
+                env={name: os.environ[name] for name in gate.env_allow if name in os.environ and not is_ours(name)},
+                output_dir=output,
+                limits=limits,
+                level=level,
+                uid=user,
+                on_output=log.take,
+                stop=stop,
+                secrets=(settings.SECRET_KEY, settings.SIGNALBOX_PEPPER),
+                readonly=[folder for folder in settings.SIGNALBOX_GATE_READONLY if folder.is_dir()],
+                caches={name: path for name, path in settings.SIGNALBOX_GATE_CACHES.items() if name in gate.caches},
+            )
         crashpoint("gate.executed")
-        results, told = _results(gate.evidence, output)
+        results, told = results_of(gate.evidence, output)
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        runner.remove(place)
     if results is not None and executed.output_limited:
         results = None
-    judgement = criteria.evaluate(
-        gate_run.criteria,
+    judgement = judgement_of(
+        gate_run,
         results,
         exit_code=executed.exit_code,
-        expected_exit_codes=gate.expected_exit_codes or [0],
         timed_out=executed.timed_out,
         output_limited=executed.output_limited,
-        infra=executed.exit_code is None and not executed.timed_out and not executed.output_limited,
+        infra=executed.exit_code is None and not (executed.timed_out or executed.output_limited),
         duration_seconds=executed.duration_seconds,
-        gate_type=gate_run.gate_type,
-        evidence_declared=list(gate.evidence),
-        shards_expected=gate.shards,
+        declared=gate.evidence,
         shards_seen=1 if results is not None else 0,
     )
+    if executed.error and judgement.state == "error":
+        judgement = replace(judgement, reason=f"{judgement.reason} ({executed.error})")
     return {
         "judgement": judgement,
         "results": results,
@@ -157,7 +194,37 @@ def _judge(gate_run: GateRun, stop: threading.Event) -> dict[str, Any]:
     }
 
 
-def _results(declared: dict[str, str], output: Path) -> tuple[Results | None, dict[str, Any]]:
+def judgement_of(
+    gate_run: GateRun,
+    results: Results | None,
+    *,
+    exit_code: int | None,
+    timed_out: bool,
+    infra: bool,
+    duration_seconds: float | None,
+    declared: dict[str, str],
+    shards_seen: int,
+    output_limited: bool = False,
+) -> criteria.Judgement:
+    """What the gate's criteria say of an end and its results, whoever executed it."""
+    gate = gate_run.gate
+    return criteria.evaluate(
+        gate_run.criteria,
+        results,
+        exit_code=exit_code,
+        expected_exit_codes=(gate.expected_exit_codes if gate else None) or [0],
+        timed_out=timed_out,
+        output_limited=output_limited,
+        infra=infra,
+        duration_seconds=duration_seconds,
+        gate_type=gate_run.gate_type,
+        evidence_declared=list(declared),
+        shards_expected=gate.shards if gate else 1,
+        shards_seen=shards_seen,
+    )
+
+
+def results_of(declared: dict[str, str], output: Path) -> tuple[Results | None, dict[str, Any]]:
     """The test results that the command left, and what is to be said about each kind of evidence."""
     told: dict[str, Any] = {}
     results = None
@@ -187,15 +254,19 @@ def sweep_copies() -> int:
     oldest = time.time() - settings.SIGNALBOX_GATE_TIMEOUT_SECONDS - COPY_KEPT_SECONDS
     left = [place for place in copies.glob("run-*") if place.stat().st_mtime < oldest]
     for place in left:
-        shutil.rmtree(place, ignore_errors=True)
+        runner.remove(place)
     return len(left)
 
 
 def close_lost(*, by: events.Actor = events.SYSTEM) -> int:
-    """End the runs whose runner is gone as error (infra); returns how many."""
+    """End the runs whose runner is gone as error (infra), and those of which nobody outside told the end in time as
+    error (timeout); returns how many.
+    """
     done = 0
     for gate_run in GateRun.objects.overdue().order_by("pk"):
         lost = criteria.Judgement("error", "infra", None, "the runner vanished")
+        if gate_run.external:
+            lost = criteria.Judgement("error", "timeout", None, "the system outside did not report the end in time")
         try:
             done += gate_run.complete(lost, by=by)
         except Refused:

@@ -5,7 +5,7 @@ from datetime import timedelta
 from celery import shared_task
 from django.conf import settings
 
-from gates import running
+from gates import live, running
 from gates.models import GateRun
 from pipeline.clock import db_now
 from pipeline.models import Tick
@@ -27,4 +27,6 @@ def tidy() -> None:
             before = db_now() - timedelta(days=settings.SIGNALBOX_KEEP_LOGS_DAYS)
             while GateRun.objects.forget_logs(before):
                 pass
+        while live.forget():
+            pass
         tick.end()

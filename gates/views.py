@@ -1,6 +1,7 @@
 """Pages of the gates: each execution of a check, and what every test in it said."""
 
 from collections.abc import Callable
+from datetime import timedelta
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -8,14 +9,16 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
-from gates.models import Gate, GateRun, TestResult
+from gates.models import Gate, GateRun, RunnerHost, TestResult
 from gates.pages import BULK_OF_GATE_RUN, ISOLATED_FROM
 from pipeline import pages
 from pipeline.auth import signed_in
+from pipeline.clock import db_now
 from pipeline.models import Event
 from pipeline.refusals import need_reason
 
 FAILURES_SHOWN = 50
+MOST_WAIVED_HOURS = 24 * 366
 FAILED_OUTCOMES = ("fail", "error", "infra")
 
 
@@ -44,6 +47,7 @@ def gate_runs(request: HttpRequest) -> HttpResponse:
             "projects": pages.project_choices(request.principal),
             "gates": [(pk, f"{project}/{key}") for pk, project, key in gates.values_list("pk", "project__key", "key")],
             "isolated_from": ISOLATED_FROM,
+            "runners": RunnerHost.objects.all()[:50],
         },
     )
 
@@ -77,6 +81,7 @@ def gate_run(request: HttpRequest, pk: str) -> HttpResponse:
             "filters": filters,
             "outcomes": TestResult.Outcome.choices,
             "isolated_from": ISOLATED_FROM,
+            "waiting_for": shown.blocking() if shown.state == GateRun.State.PENDING else [],
             "events": pages.with_addresses(
                 Event.objects.about(shown).defer("canonical", "before", "after", "data").reverse()[:20]
             ),
@@ -113,13 +118,15 @@ def gate_run_skip(request: HttpRequest, pk: str) -> HttpResponse:
 @require_POST
 @signed_in
 def gate_run_waive(request: HttpRequest, pk: str) -> HttpResponse:
-    """Let the patch pass although the check did not, with a reason."""
-    reason = request.POST.get("reason", "")
+    """Let the patch pass although the check did not, with a reason, and for some hours if `hours` are given."""
+    reason, hours = request.POST.get("reason", ""), request.POST.get("hours", "")
+    known = hours.isascii() and hours.isdigit() and 0 < int(hours[:5]) <= MOST_WAIVED_HOURS
+    expires_at = db_now() + timedelta(hours=int(hours)) if known else None
     return _act(
         request,
         pk,
         "approver",
-        lambda run: run.waive(reason, by=request.principal.actor),
+        lambda run: run.waive(reason, by=request.principal.actor, expires_at=expires_at),
         _("Waived: it counts as passed."),
     )
 

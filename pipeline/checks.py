@@ -1,6 +1,7 @@
 """System checks for settings that contradict each other, and for a database role that may do too much."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -58,12 +59,27 @@ def numbers_agree(app_configs: Any, **_: Any) -> list[CheckMessage]:
             "the broker would hand a running gate out a second time",
             "Make SIGNALBOX_GATE_TIMEOUT_SECONDS smaller than the broker's visibility timeout.",
         ),
+        (
+            "signalbox.E008",
+            not _shown_to_gates_and_ours(),
+            "a folder of Signalbox itself would be shown to gates",
+            "Take it out of SIGNALBOX_GATE_READONLY and SIGNALBOX_GATE_CACHES.",
+        ),
     ]
     return [
         Error(f"Settings contradict each other: {what}.", hint=hint, id=id)
         for id, good, what, hint in rules
         if not good
     ]
+
+
+def _shown_to_gates_and_ours() -> bool:
+    """Whether a folder that gates may read holds, or lies in, one of Signalbox's own."""
+    ours = [Path(folder).resolve() for folder in (settings.DATA_DIR, settings.GATES_DIR)]
+    shown = [*settings.SIGNALBOX_GATE_READONLY, *settings.SIGNALBOX_GATE_CACHES.values()]
+    return any(
+        own.is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(own) for own in ours for folder in shown
+    )
 
 
 @register(Tags.database)

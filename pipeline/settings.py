@@ -87,6 +87,26 @@ def networks(name: str) -> tuple[str, ...]:
     return tuple(words(name))
 
 
+def caches(name: str) -> dict[str, Path]:
+    """The variable as named folders, name=/folder, parted by commas."""
+    found: dict[str, Path] = {}
+    for word in words(name):
+        key, sign, folder = word.partition("=")
+        if not sign or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", key) or not folder.startswith("/"):
+            raise ImproperlyConfigured(f"{name} names {word!r}; write name=/folder, the name in small letters")
+        found[key] = Path(folder)
+    return found
+
+
+def folders(name: str) -> list[Path]:
+    """The variable as folders named from the root on, parted by colons."""
+    found = [Path(part) for part in text(name).split(":") if part]
+    for folder in found:
+        if not folder.is_absolute() or ".." in folder.parts or len(folder.parts) < 2:
+            raise ImproperlyConfigured(f"{name} names {str(folder)!r}; write folders from the root on, not the root")
+    return found
+
+
 def database(url: str) -> dict[str, Any]:
     """Django's settings for a PostgreSQL URL."""
     if urlsplit(url).scheme not in {"postgres", "postgresql"}:
@@ -495,6 +515,14 @@ SIGNALBOX_MERGE_WINDOW_CEILING = whole("SIGNALBOX_MERGE_WINDOW_CEILING", 4, high
 SIGNALBOX_HEAD_OF_LINE_SECONDS = whole("SIGNALBOX_HEAD_OF_LINE_SECONDS", 3600)
 SIGNALBOX_GATE_TIMEOUT_SECONDS = whole("SIGNALBOX_GATE_TIMEOUT_SECONDS", 900, high=2 * 3600)
 SIGNALBOX_GATE_INFRA_RERUNS = whole("SIGNALBOX_GATE_INFRA_RERUNS", 2, low=0, high=100)
+# What a gate's command may read of this machine beside /usr and our interpreter: folders, parted by colons; and folders
+# that are shown read-only to the gates that name them: name=/folder, parted by commas (docs/sandbox.md).
+SIGNALBOX_GATE_READONLY = folders("SIGNALBOX_GATE_READONLY")
+SIGNALBOX_GATE_CACHES = caches("SIGNALBOX_GATE_CACHES")
+# The first of 64 users that commands run as where the service is root (0: none), and the control group below which each
+# run gets one of its own.
+SIGNALBOX_GATE_UID = whole("SIGNALBOX_GATE_UID", 60800, low=0, high=2**31)
+SIGNALBOX_GATE_CGROUP = text("SIGNALBOX_GATE_CGROUP")
 SIGNALBOX_QUARANTINE_DAYS = whole("SIGNALBOX_QUARANTINE_DAYS", 14, high=3650)
 SIGNALBOX_BUDGET_WARNING_RATIO = amount("SIGNALBOX_BUDGET_WARNING_RATIO", "0.80", low="0.01", high="1")
 SIGNALBOX_DEFAULT_RESERVATION_USD = amount("SIGNALBOX_DEFAULT_RESERVATION_USD", "1.00")

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
@@ -257,12 +257,12 @@ class EventStream:
         answer = await self._ask(scope)
         opening = answer.opening
         if opening is None:
-            return await _send_whole(send, answer)
+            return await send_whole(send, answer)
         if self.open[opening.principal] >= self.limits.per_principal:
-            return await _send_whole(send, self._too_many(answer))
+            return await send_whole(send, self.too_many(answer))
         self.open[opening.principal] += 1
         client = Client(opening, self.limits.buffer)
-        listening = asyncio.create_task(_notice_the_end(receive, client))
+        listening = asyncio.create_task(notice_the_end(receive, client))
         try:
             await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
             await _Talk(self, client, scope, send).run()
@@ -311,7 +311,7 @@ class EventStream:
         finally:
             connection.close()
 
-    def _too_many(self, answer: Answer) -> Answer:
+    def too_many(self, answer: Answer) -> Answer:
         """429 under the id of the request that Django would have let in."""
         name = dict(answer.headers).get(b"x-request-id", b"").decode("latin-1")
         wait = RETRY_MS // 1000
@@ -421,14 +421,23 @@ def _spread(seconds: float) -> float:
     return seconds * random.uniform(0.8, 1.0)
 
 
-async def _notice_the_end(receive: Any, client: Client) -> None:
+class Leaving(Protocol):
+    """Somebody whose connection may end: then `gone` is set, and `wake`."""
+
+    gone: bool
+    wake: asyncio.Event
+
+
+async def notice_the_end(receive: Any, client: Leaving) -> None:
+    """Wait until the client has gone away, and say so."""
     while (await receive())["type"] != "http.disconnect":
         pass
     client.gone = True
     client.wake.set()
 
 
-async def _send_whole(send: Any, answer: Answer) -> None:
+async def send_whole(send: Any, answer: Answer) -> None:
+    """Send an answer that is no stream."""
     headers = [(name, value) for name, value in answer.headers if name != b"content-length"]
     headers.append((b"content-length", str(len(answer.body)).encode()))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})

@@ -196,8 +196,8 @@ class TestNothingIsLeft:
             "import os, time\nfor _ in range(5000):\n    if os.fork() == 0:\n        time.sleep(600)\ntime.sleep(600)"
         )
         ended = run(folders, python(script, mark), limits=Limits(processes=40, grace_seconds=0.3))
-        assert ended.error == "more than 40 processes"
-        assert ended.exit_code is None
+        assert ended.error == ended.exceeded == "more than 40 processes"
+        assert ended.exit_code == 137
         assert ended.killed > 40
         assert marked(mark) == []
 
@@ -304,7 +304,8 @@ class TestWhatItSees:
         monkeypatch.setenv("SIGNALBOX_A_SECRET", "swordfish")
         ended = run(folders, ["env"], env={"GIVEN": "yes"})
         names = {line.partition("=")[0] for line in ended.output.splitlines()}
-        assert names == {"PATH", "HOME", "TMPDIR", "LANG", "GIT_CEILING_DIRECTORIES", "GIVEN", "SIGNALBOX_EVIDENCE"}
+        ours = {"PATH", "HOME", "TMPDIR", "LANG", "GIT_CEILING_DIRECTORIES", "PYTHONUNBUFFERED", "SIGNALBOX_EVIDENCE"}
+        assert names == {*ours, "GIVEN"}
         assert "swordfish" not in ended.output
 
     def test_no_environment_on_the_way_to_it_holds_ours(
@@ -405,7 +406,7 @@ class TestUsersAndLevels:
         assert not (folders[0] / "ran").exists()
 
     def test_the_level_here_is_found_by_trying(self) -> None:
-        assert available_level() == 1
+        assert available_level() >= 2, runner.probe().missing
 
 
 class TestFolders:
