@@ -533,7 +533,7 @@ class Patch(Stateful):
         """Whether this change goes back and forth among those before it in its workstream, by the window and the
         threshold of `policy` (`oscillation_window`, `oscillation_threshold`). A reverse patch never does.
         """
-        content = PatchContent.objects.filter(patch=self).first()
+        content = getattr(self, "content", None)
         if content is None or self.rollback_of_id is not None:
             return oscillation.Swing()
         others = resubmitters([self.pk]).get(self.pk, set()) - {self.attempt_id}

@@ -166,6 +166,7 @@ WORDS = {
     "paused": gettext_lazy("paused"),
     "pending": gettext_lazy("pending"),
     "quarantined": gettext_lazy("quarantined"),
+    "pushed": gettext_lazy("pushed"),
     "queued": gettext_lazy("queued"),
     "released": gettext_lazy("released"),
     "retrying": gettext_lazy("retrying"),

@@ -6,6 +6,7 @@ the newest); without it, a repository of 60 commits is made that has renames, mo
 
 import os
 import random
+import resource
 import shutil
 import time
 from collections import defaultdict
@@ -21,6 +22,7 @@ from ledger.models import MergeQueue, Patch, PatchReview
 from pipeline import questions
 from pipeline.models import Project
 from tests import factories
+from tests.api.asking import Api
 from tests.factories import BY, make_repository, run_git
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
@@ -105,27 +107,34 @@ def test_every_commit_of_a_history_replayed_as_a_patch_gives_its_tree(
     passed = questions._Registered(0, "a trivial gate", lambda **_facts: ("passed", ""))
     monkeypatch.setattr(questions, "_answers", {"tree.verdict": [passed]})
     merge_queue = MergeQueue.objects.get(project=project)
+    api = Api(factories.make_key("operator", project=project).text)
     replayed = empty = 0
-    started = time.monotonic()
+    started, used = time.monotonic(), _processor_seconds()
     for before, commit in pairwise(commits):
         tree = run_git(upstream, "rev-parse", f"{commit}^{{tree}}")
         if tree == run_git(upstream, "rev-parse", f"{before}^{{tree}}"):
             empty += 1
             continue
-        patch = _replay(project, merge_queue, upstream, (before, commit), spent)
+        patch = _replay(api, project, merge_queue, upstream, (before, commit), spent)
         assert patch.state == "committed", (commit, patch.last_error_message, patch.validation_errors)
         assert patch.committed_tree == patch.result_tree == tree, commit
         assert git.tree_of(project.mirror, factories.head_of(project)) == tree
         replayed += 1
     seconds = time.monotonic() - started - spent["diff"]
     assert replayed + empty == len(commits) - 1
-    assert replayed >= MADE_COMMITS // 2
+    assert replayed > empty
     assert git.fsck(project.mirror) == []
     steps = ", ".join(f"{step} {1000 * spent[step] / replayed:.0f} ms" for step in (*STEPS[1:], "git"))
     print(
         f"{replayed} commits ({empty} empty) in {seconds:.1f} s, {replayed / seconds:.1f}/s; each: {steps}, "
-        f"{spent['processes'] / replayed:.0f} processes"
+        f"{spent['processes'] / replayed:.0f} processes; processor time without PostgreSQL: "
+        f"{1000 * (_processor_seconds() - used) / replayed:.0f} ms"
     )
+
+
+def _processor_seconds() -> float:
+    """Of this process and the children that it waited for: what a busy machine does not make longer."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def _project(upstream: Path, first: str) -> Project:
@@ -138,9 +147,14 @@ def _project(upstream: Path, first: str) -> Project:
 
 
 def _replay(
-    project: Project, merge_queue: MergeQueue, upstream: Path, pair: tuple[str, str], spent: dict[str, float]
+    api: Api,
+    project: Project,
+    merge_queue: MergeQueue,
+    upstream: Path,
+    pair: tuple[str, str],
+    spent: dict[str, float],
 ) -> Patch:
-    """Take one step of the history through submission, validation, queue and landing."""
+    """Take one step of the history through submission by the API, validation, queue and landing."""
 
     def timed(step: str, work: Callable[[], Any]) -> Any:
         started = time.monotonic()
@@ -150,12 +164,12 @@ def _replay(
 
     options = ("-M", "-C") if int(pair[1][0], 16) % 2 else ("--no-renames",)
     text = timed("diff", lambda: _diff(upstream, *pair, options=options))
-    patch, _is_new = timed(
-        "submit",
-        lambda: Patch.objects.submit(
-            project=project, diff_text=text, base_commit=factories.head_of(project), by=BY, summary=pair[1]
-        ),
-    )
+    document = {
+        "project": project.key, "base_commit": factories.head_of(project), "diff_text": text, "summary": pair[1],
+    }  # fmt: skip
+    answer = timed("submit", lambda: api.post("/patches/", document))
+    assert answer.status_code == 201, (pair[1], answer.content[:1000])
+    patch = Patch.objects.get(pk=answer.json()["id"])
     timed("validate", lambda: validation.validate(patch.pk))
     patch.refresh_from_db()
     if patch.state == "validated":
