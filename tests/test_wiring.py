@@ -91,6 +91,7 @@ CHORES = [
     "ledger.validation.validate_created",
     "ledger.queue.advance_all",
     "gates.running.close_lost",
+    "gates.external.close_unheard",
     "gates.reactions.open_missing_gates",
     "gates.running.run_pending",
 ]
