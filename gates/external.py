@@ -158,6 +158,12 @@ def complete(
     return moved
 
 
+def forget_contents() -> int:
+    """Drop the contents of reports whose run ended without being completed by their sender; answers how many."""
+    left = GateEvidence.objects.filter(gate_run__state__in=GateRun.ENDED, content__isnull=False)
+    return left.update(content=None)
+
+
 def close_unheard(*, by: events.Actor = events.SYSTEM) -> int:
     """End the runs that nobody outside began in time as error (infra); returns how many."""
     done = 0

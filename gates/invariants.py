@@ -54,7 +54,8 @@ query(
     52,
     "a running gate has a living runner",
     """
-    SELECT id FROM gates_gaterun WHERE state='running' AND ((NOT external AND seen_at < clock_timestamp() - interval '60 seconds')
+    SELECT id FROM gates_gaterun WHERE state='running' AND (
+        (NOT external AND seen_at < clock_timestamp() - interval '60 seconds')
         OR deadline_at < clock_timestamp() - interval '60 seconds')
     """,
 )

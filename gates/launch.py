@@ -52,6 +52,7 @@ STAGE = "/tmp"
 NOT_FOUND, NOT_STARTED = 127, 126  # as shells say it
 ENDING_SECONDS = 10.0  # how long we go on killing before we report what is left; a process in the kernel cannot die
 LONGEST_LOOK_SECONDS = 0.1  # between two counts of the command's processes
+WALK_SECONDS = 1.0  # between two walks through what the command has written
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 BOX_PROCESSES = 2  # bubblewrap's own: the one outside, and the first in the box
 _EXIT_FD, _TOLD_FD = 8, 9  # one digit each: the shell in the box knows no others
@@ -212,12 +213,14 @@ def shared_out_bytes(pages: dict[int, int]) -> int:
 class Disk:
     """What is written below some folders, bounded: the file system's own count is asked first, as it costs nothing.
 
-    It counts for everybody, so only when it has grown by more than the limit are the folders walked through.
+    It counts for everybody, and what others delete hides what is written here; so the folders are walked through when
+    it has grown by more than a limit, and every second or two besides.
     """
 
     def __init__(self, folders: list[str], most_bytes: int, most_files: int) -> None:
         self.folders, self.most_bytes, self.most_files = folders, most_bytes, most_files
         self.free = {device: self._free(folder) for device, folder in self._devices().items()}
+        self.walk_at = time.monotonic() + WALK_SECONDS
 
     def _devices(self) -> dict[int, str]:
         return {os.stat(folder).st_dev: folder for folder in reversed(self.folders)}
@@ -235,15 +238,21 @@ class Disk:
             return ""
         grown_bytes = sum(self.free[device][0] - free for device, (free, _) in now.items() if device in self.free)
         grown_files = sum(self.free[device][1] - free for device, (_, free) in now.items() if device in self.free)
-        if grown_bytes <= self.most_bytes and grown_files <= self.most_files:
+        began = time.monotonic()
+        grown = grown_bytes > self.most_bytes or grown_files > self.most_files
+        if not grown and began < self.walk_at:
             return ""
-        used, files = self._used(pids, set(now))
+        used, files, closed = self._used(pids, set(now))
+        # Never more than a twentieth of our time.
+        self.walk_at = time.monotonic() + max(WALK_SECONDS, 20 * (time.monotonic() - began))
         if files > self.most_files:
             return f"more than {self.most_files} files"
-        return f"more than {self.most_bytes} bytes of files" if used > self.most_bytes else ""
+        # What lies in a folder that is closed to us cannot be counted: the file system's own count stands then.
+        return f"more than {self.most_bytes} bytes of files" if used > self.most_bytes or (closed and grown) else ""
 
-    def _used(self, pids: Iterable[int], devices: set[int]) -> tuple[int, int]:
+    def _used(self, pids: Iterable[int], devices: set[int]) -> tuple[int, int, bool]:
         used = files = 0
+        closed = False
         ahead = list(self.folders)
         while ahead:
             folder = ahead.pop()
@@ -257,11 +266,11 @@ class Disk:
                             if stat.S_ISDIR(found.st_mode):
                                 ahead.append(entry.path)
                         if files > self.most_files or used > self.most_bytes:
-                            return used, files
+                            return used, files, closed
             except FileNotFoundError:
                 continue
-            except OSError:  # closed to us, and somebody has written more than is allowed
-                return self.most_bytes + 1, files
+            except OSError:
+                closed = True
         nameless: dict[int, int] = {}
         for pid in pids:
             with contextlib.suppress(OSError):
@@ -270,7 +279,7 @@ class Disk:
                         found = os.stat(entry.path)
                         if stat.S_ISREG(found.st_mode) and not found.st_nlink and found.st_dev in devices:
                             nameless[found.st_ino] = found.st_blocks * 512
-        return used + sum(nameless.values()), files + len(nameless)
+        return used + sum(nameless.values()), files + len(nameless), closed
 
 
 # --- the command --------------------------------------------------------------------------------------------------

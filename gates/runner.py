@@ -406,6 +406,8 @@ def _execution(
 ) -> Execution:
     exit_code = None if told["survivors_left"] else told["exit_code"]
     ended_by_us = told["timed_out"] or told["stopped"] or told["exceeded"]
+    if ended_by_us and level > 1 and exit_code is not None and exit_code > 128:
+        exit_code = None  # bubblewrap tells a signal as an exit code, and the signal was ours
     if told["signal"] is not None and not ended_by_us:
         exit_code = 128 + told["signal"]
     error = told["sentence"]

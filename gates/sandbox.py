@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import re
@@ -61,6 +62,7 @@ def bubblewrap() -> str:
     return shutil.which("bwrap", path="/usr/local/bin:/usr/bin:/bin") or ""
 
 
+@functools.cache
 def toolchain() -> tuple[Path, ...]:
     """The folders of our interpreter and its packages, as far as they lie outside /usr: a command may use them."""
     wanted = {Path(sys.prefix), Path(sys.base_prefix), Path(sys.base_exec_prefix), Path(sysconfig.get_path("stdlib"))}

@@ -5,7 +5,7 @@ from datetime import timedelta
 from celery import shared_task
 from django.conf import settings
 
-from gates import live, running
+from gates import external, live, running
 from gates.models import GateRun
 from pipeline.clock import db_now
 from pipeline.models import Tick
@@ -29,4 +29,5 @@ def tidy() -> None:
                 pass
         while live.forget():
             pass
+        external.forget_contents()
         tick.end()

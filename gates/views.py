@@ -81,6 +81,7 @@ def gate_run(request: HttpRequest, pk: str) -> HttpResponse:
             "filters": filters,
             "outcomes": TestResult.Outcome.choices,
             "isolated_from": ISOLATED_FROM,
+            "live": shown.state == GateRun.State.RUNNING and not shown.external,
             "waiting_for": shown.blocking() if shown.state == GateRun.State.PENDING else [],
             "events": pages.with_addresses(
                 Event.objects.about(shown).defer("canonical", "before", "after", "data").reverse()[:20]

@@ -92,6 +92,7 @@ CHORES = [
     "ledger.queue.advance_all",
     "ledger.heads.watch_heads",
     "gates.running.close_lost",
+    "gates.external.close_unheard",
     "gates.reactions.open_missing_gates",
     "gates.running.run_pending",
 ]

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-from gates import criteria, runner, running
+from gates import criteria, invariants, runner, running, sandbox
 from gates.models import GateRun
 from ledger import git
 from pipeline.clock import db_now
 from pipeline.refusals import InvalidField, Refused
 from tests.conftest import Threads
-from tests.factories import BY, make_gate, make_gate_run
+from tests.factories import BY, make_gate, make_gate_run, make_policy, make_project, make_user
 from tests.flows.house import House, piece
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
@@ -236,3 +236,92 @@ def test_no_gate_gets_what_signalbox_is_configured_with(name: str) -> None:
     with pytest.raises(InvalidField, match="configured with"):
         make_gate(env_allow=["CI", name])
     assert make_gate(env_allow=["CI", "PYTHONHASHSEED"]).env_allow == ["CI", "PYTHONHASHSEED"]
+
+
+# -- the sandbox's level -------------------------------------------------------------------------------------------
+
+
+def one_run(house: House, **gate: Any) -> GateRun:
+    """A run of a gate on the branch's tree, once a runner has had it."""
+    waiting = make_gate_run(
+        make_gate(house.project, **{"command": ["true"], **gate}),
+        tree_hash=git.tree_of(house.project.mirror, house.head),
+    )
+    running.run(waiting.pk)
+    waiting.refresh_from_db()
+    return waiting
+
+
+def at_level(monkeypatch: pytest.MonkeyPatch, level: int) -> None:
+    """A machine of this level."""
+    monkeypatch.setattr(runner, "probe", lambda: sandbox.Probe(level, ("bubblewrap is not installed",)))
+
+
+def test_the_level_that_held_and_the_one_that_was_asked_for_are_stored(tmp_path: Path) -> None:
+    run = one_run(house_with(tmp_path), sandbox_level_min=2)
+    assert (run.state, run.sandbox_level, run.sandbox_level_min) == ("passed", runner.available_level(), 2)
+
+
+@pytest.mark.parametrize("asks", ["project", "policy", "phase", "gate"])
+def test_a_level_that_this_machine_does_not_reach_is_an_error_with_a_sentence_and_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks: str
+) -> None:
+    house = house_with(tmp_path)
+    at_level(monkeypatch, 1)
+    gate: dict[str, Any] = {"command": ["touch", "/tmp/never-run"]}
+    if asks == "project":
+        house.project.edit(by=BY, sandbox_level_min=2)
+    elif asks == "policy":
+        make_policy(project=house.project, constraints={"sandbox_level_min": 2})
+    elif asks == "phase":
+        house.phase.edit(by=BY, constraints={"sandbox_level_min": 2})
+        gate["phase"] = house.phase
+    else:
+        gate["sandbox_level_min"] = 2
+    run = one_run(house, **gate)
+    assert (run.state, run.error_kind, run.verdict) == ("error", "infra", "unknown")
+    assert run.decision_reason.startswith("This gate asks for sandbox level 2, and ")
+    assert "holds level 1 only: bubblewrap is not installed" in run.decision_reason
+    assert not Path("/tmp/never-run").exists()
+
+
+def test_a_gate_asks_for_more_than_its_project_and_never_for_less() -> None:
+    project = make_project(sandbox_level_min=2)
+    assert make_gate(project, sandbox_level_min=3).sandbox_level_min == 3
+    with pytest.raises(Refused) as refused:
+        make_gate(project, sandbox_level_min=1)
+    assert refused.value.code == "constraint_weakened"
+
+
+def test_a_machine_that_is_not_isolated_is_named_by_the_doctor_and_on_the_page(
+    monkeypatch: pytest.MonkeyPatch, client: Any
+) -> None:
+    at_level(monkeypatch, 1)
+    running.note_level.cache_clear()
+    running.note_level()
+    running.note_level.cache_clear()
+    found = invariants._sandbox()
+    assert not found.ok
+    assert "NOT ISOLATED" in found.detail
+    assert "bubblewrap is not installed" in found.detail
+    client.force_login(make_user(is_superuser=True, is_staff=True))
+    page = client.get("/gates/").text
+    assert "not isolated" in page
+    assert "bubblewrap is not installed" in page
+
+
+def test_too_many_processes_are_the_patch_s_fault_and_said_so(tmp_path: Path) -> None:
+    bomb = "import os, time\nfor _ in range(40):\n    if os.fork() == 0: time.sleep(20); os._exit(0)\ntime.sleep(20)"
+    run = one_run(house_with(tmp_path), command=["python", "-c", bomb], resources={"processes": 8})
+    assert (run.state, run.error_kind, run.verdict) in {("error", "command", "failed"), ("failed", "", "failed")}
+    assert "more than 8 processes" in run.decision_reason or "Resource temporarily unavailable" in run.output_tail
+
+
+def test_a_shared_cache_is_read_and_a_run_s_own_is_gone_with_it(tmp_path: Path, settings: Any) -> None:
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels" / "word").write_text("sesame\n")
+    settings.SIGNALBOX_GATE_CACHES = {"pip": tmp_path / "wheels"}
+    script = 'cat "$SIGNALBOX_CACHE_PIP/word"; test ! -e ~/.cache/kept && mkdir -p ~/.cache && touch ~/.cache/kept'
+    for _ in range(2):
+        run = one_run(house_with(tmp_path / make_gate().key), command=["sh", "-c", script], caches=["pip"])
+        assert (run.state, run.output_tail) == ("passed", "sesame\n")

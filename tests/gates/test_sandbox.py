@@ -26,6 +26,14 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return tree, tmp_path / "evidence"
 
 
+@pytest.fixture(autouse=True)
+def own_level() -> Iterator[None]:
+    """The level that this machine has, tried before a test takes something away, and again after it."""
+    assert runner.available_level() >= 2, runner.probe().missing
+    yield
+    runner.probe.cache_clear()
+
+
 def run(folders: tuple[Path, Path], command: list[str], **wanted: Any) -> Execution:
     tree, output = folders
     asked = {"timeout_seconds": 20, "env": {}, "output_dir": output, "limits": QUICK, "level": 2}
