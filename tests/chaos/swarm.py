@@ -169,10 +169,11 @@ class Worker:
             self.journal.note("left", pk)
 
     def _claim(self, pk: str) -> bool:
-        """Beat, claim, and work on what was given. False when this worker is over."""
+        """Claim, and work on what was given, or beat. False when this worker is over."""
         try:
-            self._beat(pk, [])
             answer = self._post(f"/workers/{pk}/claim/", {"wait_seconds": 1}, wait_seconds=1)
+            if answer.status == 204:
+                self._beat(pk, [])
         except Refusal as refusal:
             if refusal.means_finished:
                 self.journal.note("over", pk, refusal.code)
