@@ -114,7 +114,7 @@ class Stack:
             self.up = subprocess.Popen(
                 command, cwd=ROOT, env=environment(**faults), stdout=out, stderr=out, start_new_session=True
             )
-        self.until(lambda: self.get("/readyz")[0] == 200, 120, "the site answers")
+        self.until(lambda: self.get("/readyz")[0] == 200, 300, "the site answers")
         if not self.key:
             self.key = self.manage("createkey", "--role", "worker").split()[-1]
             self.admin_key = self.manage("createkey", "--role", "admin").split()[-1]
