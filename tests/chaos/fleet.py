@@ -1,9 +1,9 @@
 """Real agents on a product that runs: a project with tasks of theirs, the programs, and what is to be seen of them."""
 
 import contextlib
-import itertools
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -19,8 +19,6 @@ from tests.kill.stack import ROOT, Stack, environment
 
 LEASE_SECONDS, BEAT_SECONDS, STALL_SECONDS = 8, 1, 8
 """Of these agents: a tool that stands still is told in as long as a wrapper that does not beat."""
-
-_numbers = itertools.count(1)
 
 # What `manage.py shell` does: a project, a tool for each kind of task, a run of tasks that need no patch, a key.
 PLAN = """
@@ -56,7 +54,7 @@ class Fleet:
         self, stack: Stack, tools: Mapping[str, tuple[str, Sequence[str]]], *, runs: int = 1, start: bool = True
     ) -> None:
         self.stack = stack
-        self.name = f"fleet-{os.getpid()}-{next(_numbers)}"
+        self.name = f"fleet-{secrets.token_hex(4)}"
         repository = make_repository(stack.parent / self.name, {"README.md": "# Fleet\n"})
         told = {"repository": str(repository), "key": self.name, "tools": tools, "runs": runs, "start": start}
         said = stack.manage("shell", "--no-imports", "-c", PLAN.format(told=json.dumps(told)))
@@ -139,12 +137,12 @@ class Fleet:
 
 
 def processes(marker: str) -> list[int]:
-    """The processes of a tool whose command holds `marker`, without its keeper; none that has ended."""
+    """The processes of a tool whose script begins with `# marker`, without its keeper; none that has ended."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             line = (path / "cmdline").read_bytes()
-            if marker.encode() in line and b"keeper.py" not in line and not is_gone(int(path.name)):
+            if f"# {marker}\n".encode() in line and b"keeper.py" not in line and not is_gone(int(path.name)):
                 found.append(int(path.name))
     return sorted(found)
 

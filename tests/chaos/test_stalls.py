@@ -16,6 +16,7 @@ import pytest
 from pipeline.ids import from_uuid, to_uuid
 from tests.chaos import fleet
 from tests.chaos.fleet import STALL_SECONDS, Fleet, is_gone, processes
+from tests.chaos.test_events import FULL
 from tests.kill.stack import Stack
 
 pytestmark = pytest.mark.kill
@@ -111,22 +112,26 @@ def test_a_tool_that_is_stopped_is_told_as_stalled_in_time_and_a_silent_compile_
         assert seconds <= STALL_SECONDS + SWEEP_SECONDS + DELAY_SECONDS, name
         assert is_beating, f"the wrapper of {name} did not beat: this was no test"
 
-    # They were shown; as long again, and they are asked to stop. What cannot hear is killed, and their leases end.
+    moved = "SELECT extract(epoch FROM clock_timestamp() - progress_at) FROM workers_worker WHERE id = %s"
     ended = "SELECT end_cause, stop_confirmed FROM workers_lease WHERE id = %s AND ended_at IS NOT NULL"
+    quiet = ("compile", "silent")
 
-    def over() -> bool:
+    def long_silent() -> bool:
         look()
-        return all(stack.rows(ended, leases[name]) for name in stalls)
+        return all(stack.value(moved, workers[name]) > STALL_SECONDS + SWEEP_SECONDS for name in quiet)
 
-    stack.until(over, STALL_SECONDS + 4 * SWEEP_SECONDS + 30, "the stalled ones are stopped")
-    assert {stack.rows(ended, leases[name])[0] for name in stalls} == {("failed", True)}
-    for name in ("compile", "silent"):
-        moved = stack.value("SELECT clock_timestamp() - progress_at FROM workers_worker WHERE id = %s", workers[name])
-        assert moved.total_seconds() > STALL_SECONDS + SWEEP_SECONDS, f"{name} was not silent for long enough"
+    stack.until(long_silent, STALL_SECONDS + SWEEP_SECONDS + 30, "the silent ones are so for long")
+    for name in quiet:
         assert healths[name] <= {"healthy", "late"}, name
         assert stack.rows(told, frozen_at, workers[name]) == []
         assert stack.rows(ended, leases[name]) == []
-    assert {"stalled"} <= healths["frozen-thought"] & healths["hung"] & healths["frozen-compile"]
+    for name in stalls:
+        assert "stalled" in healths[name]
+    if FULL:
+        # They were shown; as long again, and they are asked to stop. What cannot hear is killed, and their leases end.
+        limit = STALL_SECONDS + 4 * SWEEP_SECONDS + 30
+        stack.until(lambda: all(stack.rows(ended, leases[name]) for name in stalls), limit, "the stalled are stopped")
+        assert {stack.rows(ended, leases[name])[0] for name in stalls} == {("failed", True)}
 
 
 class Browser:

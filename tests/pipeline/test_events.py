@@ -491,6 +491,16 @@ def test_the_sweep_takes_what_is_due_oldest_first(pending):
     assert seen == [early, first, second]
 
 
+def test_the_sweep_begins_no_further_reaction_when_its_time_is_over(pending):
+    seen = []
+    first = pending(seen.append)
+    second = note(factories.make_project())
+    assert events.react_to_due(seconds=0) == 1
+    assert seen == [first]
+    assert events.react_to_due(seconds=3600) == 1
+    assert seen == [first, second]
+
+
 def test_a_reaction_to_an_unknown_kind_cannot_be_registered(reactions):
     with pytest.raises(KeyError):
         events.on("note.added", "note.exploded")(lambda event: None)
