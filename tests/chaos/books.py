@@ -35,6 +35,10 @@ GAPS = """
 SELECT subject_type, subject_id FROM pipeline_event GROUP BY 1, 2
 HAVING count(*) <> max(stream_seq) OR count(DISTINCT stream_seq) <> count(*)
 """
+OVERDUE = """
+SELECT COALESCE(max(extract(epoch FROM l.ended_at - l.expires_at)), 0)::float
+FROM workers_lease l JOIN pipeline_task t ON t.id = l.task_id WHERE t.project_id = %s AND l.end_cause = 'expired'
+"""
 COSTS = "SELECT attempt_id, worker_id, amount FROM costs_costrecord WHERE project_id = %s AND voided_at IS NULL"
 
 
@@ -121,6 +125,7 @@ def audit(rows: Rows, project: str, folder: Path) -> tuple[Findings, dict[str, A
         "tasks": len(tasks),
         "attempts": len(leases),
         "leases_ended": dict(sorted(ended.items())),
+        "longest_seconds_from_expiry_to_sweep": round(rows(OVERDUE, at)[0][0], 1),
         "late_reports": len(told.late),
         "reports_refused": dict(Counter(told.answered[lease] for lease in stale)),
         "workers_registered": told.registered,
