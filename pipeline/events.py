@@ -714,10 +714,18 @@ def _close(event: Event) -> bool:
     return bool(row.update(attempts=F("attempts") + 1, due_at=ClockNow() + delay))
 
 
-def react_to_due(limit: int = 500) -> int:
-    """React to what is due, oldest first; returns how many events were taken."""
-    due = Event.objects.due().order_by("due_at", "seq").values_list("pk", flat=True)[:limit]
-    return sum(_react_in_turn(str(pk)) for pk in list(due))
+def react_to_due(limit: int = 500, *, seconds: float | None = None) -> int:
+    """React to what is due, oldest first, and begin no further one once `seconds` have passed (default: no limit).
+
+    Returns how many events were taken.
+    """
+    until = None if seconds is None else time.monotonic() + seconds
+    taken = 0
+    for pk in list(Event.objects.due().order_by("due_at", "seq").values_list("pk", flat=True)[:limit]):
+        taken += _react_in_turn(str(pk))
+        if until is not None and time.monotonic() >= until:
+            break
+    return taken
 
 
 def _react_in_turn(pk: str) -> bool:

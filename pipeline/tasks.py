@@ -20,11 +20,16 @@ def react(pk: str) -> None:
 
 @shared_task
 def sweep() -> None:
-    """Every few seconds: react to what a lost nudge left behind, and do the chores. Each due moment once."""
-    tick = Tick.objects.take("sweep", timedelta(seconds=settings.SIGNALBOX_SWEEP_SECONDS))
+    """Every few seconds: do the chores, and react to what a lost nudge left behind. Each due moment once.
+
+    The chores come first, and the reactions take no longer than until the next sweep: however many events wait, who is
+    dead is found in time. The reactions that are left are the next sweep's.
+    """
+    period = settings.SIGNALBOX_SWEEP_SECONDS
+    tick = Tick.objects.take("sweep", timedelta(seconds=period))
     if tick is not None:
-        events.react_to_due()
         events.do_chores()
+        events.react_to_due(seconds=period)
         tick.end()
 
 

@@ -68,6 +68,13 @@ def environment(**more: str) -> dict[str, str]:
     return {**{name: value for name, value in os.environ.items() if not name.startswith(own)}, **more}
 
 
+def free_port() -> int:
+    """A port of this machine on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
 @dataclass
 class Walk:
     """A run that was started: its id, and where its branch is."""
@@ -91,8 +98,7 @@ class Stack:
         # As root the servers run as another user, which has to get in.
         self.parent.chmod(0o711)
         self.data = self.parent / "data"
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            self.port: int = server.getsockname()[1]
+        self.port = free_port()
         self.log = self.parent / "log"
         self.up: subprocess.Popen[bytes] | None = None
         self.agents: list[subprocess.Popen[bytes]] = []
@@ -108,7 +114,7 @@ class Stack:
             self.up = subprocess.Popen(
                 command, cwd=ROOT, env=environment(**faults), stdout=out, stderr=out, start_new_session=True
             )
-        self.until(lambda: self.get("/readyz")[0] == 200, 120, "the site answers")
+        self.until(lambda: self.get("/readyz")[0] == 200, 300, "the site answers")
         if not self.key:
             self.key = self.manage("createkey", "--role", "worker").split()[-1]
             self.admin_key = self.manage("createkey", "--role", "admin").split()[-1]

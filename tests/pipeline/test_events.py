@@ -513,6 +513,16 @@ def test_an_event_that_is_swept_is_put_off_first_so_that_one_that_kills_its_proc
     assert event.handled_at is not None
 
 
+def test_the_sweep_begins_no_further_reaction_when_its_time_is_over(pending):
+    seen = []
+    first = pending(seen.append)
+    second = note(factories.make_project())
+    assert events.react_to_due(seconds=0) == 1
+    assert seen == [first]
+    assert events.react_to_due(seconds=3600) == 1
+    assert seen == [first, second]
+
+
 def test_a_reaction_to_an_unknown_kind_cannot_be_registered(reactions):
     with pytest.raises(KeyError):
         events.on("note.added", "note.exploded")(lambda event: None)

@@ -3,7 +3,10 @@
 from datetime import timedelta
 
 import pytest
+from django.conf import settings
+from django.db import OperationalError
 
+from pipeline import events, tasks
 from pipeline.clock import db_now
 from pipeline.models import Tick
 
@@ -54,3 +57,18 @@ def test_old_moments_are_forgotten_and_young_ones_kept():
     Tick.objects.filter(pk=old.pk).update(due_at=old.due_at - 8 * DAY)
     assert Tick.objects.forget(db_now() - 7 * DAY) == 1
     assert list(Tick.objects.all()) == [young]
+
+
+def test_the_sweep_does_its_chores_before_it_reacts_and_reacts_no_longer_than_until_the_next(monkeypatch):
+    """However many events wait, and whatever becomes of their reactions: who is dead is found in time."""
+    done = []
+
+    def react_to_due(*, seconds):
+        done.append(("reactions", seconds))
+        raise OperationalError("the server went away")
+
+    monkeypatch.setattr(events, "do_chores", lambda: done.append("chores"))
+    monkeypatch.setattr(events, "react_to_due", react_to_due)
+    with pytest.raises(OperationalError):
+        tasks.sweep()
+    assert done == ["chores", ("reactions", settings.SIGNALBOX_SWEEP_SECONDS)]
