@@ -71,7 +71,7 @@ from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 from rest_framework.viewsets import GenericViewSet
 
-from pipeline import events, longpoll, prepared
+from pipeline import events, limits, longpoll, prepared
 from pipeline.auth import BrowserAuthentication, Denied, KeyAuthentication, Principal, at_least_as, principal_of
 from pipeline.definitions import Definition, PreconditionFailed
 from pipeline.ids import PATTERN, ULIDField, is_id, new_id, to_uuid
@@ -548,6 +548,7 @@ class Endpoint(GenericViewSet[Any]):
         super().initial(request, *args, **kwargs)
         if (request.method or "").lower() not in self.http_method_names or getattr(self, "action", None) is None:
             return  # a method that is not offered: dispatch says so
+        limits.admit(self.principal.caller)
         self._let_in()
         if any(UNSTORABLE.search(str(value)) for value in kwargs.values()):
             raise NotFound.of(self._noun())

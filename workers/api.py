@@ -1,7 +1,6 @@
 """The API of the workers: what an agent program calls, and what people see and steer."""
 
 import json
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -34,7 +33,7 @@ from pipeline.rest import (
     worker_key,
 )
 from workers import claims, heartbeats
-from workers.models import Lease, StaleClaim, Worker
+from workers.models import Lease, Worker
 from workers.models.health import CHOICES as HEALTH
 from workers.models.worker import WorkerQuerySet
 
@@ -442,25 +441,15 @@ class WorkerEndpoint(Listed, Endpoint):
     @action(detail=True, methods=["post"])
     def heartbeat(self, request: Request, id: str) -> Response:
         """It lives: renew its lease, and say what to do. Refuses with `stale_claim`, `worker_finished` (410)."""
-        return Response(self._beat(id, self.body(Beat)))
+        told = self.body(Beat)
+        return Response(heartbeats.heartbeat(id, api_key_id=worker_key(self.principal).pk, **told))
 
     @extend_schema(request=Beats, responses=BeatAnswers)
     @action(detail=False, methods=["post"])
     def heartbeats(self, request: Request) -> Response:
         """The heartbeats of many workers of this key; a refusal of one stands in its answer and concerns no other."""
-        answers: list[dict[str, Any]] = []
-        for beat in self.body(Beats)["workers"]:
-            pk = beat.pop("id")
-            try:
-                answers.append({"id": pk, **self._beat(pk, beat)})
-            except Refused as refusal:
-                if isinstance(refusal, StaleClaim):
-                    refusal.leave_trace()
-                answers.append({"id": pk, "code": refusal.code, "detail": str(refusal)})
-        return Response({"answers": answers})
-
-    def _beat(self, pk: str, beat: Mapping[str, Any]) -> dict[str, Any]:
-        return heartbeats.heartbeat(pk, api_key_id=worker_key(self.principal).pk, **beat)
+        told = self.body(Beats)["workers"]
+        return Response({"answers": heartbeats.heartbeats(told, api_key_id=worker_key(self.principal).pk)})
 
     @extend_schema(request=ClaimBody, responses={200: ClaimAnswer, 204: None})
     @action(detail=True, methods=["post"])
