@@ -2,15 +2,15 @@
 
 An agent's heartbeats and claims come thousands of times a minute, and most of what a call costs is spent on its way
 through the middleware, the routing and the serialisers. An app registers, in its module `hotpaths`, a function that
-answers the plain good case of one address. Whatever is not plain (an unusual header or body, a key that is not good, a
-refusal) it leaves undone: the call then takes the long way through its endpoint, which answers it as if nothing had been
-tried. So there is one place where things are refused, and one contract.
+answers the plain good case of one address. Whatever is not plain (an unusual header or body, a key that is not good,
+a refusal) it leaves undone: the call then takes the long way through its endpoint, which answers it as if nothing had
+been tried. So there is one place where things are refused, and one contract.
 """
 
 import json
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost, RequestDataTooBig
@@ -19,7 +19,11 @@ from django.http.request import UnreadablePostError
 from django.utils.module_loading import autodiscover_modules
 
 from pipeline import limits, problems
+from pipeline.models import ApiKey
 from pipeline.models.key import hash_secret
+
+if TYPE_CHECKING:
+    from pipeline.rest import Repeatable
 
 MAX_BODY_BYTES = 256 * 1024
 """A longer body takes the long way."""
@@ -32,6 +36,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
+REPEAT = re.compile(r"[\x20-\x7e]{1,200}")
 KEY = re.compile(r"Bearer sbx_([a-z0-9]{8})_([A-Za-z0-9_-]{1,200})")
 
 
@@ -46,6 +51,13 @@ class Call(NamedTuple):
     secret_hash: str
     request: HttpRequest
 
+    def repeatable(self, key: ApiKey) -> "Repeatable | None":
+        """What makes a repeat of this call by `key` harmless, when it brought an `Idempotency-Key`."""
+        from pipeline.rest import Repeatable, fingerprint  # imports the serialisers, which need the apps
+
+        given = self.request.META.get("HTTP_IDEMPOTENCY_KEY")
+        return None if given is None else Repeatable(f"key:{key.pk}", given, fingerprint(self.request))
+
 
 class Answer(NamedTuple):
     """What a hot path says to a call."""
@@ -56,7 +68,7 @@ class Answer(NamedTuple):
 
 
 Hot = Callable[[Call], Answer | None]
-"""Answers the plain good case of a call, having checked its key; None, with nothing written, leaves it to the endpoint."""
+"""Answers the plain good case of a call, having checked its key; None, with nothing written, leaves it alone."""
 
 _paths: list[tuple[re.Pattern[str], Hot]] = []
 
@@ -100,7 +112,10 @@ class HotPathMiddleware:
             if answer is None:
                 return None
             limits.count(call.secret_hash)
-            response = HttpResponse(_encode(answer.document), "application/json", answer.status)
+            text = "" if answer.document is None else encode(answer.document)
+            response = HttpResponse(text, "application/json", answer.status)
+            if answer.document is None:
+                del response["Content-Type"]
             for name, value in answer.headers.items():
                 response[name] = value
         for name, value in self.headers.items():
@@ -108,7 +123,8 @@ class HotPathMiddleware:
         return response
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+"""A document as the text of an answer."""
 
 
 def _no_constant(name: str) -> Any:
@@ -129,6 +145,8 @@ def read(request: HttpRequest, pk: str) -> Call | None:
         and not meta.get("QUERY_STRING")
         and length.isdigit()
         and 0 < int(length) <= MAX_BODY_BYTES
+        and REPEAT.fullmatch(meta.get("HTTP_IDEMPOTENCY_KEY", "none"))
+        and not meta.get("HTTP_IF_MATCH")
         and (request.is_secure() or not settings.SECURE_SSL_REDIRECT)
     )
     if key is None or not plain:

@@ -5,7 +5,6 @@ from decimal import Decimal
 from typing import Any
 
 import django_filters
-from django.conf import settings
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.decorators import action
@@ -465,15 +464,7 @@ class WorkerEndpoint(Listed, Endpoint):
         document = claims.claim(worker, capabilities=given.get("capabilities"))
         if document is None:
             raise NotYet(given["wait_seconds"])
-        return Response(self._with_address(document))
-
-    def _with_address(self, document: dict[str, Any]) -> dict[str, Any]:
-        """The claim with `checkout.address` in full: behind SIGNALBOX_URL, else behind the host that was asked."""
-        checkout = document["checkout"]
-        if checkout is not None:
-            base = settings.SIGNALBOX_URL or self.request.build_absolute_uri("/").rstrip("/")
-            checkout["address"] = base + checkout["address"]
-        return document
+        return Response(claims.with_address(document, self.request))
 
     @extend_schema(request=Assignment, responses={201: ClaimAnswer})
     @action(detail=True, methods=["post"])
@@ -488,7 +479,7 @@ class WorkerEndpoint(Listed, Endpoint):
         if worker.api_key_id and worker.api_key.project_id not in (None, task.run.project_id):
             raise Refused("Cannot assign task: the worker serves another project", code="worker_unfit")
         lease = claims.assign(worker, task.pk, offered=claims.offered_tools(worker), by=self.by)
-        return Response(self._with_address(claims.document(lease)), status=201)
+        return Response(claims.with_address(claims.document(lease), self.request), status=201)
 
     @extend_schema(request=Reason, responses=WorkerSerializer)
     @action(detail=True, methods=["post"])

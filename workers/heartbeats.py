@@ -1,7 +1,7 @@
 """The heartbeat: one statement sets the clocks, renews the lease and fetches what the answer needs (domain.md §3.2).
 
-One worker's, or those of many at once; by the endpoints, which have checked the key, or by the hot path, whose statement
-checks it with the rest.
+One worker's, or those of many at once; by the endpoints, which have checked the key, or by the hot path, whose
+statement checks it with the rest.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -71,17 +71,17 @@ _MANY = """
     JOIN workers_worker w ON w.id = b.worker {join} ORDER BY w.id FOR NO KEY UPDATE OF w
 """
 # A key whose last use has to be noted takes the long way, which notes it.
-_GOOD_KEY = """
+GOOD_KEY = """
     k.prefix = %(prefix)s AND k.secret_hash = %(secret_hash)s AND k.role = 'worker' AND k.revoked_at IS NULL
     AND k.expires_at > clock_timestamp() AND k.last_used_at > clock_timestamp() - interval '1 minute'
 """
 _BEAT = _STATEMENT.format(beating=_ONE.format(key="%(key)s::uuid"), timeout=_TIMEOUT)
 _BEATS = _STATEMENT.format(beating=_MANY.format(key="%(key)s::uuid", join=""), timeout=_TIMEOUT)
 _BEAT_BY_KEY = _STATEMENT.format(
-    beating=f"{_ONE.format(key='k.id')} FROM pipeline_apikey k WHERE {_GOOD_KEY}", timeout=_TIMEOUT
+    beating=f"{_ONE.format(key='k.id')} FROM pipeline_apikey k WHERE {GOOD_KEY}", timeout=_TIMEOUT
 )
 _BEATS_BY_KEY = _STATEMENT.format(
-    beating=_MANY.format(key="k.id", join=f"JOIN pipeline_apikey k ON {_GOOD_KEY}"), timeout=_TIMEOUT
+    beating=_MANY.format(key="k.id", join=f"JOIN pipeline_apikey k ON {GOOD_KEY}"), timeout=_TIMEOUT
 )
 
 

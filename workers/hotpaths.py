@@ -1,14 +1,22 @@
 """The workers' hot paths: what an agent program calls thousands of times a minute (pipeline.hotpath)."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline import hotpath
+from django.db import transaction
+
+from pipeline import hotpath, longpoll, prepared
 from pipeline.hotpath import Answer, Call
+from pipeline.ids import is_id, to_uuid
+from pipeline.joined import Joined
+from pipeline.models import ApiKey
 from pipeline.refusals import Refused
-from workers import heartbeats
+from workers import claims, heartbeats
+from workers.models import Lease, Worker
 
 MAX_BEATS = 100
+MAX_WORDS = 100
 BEAT = {"process_alive", "activity", "leases"}
 LEASE = {"id", "generation", "progress", "stopping"}
 MAX_INT = 2**31 - 1
@@ -60,5 +68,123 @@ def _beat(pk: str, body: Mapping[str, Any]) -> heartbeats.Beat | None:
         return None
 
 
+_CLAIMANT = Joined(k=(ApiKey, None), w=(Worker, None))
+_READ_CLAIMANT = f"""
+SELECT {_CLAIMANT.columns} FROM pipeline_apikey k JOIN workers_worker w ON w.api_key_id = k.id
+WHERE w.id = %(worker)s AND {heartbeats.GOOD_KEY}
+"""
+_REPORTER = Joined(k=(ApiKey, None), l=(Lease, None), w=(Worker, None))
+_READ_REPORTER = f"""
+SELECT {_REPORTER.columns} FROM workers_lease l JOIN workers_worker w ON w.id = l.worker_id
+    JOIN pipeline_apikey k ON k.id = w.api_key_id
+WHERE l.id = %(lease)s AND {heartbeats.GOOD_KEY}
+"""
+
+
+def claim(call: Call) -> Answer | None:
+    """POST /workers/{id}/claim/"""
+    body = call.body
+    words, seconds = body.get("capabilities"), body.get("wait_seconds", 0)
+    plain = body.keys() <= {"capabilities", "max", "wait_seconds"} and is_id(call.pk) and body.get("max", 1) == 1
+    if not plain or type(seconds) is not int or not 0 <= seconds <= claims.MAX_WAIT_SECONDS:
+        return None
+    if type(body.get("max", 1)) is not int or not (words is None or _are_words(words)):
+        return None
+    found = prepared.execute(_READ_CLAIMANT, {"worker": to_uuid(call.pk), **_key_of(call)})
+    if not found:
+        return None
+    read = _CLAIMANT.rows(found[0])
+    worker: Worker = read["w"]
+    worker.api_key = read["k"]
+    if worker.state != Worker.State.IDLE or worker.shutdown_requested_at is not None:
+        return None
+    candidates = claims.candidates(worker, worker.capabilities if words is None else words)
+    if not candidates:
+        return _nothing(call, seconds)
+    repeat = call.repeatable(read["k"])
+    try:
+        with transaction.atomic():
+            if repeat is not None and not repeat.take():
+                return None
+            lease = claims.claim_first(worker, candidates)
+            if lease is None:
+                transaction.set_rollback(True)
+                return _nothing(call, seconds)
+            document = claims.with_address(claims.document(lease), call.request)
+            if repeat is not None:
+                repeat.keep(200, {}, hotpath.encode(document))
+    except Refused:
+        return None
+    return Answer(document)
+
+
+def _nothing(call: Call, seconds: int) -> Answer | None:
+    """There is nothing now. Who may wait is kept by the long poll, or waits in the endpoint."""
+    if call.request.META.get("asgi.scope", {}).get(longpoll.WAITS):
+        return Answer(None, 204, {longpoll.WAIT_HEADER: str(seconds)})
+    return None if seconds else Answer(None, 204)
+
+
+def complete(call: Call) -> Answer | None:
+    """POST /leases/{id}/complete/ of an attempt that used nothing that costs; the rest is read by the endpoint."""
+    given = _success(call.body)
+    if given is None or not is_id(call.pk):
+        return None
+    found = prepared.execute(_READ_REPORTER, {"lease": to_uuid(call.pk), **_key_of(call)})
+    if not found:
+        return None
+    read = _REPORTER.rows(found[0])
+    lease: Lease = read["l"]
+    lease.worker = read["w"]
+    lease.worker.api_key = read["k"]
+    if lease.ended_at is not None or lease.generation != given["generation"]:
+        return None
+    repeat = call.repeatable(read["k"])
+    try:
+        with transaction.atomic():
+            if repeat is not None and not repeat.take():
+                return None
+            document = claims.complete(lease, by=claims.actor(lease.worker, lease.generation), **given)
+            if repeat is not None:
+                repeat.keep(200, {}, hotpath.encode(document))
+    except Refused:
+        return None
+    return Answer(document)
+
+
+DURATION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
+SUCCESS = {"generation", "exit_code", "duration_seconds", "output_tail", "session_ref", "patch_ids", "usage"}
+
+
+def _success(body: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The report, if every field of it is what it should be without being read in any other way."""
+    generation, code = body.get("generation"), body.get("exit_code")
+    if not body.keys() <= SUCCESS or type(generation) is not int or not 0 <= generation <= MAX_INT:
+        return None
+    if not (code is None or (type(code) is int and abs(code) <= MAX_INT)) or body.get("usage", []) != []:
+        return None
+    tail, session = body.get("output_tail", ""), body.get("session_ref", "")
+    if not isinstance(tail, str) or not isinstance(session, str) or len(session) > 200 or session != session.strip():
+        return None
+    ids, duration = body.get("patch_ids", []), body.get("duration_seconds")
+    if not isinstance(ids, list) or len(ids) > MAX_WORDS or not all(is_id(pk) for pk in ids):
+        return None
+    if duration is not None and not (isinstance(duration, str) and DURATION.fullmatch(duration)):
+        return None
+    return dict(body)
+
+
+def _are_words(given: Any) -> bool:
+    if not isinstance(given, list) or len(given) > MAX_WORDS:
+        return False
+    return all(isinstance(word, str) and 0 < len(word) <= 64 and word == word.strip() for word in given)
+
+
+def _key_of(call: Call) -> dict[str, str]:
+    return {"prefix": call.prefix, "secret_hash": call.secret_hash}
+
+
+hotpath.register(r"/api/v1/workers/([^/]+)/claim/", claim)
+hotpath.register(r"/api/v1/leases/([^/]+)/complete/", complete)
 hotpath.register(r"/api/v1/workers/([^/]+)/heartbeat/", beat)
 hotpath.register(r"/api/v1/workers/(heartbeats)/", many_beats)
