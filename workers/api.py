@@ -15,7 +15,7 @@ from pipeline import events, longpoll
 from pipeline.clock import db_now
 from pipeline.ids import new_id
 from pipeline.models import Task
-from pipeline.refusals import InvalidField, NotFound, Refused, need_reason
+from pipeline.refusals import InvalidField, NotFound, need_reason
 from pipeline.rest import (
     WORKER,
     Endpoint,
@@ -474,11 +474,7 @@ class WorkerEndpoint(Listed, Endpoint):
         """
         worker, task = self.get_object(), self.body(Assignment)["task"]
         self.must_in(task.run.project_id)
-        if worker.shutdown_requested_at is not None and not worker.is_finished:
-            raise Refused("Cannot assign task: the worker is shutting down", code="worker_draining")
-        if worker.api_key_id and worker.api_key.project_id not in (None, task.run.project_id):
-            raise Refused("Cannot assign task: the worker serves another project", code="worker_unfit")
-        lease = claims.assign(worker, task.pk, offered=claims.offered_tools(worker), by=self.by)
+        lease = claims.assign_to(worker, task, by=self.by)
         return Response(claims.with_address(claims.document(lease), self.request), status=201)
 
     @extend_schema(request=Reason, responses=WorkerSerializer)

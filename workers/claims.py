@@ -199,6 +199,15 @@ def assign(worker: Worker, task_id: str, *, offered: Collection[str] | None, by:
         return _grant(worker, _locked(task_id), offered=offered, by=by)
 
 
+def assign_to(worker: Worker, task: Task, *, by: events.Actor) -> Lease:
+    """Give the worker a task that a person has chosen for it. Raises what `assign` does."""
+    if worker.shutdown_requested_at is not None and not worker.is_finished:
+        raise Refused("Cannot assign task: the worker is shutting down", code="worker_draining")
+    if worker.api_key and worker.api_key.project_id not in (None, task.project_id):
+        raise Refused("Cannot assign task: the worker serves another project", code="worker_unfit")
+    return assign(worker, task.pk, offered=offered_tools(worker), by=by)
+
+
 def claim_first(worker: Worker, found: Sequence[tuple[str, set[str]]]) -> Lease | None:
     """Assign the first of these candidates that nobody else has in hand; None when there is none.
 
