@@ -95,7 +95,7 @@ SELECT
 """
 _DELIVERED = Joined(t=(Task, None))
 _LOCK_DELIVERED = f"""
-SELECT {_DELIVERED.columns} FROM pipeline_task t WHERE t.run_id = %s AND t.state = 'validating'
+SELECT {_DELIVERED.columns}, clock_timestamp() FROM pipeline_task t WHERE t.run_id = %s AND t.state = 'validating'
 ORDER BY t.id FOR NO KEY UPDATE
 """
 
@@ -112,8 +112,7 @@ def _settle_delivered(run: Run, by: events.Actor) -> bool:
             task.settle(failed.outcome, by=by, error_code=failed.code, error=failed.reason)
             moved = True
         elif all(verdict.status == "ready" for verdict in verdicts):
-            [(now,)] = prepared.execute("SELECT clock_timestamp()")
-            Together().move(task, Task.State.COMPLETED, by=by, verb="complete task", completed_at=now).write()
+            Together().move(task, Task.State.COMPLETED, by=by, verb="complete task", completed_at=record[-1]).write()
             moved = True
     return moved
 

@@ -17,6 +17,8 @@ from workers.models import Lease, Worker
 
 MAX_BEATS = 100
 MAX_WORDS = 100
+MAX_USE = 200
+MAX_SECONDS = 10**9
 BEAT = {"process_alive", "activity", "leases"}
 LEASE = {"id", "generation", "progress", "stopping"}
 MAX_INT = 2**31 - 1
@@ -126,7 +128,7 @@ def _nothing(call: Call, seconds: int) -> Answer | None:
 
 
 def complete(call: Call) -> Answer | None:
-    """POST /leases/{id}/complete/ of an attempt that used nothing that costs; the rest is read by the endpoint."""
+    """POST /leases/{id}/complete/"""
     given = _success(call.body)
     if given is None or not is_id(call.pk):
         return None
@@ -161,7 +163,7 @@ def _success(body: Mapping[str, Any]) -> dict[str, Any] | None:
     generation, code = body.get("generation"), body.get("exit_code")
     if not body.keys() <= SUCCESS or type(generation) is not int or not 0 <= generation <= MAX_INT:
         return None
-    if not (code is None or (type(code) is int and abs(code) <= MAX_INT)) or body.get("usage", []) != []:
+    if not (code is None or (type(code) is int and abs(code) <= MAX_INT)):
         return None
     tail, session = body.get("output_tail", ""), body.get("session_ref", "")
     if not isinstance(tail, str) or not isinstance(session, str) or len(session) > 200 or session != session.strip():
@@ -169,9 +171,24 @@ def _success(body: Mapping[str, Any]) -> dict[str, Any] | None:
     ids, duration = body.get("patch_ids", []), body.get("duration_seconds")
     if not isinstance(ids, list) or len(ids) > MAX_WORDS or not all(is_id(pk) for pk in ids):
         return None
-    if duration is not None and not (isinstance(duration, str) and DURATION.fullmatch(duration)):
+    if isinstance(duration, str):
+        plain = DURATION.fullmatch(duration) is not None
+    else:
+        plain = duration is None or (type(duration) in (int, float) and 0 <= duration <= MAX_SECONDS)
+    usage = _use(body.get("usage", [])) if plain else None
+    return None if usage is None else {**body, "usage": usage}
+
+
+def _use(given: Any) -> list[dict[str, Any]] | None:
+    """What was used, as the endpoint reads it; None when it would refuse it."""
+    if not isinstance(given, list) or len(given) > MAX_USE:
         return None
-    return dict(body)
+    if not given:
+        return []
+    from workers.api import Use  # the endpoints import the URL conf's parts, which this module comes before
+
+    items = Use(data=given, many=True)
+    return [dict(item) for item in items.validated_data] if items.is_valid() else None
 
 
 def _are_words(given: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from costs.models import CostRecord
 from pipeline import limits
 from pipeline.clock import db_now
 from pipeline.events import Event
@@ -235,7 +236,9 @@ def test_nothing_to_claim_leaves_nothing_behind(key, agent, short):
 
 def test_a_completion_tells_all_that_it_ended(key, agent, short):
     lease = held(key)
-    body = {"generation": lease.generation, "exit_code": 0, "duration_seconds": "1.5", "output_tail": "done\n"}
+    use = {"resource_type": "compute_time", "usage_quantity": "1.500", "usage_unit": "second", "idempotency_key": "use"}
+    said = {"exit_code": 0, "duration_seconds": 1.5, "output_tail": "\x1b[1mdone\n", "patch_ids": [], "session_ref": ""}
+    body = {"generation": lease.generation, **said, "usage": [use]}
     answer = agent.post(f"/leases/{lease.pk}/complete/", body, Idempotency_Key="end")
 
     assert (answer.json(), short[0] is not None) == ({"directive": "continue"}, True)
@@ -245,12 +248,17 @@ def test_a_completion_tells_all_that_it_ended(key, agent, short):
         "succeeded",
         "success",
         0,
-        "done\n",
+        "\x1b[1mdone\n",
     )
     assert (task.state, task.last_outcome) == ("validating", "success")
     assert (worker.state, worker.tasks_completed, str(worker.total_execution_seconds)) == ("idle", 1, "1.500000")
     assert (lease.end_cause, lease.ended_at == attempt.ended_at, worker.current_task) == ("completed", True, None)
-    told = Event.objects.filter(request_id=answer.headers["X-Request-Id"]).order_by("seq")
+    assert CostRecord.objects.get(idempotency_key__contains="use").attempt == attempt
+    told = (
+        Event.objects.exclude(subject_type="cost_record")
+        .filter(request_id=answer.headers["X-Request-Id"])
+        .order_by("seq")
+    )
     assert list(told.values_list("kind", flat=True)) == [
         "step.succeeded", "task.validating", "lease.ended", "worker.released",
     ]  # fmt: skip
