@@ -38,7 +38,7 @@ _SHIFTS = tuple(range(120, -1, -10))
 def to_uuid(text: str) -> uuid.UUID:
     """The `uuid` that the database holds for this ULID. Raises ValueError when it is malformed."""
     if PATTERN.fullmatch(text) is None:
-        raise ValueError(f"“{text[:80]}” is no ULID")
+        raise ValueError(f"“{text[:80]}” is not an id: 26 characters of Crockford base 32")
     return uuid.UUID(int=int(text.translate(_DIGITS), 32))
 
 
