@@ -665,7 +665,7 @@ def _react(event: Event, ran: set[tuple[Reaction, str]]) -> bool:
         for number, reaction in enumerate(reactions, 1):
             name = _once_per.get(reaction)
             once = (reaction, str(getattr(event, name))) if name else None
-            if once in ran:
+            if once in ran and not event.attempts:
                 continue
             problem = _run(reaction, event, closes=number == len(reactions) and not event.attempts)
             if problem is _TAKEN:

@@ -8,12 +8,14 @@ been tried. So there is one place where things are refused, and one contract.
 """
 
 import json
+import logging
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost, RequestDataTooBig
+from django.db import Error as DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.http.request import UnreadablePostError
 from django.utils.module_loading import autodiscover_modules
@@ -24,6 +26,8 @@ from pipeline.models.key import hash_secret
 
 if TYPE_CHECKING:
     from pipeline.rest import Repeatable
+
+log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 256 * 1024
 """A longer body takes the long way."""
@@ -110,7 +114,12 @@ class HotPathMiddleware:
             response: HttpResponse = problems.bare(429, refusal.code, str(refusal), refusal.parts)
             response["Retry-After"] = str(refusal.parts["retry_after"])
         else:
-            answer = hot(call)
+            try:
+                answer = hot(call)
+            except DatabaseError as problem:
+                # What was begun is undone, and the endpoint says what there is to say; a repeat is as harmless as ever.
+                log.warning("%s goes the long way: %s", request.path_info, problem)
+                return None
             if answer is None:
                 return None
             limits.count(call.secret_hash)

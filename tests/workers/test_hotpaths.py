@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import OperationalError
 from django.test import Client
 
 from costs.models import CostRecord
@@ -15,7 +16,7 @@ from pipeline.ids import new_id
 from pipeline.models import ApiKey, StoredAnswer, Task
 from tests import factories
 from tests.api.asking import NUL, Api, refused
-from workers import hotpaths
+from workers import heartbeats, hotpaths
 from workers.models import Lease, Worker
 
 pytestmark = pytest.mark.django_db
@@ -194,6 +195,21 @@ def test_what_is_not_plain_is_refused_by_the_endpoint(key, agent, body, code):
     worker = factories.make_worker(api_key=key.row)
 
     assert refused(agent.post(f"/workers/{worker.pk}/heartbeat/", body))[1] == code
+
+
+def test_a_database_that_fails_the_short_way_is_answered_by_the_long_one(key, agent, monkeypatch):
+    lease = held(key)
+
+    def fails(*_given: Any, **_named: Any) -> None:
+        raise OperationalError("gone")
+
+    monkeypatch.setattr(heartbeats, "by_key", fails)
+    path = f"/workers/{lease.worker_id}/heartbeat/"
+    assert agent.post(path, quoted(lease)).json()["directive"] == "continue"
+    monkeypatch.setattr(heartbeats, "heartbeat", fails)
+    answer = agent.post(path, quoted(lease))
+    assert refused(answer) == (503, "unavailable")
+    assert answer.headers["Retry-After"] == "2"
 
 
 def test_a_host_that_is_not_ours_is_refused(key):
