@@ -8,8 +8,9 @@ from django.db import transaction
 from costs.models import CostRecord
 from costs.pricing import CLASSES
 from ledger.models import Patch
-from pipeline import events
+from pipeline import events, prepared
 from pipeline.events import Event, on
+from pipeline.ids import to_uuid
 from pipeline.models import StepAttempt, Task
 from pipeline.questions import answers
 from pipeline.refusals import InvalidField, Refused
@@ -69,13 +70,16 @@ def cost_of_patch(*, patch: Patch) -> dict[str, Any]:
     }
 
 
+_COSTS = "SELECT 1 FROM costs_costrecord WHERE task_id = %s LIMIT 1"
+
+
 @on(
     "task.completed", "task.failed", "task.cancelled", "patch.committed", "patch.rolled_back", "patch.quarantined",
     "patch.released", "patch.dropped",
 )  # fmt: skip
 def reclass(event: Event) -> None:
     """What became of the work decides what its cost is called."""
-    if event.task_id is None:
+    if event.task_id is None or not prepared.execute(_COSTS, [to_uuid(event.task_id)]):
         return
     task = Task.objects.get(pk=event.task_id)
     for record in CostRecord.objects.live().filter(task=task).select_related("attempt").order_by("pk"):

@@ -1,5 +1,6 @@
 """A patch's way through the ledger, and what the ledger answers to those below it."""
 
+import json
 from functools import partial
 from typing import Any
 
@@ -13,8 +14,9 @@ from ledger import landing_reactions as landing_reactions
 from ledger import review_reactions as review_reactions
 from ledger.models import MergeQueue, Patch
 from ledger.serving import path_of
-from pipeline import events
+from pipeline import events, prepared
 from pipeline.events import Event, nudge_later, on
+from pipeline.ids import from_uuid, to_uuid
 from pipeline.models import Project, Run, Task
 from pipeline.orchestrate import READY, Verdict, strategy
 from pipeline.questions import answers
@@ -81,6 +83,10 @@ def follow_the_task(event: Event) -> None:
     transaction.on_commit(partial(place_patches, event.task_id), robust=True)
 
 
+# What most tasks are asked, and answered at once.
+_HAS_PATCHES = "SELECT 1 FROM ledger_patch WHERE task_id = %s LIMIT 1"
+
+
 def place_patches(task_id: str | None = None) -> int:
     """Put patches where their attempt and task want them, of one task or of all; returns how many went there.
 
@@ -88,6 +94,8 @@ def place_patches(task_id: str | None = None) -> int:
     task that will not complete leaves no patch on its way: quarantined when it failed its workstream, else dropped.
     What a person released or submitted since then goes its own way.
     """
+    if task_id is not None and not prepared.execute(_HAS_PATCHES, [to_uuid(task_id)]):
+        return 0
     released = Event.objects.filter(kind="patch.released", subject_id=OuterRef("pk"))
     rows = Patch.objects.open().exclude(task=None).alias(ended_at=Coalesce("attempt__ended_at", "task__completed_at"))
     rows = rows.exclude(Exists(released.filter(created_at__gt=OuterRef("ended_at"))))
@@ -118,26 +126,31 @@ def _place(patch: Patch) -> bool:
     return patch.queue(by=events.SYSTEM)
 
 
+_HEAD = "SELECT head_commit FROM ledger_mergequeue WHERE project_id = %s AND target_branch = %s LIMIT 1"
+
+
 @answers("task.claim", order=10)
 def base_and_checkout(*, task: Task, worker: Worker, by: events.Actor) -> dict[str, Any]:
     """The head of the target branch, and where the worker can fetch it."""
     project: Project = task.run.project
     if project.custody != Project.Custody.MANAGED:
         return {"checkout": None}
-    heads = MergeQueue.objects.filter(project=project, target_branch=project.default_branch)
-    head = heads.values_list("head_commit", flat=True).first()
-    if head is None:
+    found = prepared.execute(_HEAD, [to_uuid(project.pk), project.default_branch])
+    if not found:
         raise Refused(
             f"Project {project.key} has no merge queue yet; register it with addproject", code="not_claimable"
         )
     return {
         "checkout": {
             "url": str(project.mirror),
-            "commit": head,
+            "commit": found[0][0],
             "branch": project.default_branch,
             "address": path_of(project),
         },
     }
+
+
+_OF_ATTEMPT = "SELECT id FROM ledger_patch WHERE attempt_id = %s"
 
 
 @answers("lease.report")
@@ -145,7 +158,7 @@ def check_patches(*, lease: Lease, patch_ids: list[str]) -> dict[str, Any]:
     """The patches of this attempt; those named must be of its task, or the known patch that a submission of this
     attempt was answered with. Raises InvalidField for another's.
     """
-    own = set(Patch.objects.filter(attempt=lease.attempt_id).values_list("pk", flat=True))
+    own = {from_uuid(pk) for (pk,) in prepared.execute(_OF_ATTEMPT, [to_uuid(lease.attempt_id)])}
     known = Event.objects.filter(kind="patch.resubmitted", data__attempt=lease.attempt_id)
     for pk in set(patch_ids) - own:
         of_task = Patch.objects.filter(pk=pk, task=lease.task_id).exists()
@@ -154,11 +167,18 @@ def check_patches(*, lease: Lease, patch_ids: list[str]) -> dict[str, Any]:
     return {"patch_ids": sorted(own | set(patch_ids))}
 
 
+_DELIVERED = """
+SELECT output_patch_ids::text FROM pipeline_stepattempt
+WHERE task_id = %s AND outcome = 'success' ORDER BY sequence DESC LIMIT 1
+"""
+
+
 @answers("task.complete", order=10)
 def are_patches_landed(*, task: Task) -> Verdict:
     """Ready when the last successful attempt's patches have landed, failed when one cannot, else waiting."""
-    attempt = task.attempts.filter(outcome="success").order_by("-sequence").first()
-    patches = list(Patch.objects.filter(pk__in=attempt.output_patch_ids)) if attempt else []
+    found = prepared.execute(_DELIVERED, [to_uuid(task.pk)])
+    named = json.loads(found[0][0]) if found else []
+    patches = list(Patch.objects.filter(pk__in=named)) if named else []
     if not patches:
         if task.requires_patch:
             return Verdict("failed", "the patch that the task requires is missing", code="patch_missing")

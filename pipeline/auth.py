@@ -74,6 +74,11 @@ class Principal:
         return events.Actor("worker" if self.is_worker else "integration", self.id, self.name)
 
     @property
+    def caller(self) -> str:
+        """The name of its bucket (pipeline.limits): what only the key's holder can send, or the person."""
+        return self.key.secret_hash if self.key is not None else f"{self.kind}:{self.id}"
+
+    @property
     def is_installation_admin(self) -> bool:
         """Whether it may make projects and see all: a superuser, or an admin key without a project."""
         return self.everywhere == "admin"

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import cache
 from typing import Any, NamedTuple, Self, TypeVar
 from uuid import UUID
 
@@ -26,7 +27,8 @@ from django.db.models.functions import Greatest
 from pipeline import prepared
 from pipeline.chain import canonical
 from pipeline.clock import ClockNow
-from pipeline.ids import ULIDField, new_id
+from pipeline.ids import ULIDField, new_id, to_uuid
+from pipeline.joined import Joined
 from pipeline.kinds import CHANNELS, KINDS, SEVERITIES
 from pipeline.refusals import Refused, need_reason
 from pipeline.rows import Guard, Immutable, NoDelete, NoTruncate, Row, in_transaction, versioned
@@ -495,18 +497,12 @@ def append(composed: Sequence[Event], *, with_reactions: bool = True) -> None:
     """
     if not composed:
         return
-    columns = [field for field in Event._meta.concrete_fields if field.name in _WRITTEN]
-    row = f"({', '.join('%s' for _field in columns)}, {{handled_at}}, 0)"
-    rows, values = [], []
-    for event in composed:
-        waits = with_reactions and event.kind in _reactions
-        rows.append(row.format(handled_at="NULL" if waits else "clock_timestamp()"))
-        values += [field.get_db_prep_save(getattr(event, field.attname), connection) for field in columns]
-    names = ", ".join(str(field.column) for field in columns)
-    prepared.execute(f"INSERT INTO pipeline_event ({names}, handled_at, attempts) VALUES {', '.join(rows)}", values)
-    for event in composed:
-        if with_reactions:
-            _announce(event)
+    ids = [[_uuid(getattr(event, name)) for event in composed] for name in ("id", "subject_id", *CORRELATION)]
+    waits = [with_reactions and event.kind in _reactions for event in composed]
+    prepared.execute(_APPEND, [[event.canonical for event in composed], waits, *ids])
+    waiting = [event.pk for event, reacted in zip(composed, waits, strict=True) if reacted]
+    if waiting:
+        nudge_later("pipeline.tasks.react", *waiting)
 
 
 def _announce(event: Event) -> None:
@@ -514,13 +510,28 @@ def _announce(event: Event) -> None:
         nudge_later("pipeline.tasks.react", event.pk)
 
 
-# What a recorder says; the rest is filled in by the database, or later by whoever handles the event.
-_WRITTEN = frozenset(
-    {
-        "id", "kind", "channel", "severity", "actor_kind", "actor_id", "actor_name", "on_behalf_of", "request_id",
-        "subject_type", "subject_id", "before", "after", "reason", "message", "data", "canonical", *CORRELATION,
-    }
+def _uuid(key: str | None) -> UUID | None:
+    return None if key is None else to_uuid(key)
+
+
+# What a recorder says stands in the canonical text, but for the form of its ids; the rest is filled in by the database,
+# or later by whoever handles the event.
+_TEXTS = (
+    "kind", "channel", "severity", "actor_kind", "actor_id", "actor_name", "on_behalf_of", "request_id", "subject_type",
+    "reason", "message",
 )  # fmt: skip
+_DOCUMENTS = ("before", "after", "data")
+_APPEND = f"""
+INSERT INTO pipeline_event ({", ".join((*_TEXTS, *_DOCUMENTS))}, canonical, id, subject_id, {", ".join(CORRELATION)},
+    handled_at, attempts)
+SELECT {", ".join(f"f.{name}" for name in (*_TEXTS, *_DOCUMENTS))}, e.canonical, e.id, e.subject_id,
+    {", ".join(f"e.{name}" for name in CORRELATION)}, CASE WHEN NOT e.waits THEN clock_timestamp() END, 0
+FROM unnest(%s::text[], %s::boolean[], %s::uuid[], %s::uuid[], {", ".join("%s::uuid[]" for _name in CORRELATION)})
+    WITH ORDINALITY AS e (canonical, waits, id, subject_id, {", ".join(CORRELATION)}, place),
+    jsonb_to_record(e.canonical::jsonb) AS f ({", ".join(f"{name} text" for name in _TEXTS)},
+        {", ".join(f"{name} jsonb" for name in _DOCUMENTS)})
+ORDER BY e.place
+"""
 
 
 def _text(value: str) -> str:
@@ -582,6 +593,7 @@ Chore = Callable[[], int]
 C = TypeVar("C", bound=Chore)
 
 _reactions: dict[str, list[Reaction]] = {}
+_once_per: dict[Reaction, str] = {}
 _chores: list[tuple[Chore, Callable[[], object] | None]] = []
 
 MAX_DELAY = timedelta(hours=1)
@@ -592,12 +604,18 @@ MAX_ERROR_TEXT = 2000
 DEAD_LETTER = "dead_letter"
 
 
-def on(*kinds: str) -> Callable[[R], R]:
-    """Register the decorated function as a reaction to events of these kinds. Raises KeyError for an unknown kind."""
+def on(*kinds: str, once_per: str = "") -> Callable[[R], R]:
+    """Register the decorated function as a reaction to events of these kinds. Raises KeyError for an unknown kind.
+
+    `once_per` names a correlation id, for a reaction that looks at the row of that id as it is now, whatever the event:
+    of several events at hand that have the same id, one has it run for all.
+    """
     for kind in kinds:
         KINDS[kind]
 
     def register(reaction: R) -> R:
+        if once_per:
+            _once_per[reaction] = once_per
         for kind in kinds:
             _reactions.setdefault(kind, []).append(reaction)
         return reaction
@@ -627,19 +645,56 @@ def react(pk: str) -> bool:
     FailedReaction and tried again alone with growing delay, at most `SIGNALBOX_REACTION_ATTEMPTS` times; then it is a
     dead letter. Whoever dies in between leaves an event that is still due, and whose reactions are safe to repeat.
     """
-    event = Event.objects.due().filter(pk=pk).first()
-    return event is not None and _react(event)
+    return react_to([pk]) == 1
 
 
-def _react(event: Event) -> bool:
+def react_to(pks: Sequence[str]) -> int:
+    """React, in their order, to those of these events that are due; returns how many were taken."""
+    return _react_all(prepared.execute(_due_of("e.id = ANY(%s::uuid[])"), [[to_uuid(pk) for pk in pks]]))
+
+
+def _react_all(records: Sequence[Any]) -> int:
+    """React to events as just read; what runs once for several of them has seen all that they tell."""
+    ran: set[tuple[Reaction, str]] = set()
+    return sum(_react(_due_events().rows(record)["e"], ran) for record in records)
+
+
+@cache
+def _due_events() -> Joined:
+    # The canonical text is for the chain alone.
+    names = [field.name for field in Event._meta.concrete_fields if field.name != "canonical"]
+    return Joined(e=(Event, names))
+
+
+@cache
+def _due_of(which: str) -> str:
+    """The statement that reads the due events among `which`, oldest first."""
+    return f"""
+        SELECT {_due_events().columns} FROM pipeline_event e
+        WHERE {which} AND e.handled_at IS NULL AND e.due_at <= clock_timestamp()
+        ORDER BY e.due_at, e.seq LIMIT {AT_ONCE}
+    """
+
+
+def _react(event: Event, ran: set[tuple[Reaction, str]]) -> bool:
     token = request_id.set(event.request_id)
     try:
-        for reaction in _to_run(event):
-            problem = _run(reaction, event)
+        reactions, closed = _to_run(event), False
+        for number, reaction in enumerate(reactions, 1):
+            name = _once_per.get(reaction)
+            once = (reaction, str(getattr(event, name))) if name else None
+            if once in ran and not event.attempts:
+                continue
+            problem = _run(reaction, event, closes=number == len(reactions) and not event.attempts)
             if problem is _TAKEN:
                 return False
-            _keep(event, _name(reaction), problem)
-        return _close(event)
+            if once and problem is None:
+                ran.add(once)
+            closed = problem is _CLOSED
+            if closed and once:
+                ran.add(once)
+            _keep(event, _name(reaction), None if closed else problem)
+        return closed or _close(event)
     finally:
         request_id.reset(token)
 
@@ -648,7 +703,24 @@ class _Taken(Exception):
     """Another process has the event in hand, or has handled it."""
 
 
-_TAKEN = _Taken()
+class _Closed(Exception):
+    """The reaction ran, and the event is handled with it."""
+
+
+_TAKEN, _CLOSED = _Taken(), _Closed()
+AT_ONCE = 50
+"""Events that are read together, and that one reaction may be run for."""
+
+_TAKE = """
+SELECT 1 FROM pipeline_event WHERE id = %s AND handled_at IS NULL AND attempts = %s FOR UPDATE SKIP LOCKED
+"""
+# Not while a failure of a reaction to it waits to be made good.
+_HANDLED = """
+UPDATE pipeline_event e SET handled_at = clock_timestamp()
+WHERE e.id = %s AND e.handled_at IS NULL AND e.attempts = 0 AND NOT EXISTS (
+    SELECT 1 FROM pipeline_failedreaction f WHERE f.event_id = e.id AND f.mended_at IS NULL AND f.dead_at IS NULL)
+RETURNING 1
+"""
 
 
 def _name(reaction: Reaction) -> str:
@@ -664,14 +736,18 @@ def _to_run(event: Event) -> list[Reaction]:
     return [reaction for reaction in wired if _name(reaction) in set(failed)]
 
 
-def _run(reaction: Reaction, event: Event) -> Exception | None:
-    """What the reaction died of; None when it ran, or was refused by the state."""
+def _run(reaction: Reaction, event: Event, *, closes: bool) -> Exception | None:
+    """What the reaction died of; None when it ran, or was refused by the state. When it `closes` the event, that is
+    marked as handled in the same transaction, and _CLOSED is answered, unless an earlier failure keeps it open.
+    """
+    key = to_uuid(event.pk)
     try:
         with transaction.atomic():
-            mine = Event.objects.pending().select_for_update(skip_locked=True).filter(pk=event.pk)
-            if not mine.values_list("pk").first():
+            if not prepared.execute(_TAKE, [key, event.attempts]):
                 return _TAKEN
             reaction(event)
+            if closes and prepared.execute(_HANDLED, [key]):
+                return _CLOSED
     except Refused as refusal:
         log.info("%s: %s", event, refusal)
     except Exception as problem:
@@ -720,27 +796,33 @@ def react_to_due(limit: int = 500, *, seconds: float | None = None) -> int:
     Returns how many events were taken.
     """
     until = None if seconds is None else time.monotonic() + seconds
-    taken = 0
-    for pk in list(Event.objects.due().order_by("due_at", "seq").values_list("pk", flat=True)[:limit]):
-        taken += _react_in_turn(str(pk))
-        if until is not None and time.monotonic() >= until:
+    seen = done = 0
+    while seen < limit:
+        found = prepared.execute(_due_of("true"))[: limit - seen]
+        ran: set[tuple[Reaction, str]] = set()
+        taken = 0
+        for record in found:
+            taken += _react_in_turn(_due_events().rows(record)["e"], ran)
+            if until is not None and time.monotonic() >= until:
+                return done + taken
+        seen, done = seen + len(found), done + taken
+        if len(found) < AT_ONCE or not taken:
             break
-    return taken
+    return done
 
 
-def _react_in_turn(pk: str) -> bool:
+def _react_in_turn(event: Event, ran: set[tuple[Reaction, str]]) -> bool:
     """As react(), but put off beforehand: an event whose reaction takes its process with it, every time, must not be
     the first one of every sweep, which would keep all others back.
     """
-    event = Event.objects.due().filter(pk=pk).first()
-    if event is None or not Event.objects.due().filter(pk=pk).update(due_at=ClockNow() + PUT_OFF):
+    if not Event.objects.due().filter(pk=event.pk).update(due_at=ClockNow() + PUT_OFF):
         return False
     try:
-        return _react(event)
+        return _react(event, ran)
     except BaseException:
         # The process lives, so this was no such event.
         with suppress(DatabaseError):
-            Event.objects.pending().filter(pk=pk).update(due_at=event.due_at)
+            Event.objects.pending().filter(pk=event.pk).update(due_at=event.due_at)
         raise
 
 

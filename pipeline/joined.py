@@ -1,7 +1,7 @@
 """Rows of several models read by one statement of our own: the reading half of the hot path."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connection, models
 
@@ -14,36 +14,46 @@ class Joined:
     """
 
     def __init__(self, **aliases: tuple[type[models.Model], Sequence[str] | None]) -> None:
-        self._parts: list[tuple[str, type[models.Model], list[Any], list[str]]] = []
-        selected = []
+        self._parts: list[_Part] = []
+        selected, start = [], 0
         for alias, (model, names) in aliases.items():
             fields = [f for f in model._meta.concrete_fields if names is None or f.name in names or f.attname in names]
-            self._parts.append((alias, model, fields, [field.attname for field in fields]))
+            key = next(number for number, field in enumerate(fields) if field.primary_key)
+            converters = [(at, convert) for at, convert in enumerate(map(_converter, fields)) if convert is not None]
+            self._parts.append(_Part(alias, model, [f.attname for f in fields], start, len(fields), key, converters))
             selected += [f'{alias}."{field.column}"' for field in fields]
+            start += len(fields)
         self.columns = ", ".join(selected)
 
     def rows(self, record: Sequence[Any]) -> dict[str, Any]:
         """{alias: instance} of one record that begins with `columns`; None for a row that the join did not find."""
         found: dict[str, Any] = {}
-        start = 0
-        for alias, model, fields, names in self._parts:
-            values = record[start : start + len(fields)]
-            start += len(fields)
-            key = next(value for field, value in zip(fields, values, strict=True) if field.primary_key)
-            found[alias] = None if key is None else model.from_db(connection.alias, names, _converted(fields, values))
+        for part in self._parts:
+            values = list(record[part.start : part.start + part.width])
+            if values[part.key] is None:
+                found[part.alias] = None
+                continue
+            for at, convert in part.converters:
+                values[at] = convert(values[at], None, connection)
+            found[part.alias] = part.model.from_db(connection.alias, part.names, values)
         return found
 
     @property
     def width(self) -> int:
         """How many values of a record are the columns; what else was selected follows them."""
-        return sum(len(fields) for _alias, _model, fields, _names in self._parts)
+        return sum(part.width for part in self._parts)
 
 
-def _converted(fields: Sequence[Any], values: Sequence[Any]) -> list[Any]:
-    return [
-        value if convert is None else convert(value, None, connection)
-        for convert, value in zip(map(_converter, fields), values, strict=True)
-    ]
+class _Part(NamedTuple):
+    """One alias: its model, its fields' names, where they stand in a record, and what makes values of some of them."""
+
+    alias: str
+    model: type[models.Model]
+    names: list[str]
+    start: int
+    width: int
+    key: int
+    converters: list[tuple[int, Any]]
 
 
 def _converter(field: Any) -> Any:

@@ -1,15 +1,19 @@
 """The scheduler's one pass: reconcile a run with what the database says. Level-triggered, safe to repeat."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from django.db.models import Q
 
-from pipeline import events
+from pipeline import events, prepared
 from pipeline.clock import ClockNow
+from pipeline.ids import to_uuid
+from pipeline.joined import Joined
 from pipeline.models import Hold, Run, Task
 from pipeline.questions import ask
 from pipeline.refusals import Refused
 from pipeline.rows import in_transaction
+from pipeline.together import Together
 
 
 @dataclass(frozen=True)
@@ -35,26 +39,72 @@ def advance(run_id: str, *, by: events.Actor = events.SYSTEM) -> bool:
     in primary-key order.
     """
     with in_transaction():
-        run = Run.objects.select_for_update(no_key=True).filter(pk=run_id).first()
+        found = prepared.execute(_LOCK, [to_uuid(run_id)])
+        run: Run | None = _RUN.rows(found[0])["r"] if found else None
         if run is None or run.is_finished:
             return False
         if run.ending_to:
             return run.finish_winding_down(by=by)
         if run.state != Run.State.RUNNING:
             return False
-        moved = _settle_delivered(run, by)
-        moved |= _give_up_on_failed(run, by)
-        run.refresh_from_db()
-        if run.is_finished or run.ending_to:
-            return True
-        moved |= _release(run, by)
-        return _end(run, by) or moved
+        # By a statement of its own, which sees what whoever held the lock has changed.
+        look = _Look(*prepared.execute(_WHAT_IS_THERE, {"run": to_uuid(run_id)})[0])
+        moved = False
+        if look.delivered:
+            moved = _settle_delivered(run, by)
+        if moved:
+            look = _Look(*prepared.execute(_WHAT_IS_THERE, {"run": to_uuid(run_id)})[0])
+        if look.lost:
+            moved |= _give_up_on_failed(run, by)
+            run.refresh_from_db()
+            if run.is_finished or run.ending_to:
+                return True
+        if look.waiting or look.lost:
+            moved |= _release(run, by)
+        return ((not look.open or look.lost) and _end(run, by)) or moved
+
+
+_RUN = Joined(r=(Run, None))
+_LOCK = f"SELECT {_RUN.columns} FROM pipeline_run r WHERE r.id = %s FOR NO KEY UPDATE"
+
+
+class _Look(NamedTuple):
+    """What a run's tasks give to do: some are delivered; some are lost, so that others may have to be cancelled; some
+    wait for what is there now; some have not ended.
+    """
+
+    delivered: bool
+    lost: bool
+    waiting: bool
+    open: bool
+
+
+# Each looks for one task in an index, however large the run is; but every blocked one is asked what it waits for.
+_WHAT_IS_THERE = """
+SELECT
+    EXISTS (SELECT 1 FROM pipeline_task WHERE run_id = %(run)s AND state = 'validating'),
+    EXISTS (SELECT 1 FROM pipeline_task WHERE run_id = %(run)s AND state IN ('failed', 'cancelled')),
+    EXISTS (SELECT 1 FROM pipeline_task WHERE run_id = %(run)s AND state = 'pending')
+    OR EXISTS (SELECT 1 FROM pipeline_task
+        WHERE run_id = %(run)s AND state = 'retrying' AND retry_at <= clock_timestamp())
+    OR EXISTS (SELECT 1 FROM pipeline_task t WHERE t.run_id = %(run)s AND t.state = 'blocked' AND NOT EXISTS (
+        SELECT 1 FROM pipeline_taskdependency d JOIN pipeline_task n ON n.id = d.needs_id
+        WHERE d.task_id = t.id AND n.state <> 'completed')),
+    EXISTS (SELECT 1 FROM pipeline_task WHERE run_id = %(run)s
+        AND state IN ('pending', 'blocked', 'queued', 'running', 'validating', 'retrying'))
+"""
+_DELIVERED = Joined(t=(Task, None))
+_LOCK_DELIVERED = f"""
+SELECT {_DELIVERED.columns}, clock_timestamp() FROM pipeline_task t WHERE t.run_id = %s AND t.state = 'validating'
+ORDER BY t.id FOR NO KEY UPDATE
+"""
 
 
 def _settle_delivered(run: Run, by: events.Actor) -> bool:
     """Complete validating tasks whose patches landed; send back or fail those whose patches cannot."""
     moved = False
-    for task in Task.objects.filter(run=run, state=Task.State.VALIDATING).order_by("pk"):
+    for record in prepared.execute(_LOCK_DELIVERED, [to_uuid(run.pk)]):
+        task: Task = _DELIVERED.rows(record)["t"]
         task.run = run
         verdicts = ask("task.complete", task=task)
         failed = next((v for v in verdicts if v.status == "failed"), None)
@@ -62,7 +112,7 @@ def _settle_delivered(run: Run, by: events.Actor) -> bool:
             task.settle(failed.outcome, by=by, error_code=failed.code, error=failed.reason)
             moved = True
         elif all(verdict.status == "ready" for verdict in verdicts):
-            task.complete(by=by)
+            Together().move(task, Task.State.COMPLETED, by=by, verb="complete task", completed_at=record[-1]).write()
             moved = True
     return moved
 

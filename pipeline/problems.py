@@ -211,9 +211,9 @@ def is_for_program(request: HttpRequest) -> bool:
     return request.path_info.startswith(API_PREFIX)
 
 
-def bare(status: int, code: str, detail: str) -> HttpResponse:
+def bare(status: int, code: str, detail: str, parts: Mapping[str, Any] | None = None) -> HttpResponse:
     """A problem document outside DRF."""
-    return JsonResponse(document(status, code, detail), status=status, content_type=CONTENT_TYPE)
+    return JsonResponse(document(status, code, detail, parts=parts), status=status, content_type=CONTENT_TYPE)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -7,7 +7,7 @@ from pipeline.events import Event, on
 @on(
     "task.validating", "task.retrying", "task.completed", "task.failed", "task.cancelled", "lease.ended",
     "patch.committed", "patch.apply_failed", "patch.dropped", "patch.rolled_back", "patch.quarantined",
-    "gate_run.waived", "hold.released",
+    "gate_run.waived", "hold.released", once_per="run_id",
 )  # fmt: skip
 def advance_run(event: Event) -> None:
     """Whatever ended, landed or failed: look at its run again."""

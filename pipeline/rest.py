@@ -56,6 +56,7 @@ from django.core.exceptions import RequestDataTooBig
 from django.core.exceptions import ValidationError as ModelValidationError
 from django.db import connection, models, transaction
 from django.db.models import Q, QuerySet
+from django.http import HttpRequest
 from django_filters.filterset import FILTER_FOR_DBFIELD_DEFAULTS
 from django_filters.rest_framework import DjangoFilterBackend
 from drf_spectacular.utils import extend_schema_field
@@ -71,7 +72,7 @@ from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 from rest_framework.viewsets import GenericViewSet
 
-from pipeline import events, longpoll, prepared
+from pipeline import events, limits, longpoll, prepared
 from pipeline.auth import BrowserAuthentication, Denied, KeyAuthentication, Principal, at_least_as, principal_of
 from pipeline.definitions import Definition, PreconditionFailed
 from pipeline.ids import PATTERN, ULIDField, is_id, new_id, to_uuid
@@ -548,6 +549,7 @@ class Endpoint(GenericViewSet[Any]):
         super().initial(request, *args, **kwargs)
         if (request.method or "").lower() not in self.http_method_names or getattr(self, "action", None) is None:
             return  # a method that is not offered: dispatch says so
+        limits.admit(self.principal.caller)
         self._let_in()
         if any(UNSTORABLE.search(str(value)) for value in kwargs.values()):
             raise NotFound.of(self._noun())
@@ -691,7 +693,7 @@ class Endpoint(GenericViewSet[Any]):
         if not PRINTABLE.fullmatch(given):
             raise BadQuery("Idempotency-Key", f"1 to {MAX_KEY_LENGTH} printable ASCII characters")
         who = self.principal
-        return Repeatable(f"{who.kind}:{who.id}", given, _fingerprint(request))
+        return Repeatable(f"{who.kind}:{who.id}", given, fingerprint(request._request))
 
 
 def _read_body(request: Request) -> None:
@@ -703,10 +705,10 @@ def _read_body(request: Request) -> None:
     bare.body  # noqa: B018 - reading it is the point: DRF parses what Django has read
 
 
-def _fingerprint(request: Request) -> str:
-    bare: Any = request._request
-    head = f"{bare.method}\n{bare.get_full_path()}\n".encode()
-    return hashlib.sha256(head + bare.body).hexdigest()
+def fingerprint(request: HttpRequest) -> str:
+    """What makes a repeated request the same: its method, address and body."""
+    head = f"{request.method}\n{request.get_full_path()}\n".encode()
+    return hashlib.sha256(head + request.body).hexdigest()
 
 
 def _without(kind: Any, heavy: tuple[str, ...]) -> Any:
@@ -752,8 +754,7 @@ class Repeatable:
         `idempotency_mismatch` when the key was used for another body, method or address.
         """
         with transaction.atomic():
-            mine = to_uuid(new_id())
-            if not prepared.execute(_TAKE_KEY, [mine, self.principal, self.key, self.body_hash, ANSWER_LIFE]):
+            if not self.take():
                 stored = StoredAnswer.objects.select_for_update()
                 return self._replay(stored.get(principal=self.principal, key=self.key))
             response = handler()
@@ -764,9 +765,18 @@ class Repeatable:
             if hide and isinstance(shown, Mapping):
                 shown = {name: value for name, value in shown.items() if name not in hide}
             headers = {name: value for name, value in response.items() if name in ("ETag", "Location")}
-            body = JSONRenderer().render(shown).decode()
-            prepared.execute(_KEEP_ANSWER, [response.status_code, json.dumps(headers), body, mine])
+            self.keep(response.status_code, headers, JSONRenderer().render(shown).decode())
             return response
+
+    def take(self) -> bool:
+        """Take the key in the caller's transaction, which waits for a twin; False when there is a stored answer."""
+        self.id = to_uuid(new_id())
+        given = [self.id, self.principal, self.key, self.body_hash, ANSWER_LIFE]
+        return bool(prepared.execute(_TAKE_KEY, given))
+
+    def keep(self, status: int, headers: Mapping[str, str], body: str) -> None:
+        """Store the answer under the key that was taken."""
+        prepared.execute(_KEEP_ANSWER, [status, json.dumps(headers), body, self.id])
 
     def _replay(self, stored: StoredAnswer) -> Response:
         if stored.body_hash != self.body_hash:

@@ -219,6 +219,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "pipeline.middleware.RequestIdMiddleware",
+    "pipeline.hotpath.HotPathMiddleware",
     "pipeline.middleware.BodyLengthMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -284,6 +285,8 @@ _timeouts = {
     "statement_timeout": "15s",
     "lock_timeout": "3s",
     "idle_in_transaction_session_timeout": "10s",
+    # The statements of the hot path are planned once: each of them reads by key or from one index, whatever is asked.
+    "plan_cache_mode": "force_generic_plan",
 }
 if SIGNALBOX_ROLE == "migrate":
     # A migration may run long, but it waits 2 s for a lock at most: everybody else would queue up behind it.
@@ -532,6 +535,9 @@ SIGNALBOX_LIST_LIMIT = whole("SIGNALBOX_LIST_LIMIT", 50, high=500)
 SIGNALBOX_EVENTS_LIMIT = whole("SIGNALBOX_EVENTS_LIMIT", 100, high=500)
 # Tries of a reaction that crashes, the delay doubling from 2 s to an hour: twelve are about two and a half hours.
 SIGNALBOX_REACTION_ATTEMPTS = whole("SIGNALBOX_REACTION_ATTEMPTS", 12, low=1, high=100)
+# Calls of the API by one key or person: a bucket of so many, filled again at this rate; 0 sets no limit.
+SIGNALBOX_CALLS_PER_SECOND = whole("SIGNALBOX_CALLS_PER_SECOND", 200, low=0, high=1_000_000)
+SIGNALBOX_CALLS_AT_ONCE = whole("SIGNALBOX_CALLS_AT_ONCE", 1000, high=1_000_000)
 SIGNALBOX_URL = text("SIGNALBOX_URL", "").rstrip("/")
 """Where people reach the console, such as https://signalbox.example.org: for links in what is sent out; empty: none."""
 SIGNALBOX_NOTIFY_MAX_FAILURES = whole("SIGNALBOX_NOTIFY_MAX_FAILURES", 20, high=1000)

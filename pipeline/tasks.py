@@ -13,9 +13,9 @@ KEEP_TICKS = timedelta(days=1)
 
 
 @shared_task
-def react(pk: str) -> None:
-    """React to one event, nudged after its commit."""
-    events.react(pk)
+def react(*pks: str) -> None:
+    """React to the events of one statement, nudged after their commit."""
+    events.react_to(pks)
 
 
 @shared_task

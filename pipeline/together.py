@@ -1,5 +1,7 @@
 """Rows that one verb of the hot path writes, and the events that tell of them, in one statement."""
 
+from collections.abc import Mapping
+from functools import cache
 from typing import Any, Self
 
 from django.db import connection, models
@@ -7,6 +9,7 @@ from django.db.models.expressions import DatabaseDefault
 
 from pipeline import events, prepared
 from pipeline.clock import ClockNow
+from pipeline.states import InvalidMove, Stateful
 
 
 class Together:
@@ -36,12 +39,35 @@ class Together:
         """Change columns, by their `attname`, of a row that is stored; the Python row gets the same values."""
         sets = []
         for name, value in columns.items():
-            field = next(field for field in row._meta.concrete_fields if field.attname == name)
+            field = _by_attname(type(row))[name]
             sets.append(f'"{field.column}" = {self._place(field, value)}')
             setattr(row, name, value)
         self._values.append(row._meta.pk.get_db_prep_save(row.pk, connection))
         self._writes.append(f'UPDATE "{row._meta.db_table}" SET {", ".join(sets)} WHERE id = %s RETURNING 1')
         return self
+
+    def move(
+        self,
+        row: Stateful,
+        to: str,
+        *,
+        by: events.Actor,
+        reason: str = "",
+        verb: str = "",
+        data: Mapping[str, Any] | None = None,
+        **columns: Any,
+    ) -> Self:
+        """Take a row that the caller has read under its lock to `to`, with these columns (by their `attname`) and the
+        event that tells it, as `Stateful.move` would. Raises InvalidMove when there is no such arrow.
+        """
+        if not row.can_move(row.state, to):
+            raise InvalidMove(row, row.state, to, verb=verb, allowed=row.MOVES[row.state])
+        kind, changes = row.event_kind(row.state, str(to)), {"state": str(to), **columns}
+        told = [name for name in changes if name not in row.UNTOLD]
+        before = row.tellable({name: getattr(row, name) for name in told})
+        self.update(row, **changes)
+        after = row.tellable({name: changes[name] for name in told})
+        return self.tell(kind, row, by=by, reason=reason, data=data, before=before, after=after)
 
     def tell(self, kind: str, subject: Any, *, by: events.Actor, **told: Any) -> Self:
         """Add an event, as `events.record` would."""
@@ -63,3 +89,8 @@ class Together:
             return "clock_timestamp()"
         self._values.append(field.get_db_prep_save(value, connection))
         return "%s"
+
+
+@cache
+def _by_attname(model: type[models.Model]) -> dict[str, Any]:
+    return {field.attname: field for field in model._meta.concrete_fields}

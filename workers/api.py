@@ -1,12 +1,10 @@
 """The API of the workers: what an agent program calls, and what people see and steer."""
 
 import json
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
 import django_filters
-from django.conf import settings
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.decorators import action
@@ -17,7 +15,7 @@ from pipeline import events, longpoll
 from pipeline.clock import db_now
 from pipeline.ids import new_id
 from pipeline.models import Task
-from pipeline.refusals import InvalidField, NotFound, Refused, need_reason
+from pipeline.refusals import InvalidField, NotFound, need_reason
 from pipeline.rest import (
     WORKER,
     Endpoint,
@@ -34,7 +32,7 @@ from pipeline.rest import (
     worker_key,
 )
 from workers import claims, heartbeats
-from workers.models import Lease, StaleClaim, Worker
+from workers.models import Lease, Worker
 from workers.models.health import CHOICES as HEALTH
 from workers.models.worker import WorkerQuerySet
 
@@ -442,25 +440,15 @@ class WorkerEndpoint(Listed, Endpoint):
     @action(detail=True, methods=["post"])
     def heartbeat(self, request: Request, id: str) -> Response:
         """It lives: renew its lease, and say what to do. Refuses with `stale_claim`, `worker_finished` (410)."""
-        return Response(self._beat(id, self.body(Beat)))
+        told = self.body(Beat)
+        return Response(heartbeats.heartbeat(id, api_key_id=worker_key(self.principal).pk, **told))
 
     @extend_schema(request=Beats, responses=BeatAnswers)
     @action(detail=False, methods=["post"])
     def heartbeats(self, request: Request) -> Response:
         """The heartbeats of many workers of this key; a refusal of one stands in its answer and concerns no other."""
-        answers: list[dict[str, Any]] = []
-        for beat in self.body(Beats)["workers"]:
-            pk = beat.pop("id")
-            try:
-                answers.append({"id": pk, **self._beat(pk, beat)})
-            except Refused as refusal:
-                if isinstance(refusal, StaleClaim):
-                    refusal.leave_trace()
-                answers.append({"id": pk, "code": refusal.code, "detail": str(refusal)})
-        return Response({"answers": answers})
-
-    def _beat(self, pk: str, beat: Mapping[str, Any]) -> dict[str, Any]:
-        return heartbeats.heartbeat(pk, api_key_id=worker_key(self.principal).pk, **beat)
+        told = self.body(Beats)["workers"]
+        return Response({"answers": heartbeats.heartbeats(told, api_key_id=worker_key(self.principal).pk)})
 
     @extend_schema(request=ClaimBody, responses={200: ClaimAnswer, 204: None})
     @action(detail=True, methods=["post"])
@@ -476,15 +464,7 @@ class WorkerEndpoint(Listed, Endpoint):
         document = claims.claim(worker, capabilities=given.get("capabilities"))
         if document is None:
             raise NotYet(given["wait_seconds"])
-        return Response(self._with_address(document))
-
-    def _with_address(self, document: dict[str, Any]) -> dict[str, Any]:
-        """The claim with `checkout.address` in full: behind SIGNALBOX_URL, else behind the host that was asked."""
-        checkout = document["checkout"]
-        if checkout is not None:
-            base = settings.SIGNALBOX_URL or self.request.build_absolute_uri("/").rstrip("/")
-            checkout["address"] = base + checkout["address"]
-        return document
+        return Response(claims.with_address(document, self.request))
 
     @extend_schema(request=Assignment, responses={201: ClaimAnswer})
     @action(detail=True, methods=["post"])
@@ -494,12 +474,8 @@ class WorkerEndpoint(Listed, Endpoint):
         """
         worker, task = self.get_object(), self.body(Assignment)["task"]
         self.must_in(task.run.project_id)
-        if worker.shutdown_requested_at is not None and not worker.is_finished:
-            raise Refused("Cannot assign task: the worker is shutting down", code="worker_draining")
-        if worker.api_key_id and worker.api_key.project_id not in (None, task.run.project_id):
-            raise Refused("Cannot assign task: the worker serves another project", code="worker_unfit")
-        lease = claims.assign(worker, task.pk, offered=claims.offered_tools(worker), by=self.by)
-        return Response(self._with_address(claims.document(lease)), status=201)
+        lease = claims.assign_to(worker, task, by=self.by)
+        return Response(claims.with_address(claims.document(lease), self.request), status=201)
 
     @extend_schema(request=Reason, responses=WorkerSerializer)
     @action(detail=True, methods=["post"])

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
 
 from pipeline import admission, events, prepared
@@ -195,15 +196,41 @@ def assign(worker: Worker, task_id: str, *, offered: Collection[str] | None, by:
     task, worker.
     """
     with transaction.atomic():
-        task = _locked(task_id)
-        around, now, sequence = _look_around(task, worker)
-        crashpoint("claim.locked")
-        facts = ask_facts("task.claim", task=task, worker=worker, by=by)
-        commit = (facts.get("checkout") or {}).get("commit", "")
-        admitted = admission.admit(task, around, offered=offered, base_commit=commit, now=now, by=by)
-        _take_slot(admitted.tool)
-        lease = _write(task, worker, admitted, sequence=sequence, now=now, by=by)
-        crashpoint("claim.granted")
+        return _grant(worker, _locked(task_id), offered=offered, by=by)
+
+
+def assign_to(worker: Worker, task: Task, *, by: events.Actor) -> Lease:
+    """Give the worker a task that a person has chosen for it. Raises what `assign` does."""
+    if worker.shutdown_requested_at is not None and not worker.is_finished:
+        raise Refused("Cannot assign task: the worker is shutting down", code="worker_draining")
+    if worker.api_key and worker.api_key.project_id not in (None, task.project_id):
+        raise Refused("Cannot assign task: the worker serves another project", code="worker_unfit")
+    return assign(worker, task.pk, offered=offered_tools(worker), by=by)
+
+
+def claim_first(worker: Worker, found: Sequence[tuple[str, set[str]]]) -> Lease | None:
+    """Assign the first of these candidates that nobody else has in hand; None when there is none.
+
+    In the caller's transaction, which is undone by what this raises: see `assign`.
+    """
+    for task_id, offered in found:
+        try:
+            task = _locked(task_id)
+        except Refused:
+            continue  # nothing was written, and nobody waited for
+        return _grant(worker, task, offered=offered, by=actor(worker))
+    return None
+
+
+def _grant(worker: Worker, task: Task, *, offered: Collection[str] | None, by: events.Actor) -> Lease:
+    around, now, sequence = _look_around(task, worker)
+    crashpoint("claim.locked")
+    facts = ask_facts("task.claim", task=task, worker=worker, by=by)
+    commit = (facts.get("checkout") or {}).get("commit", "")
+    admitted = admission.admit(task, around, offered=offered, base_commit=commit, now=now, by=by)
+    _take_slot(admitted.tool)
+    lease = _write(task, worker, admitted, sequence=sequence, now=now, by=by)
+    crashpoint("claim.granted")
     lease.facts, lease.failures = facts, admitted.failures  # type: ignore[attr-defined]  # for the answer; no columns
     return lease
 
@@ -420,13 +447,22 @@ def document(lease: Lease) -> dict[str, Any]:
     }
 
 
+def with_address(document: dict[str, Any], request: Any) -> dict[str, Any]:
+    """The claim with `checkout.address` in full: behind SIGNALBOX_URL, else behind the host that was asked."""
+    checkout = document["checkout"]
+    if checkout is not None:
+        base = settings.SIGNALBOX_URL or request.build_absolute_uri("/").rstrip("/")
+        checkout["address"] = base + checkout["address"]
+    return document
+
+
 # -- report ------------------------------------------------------------------------------------------------------
 
 
 def complete(lease: Lease, *, generation: int, by: events.Actor, **report: Any) -> dict[str, Any]:
     """The attempt succeeded: task validating, worker idle, use booked. Answers a directive. Raises StaleClaim."""
     lease.finish("success", by=by, generation=generation, **report)
-    return {"directive": directive_after(lease.worker_id)}
+    return {"directive": directive_after(lease.worker)}
 
 
 def fail(lease: Lease, *, generation: int, outcome: str, by: events.Actor, **report: Any) -> dict[str, Any]:
@@ -438,12 +474,11 @@ def fail(lease: Lease, *, generation: int, outcome: str, by: events.Actor, **rep
     if outcome == "cancelled" and report.get("error_code") == "worker_shutdown":
         report["due_now"] = True
     lease.finish(outcome, by=by, generation=generation, confirmed=True, **report)
-    return {"directive": directive_after(lease.worker_id)}
+    return {"directive": directive_after(lease.worker)}
 
 
-def directive_after(worker_id: str) -> str:
-    """What a worker without a lease is told to do next."""
-    worker = Worker.objects.get(pk=worker_id)
+def directive_after(worker: Worker) -> str:
+    """What a worker without a lease, as it is now, is told to do next."""
     if worker.is_finished or worker.shutdown_mode == "now":
         return "stop"
     if worker.shutdown_mode == "drain":

@@ -1,10 +1,12 @@
 """What the workers' pages and their panels on other pages share: who needs a look, and what each worker holds."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from django.utils.translation import gettext as _
 
 from pipeline.auth import Principal
+from pipeline.models import Event
 from workers.models import Lease, Worker, health
 
 # Who needs a look first; the rest follows in the order of their state.
@@ -36,6 +38,46 @@ def _why(worker: Worker) -> str:
     if worker.state == Worker.State.BUSY and worker.activity in health.PATIENT:
         return _("it waits, and may")
     return ""
+
+
+class Minute(NamedTuple):
+    """One minute of the last hour: when it began, and the worst health that the worker had in it; "" when it was not
+    alive.
+    """
+
+    at: datetime
+    health: str
+
+
+MINUTES = 60
+_MINUTE = timedelta(minutes=1)
+
+
+def last_hour(worker: Worker, now: datetime) -> list[Minute]:
+    """The last sixty minutes of a worker, oldest first, by what was told of its health. One query."""
+    began = now - MINUTES * _MINUTE
+    told = Event.objects.filter(subject_id=worker.pk, kind="worker.health_changed", created_at__gt=began)
+    changes = [
+        (at, data.get("was", ""), data.get("health", ""))
+        for at, data in told.order_by("stream_seq").values_list("created_at", "data")
+    ]
+    word = changes[0][1] if changes else worker.told_health
+    minutes = []
+    for number in range(MINUTES):
+        at = began + number * _MINUTE
+        seen = {word}
+        while changes and changes[0][0] < at + _MINUTE:
+            word = changes.pop(0)[2]
+            seen.add(word)
+        alive = at + _MINUTE > worker.started_at and (worker.ended_at is None or at < worker.ended_at)
+        minutes.append(Minute(at, min(seen, key=_gravity) if alive else ""))
+    if not worker.is_finished:
+        minutes[-1] = Minute(minutes[-1].at, worker.health(now))
+    return minutes
+
+
+def _gravity(word: str) -> int:
+    return ATTENTION.index(word) if word in ATTENTION else len(ATTENTION)
 
 
 def project_of(worker: Worker) -> str | None:

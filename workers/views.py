@@ -1,21 +1,28 @@
 """Pages of the workers: who is alive, who moves, and what each of them did."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 from django.views.decorators.http import require_POST, require_safe
 
 from pipeline import pages
 from pipeline.auth import signed_in
 from pipeline.clock import db_now
-from pipeline.models import Event, Hold
+from pipeline.events import Actor
+from pipeline.ids import is_id
+from pipeline.models import Event, Hold, Task
+from pipeline.refusals import NotFound
+from workers import claims
 from workers.models import Lease, Worker, health
-from workers.pages import ATTENTION, BULK_OF_WORKER, describe, project_of
+from workers.pages import ATTENTION, BULK_OF_WORKER, describe, last_hour, project_of
 
+OFFERED = 50
 ALIVE, FINISHED, ARCHIVED = "alive", "finished", "archived"
 
 
@@ -69,7 +76,10 @@ def workers(request: HttpRequest) -> HttpResponse:
 def worker(request: HttpRequest, pk: str) -> HttpResponse:
     """One worker: its three clocks, what it holds, what it did."""
     worker = _worker(request, pk)
-    describe([worker], request.principal, db_now())
+    now = db_now()
+    describe([worker], request.principal, now)
+    may = pages.roles_in(request.principal, project_of(worker))
+    may_give = may["operator"] and worker.state == Worker.State.IDLE and not worker.shutdown_mode
     hold = Hold.objects.covering(worker.lease.task).order_by("pk").first() if worker.lease else None
     leases = Lease.objects.visible_to(request.principal).filter(worker=worker).select_related("task__run", "attempt")
     history = Event.objects.visible_to(request.principal).filter(worker_id=worker.pk).exclude(severity="debug")
@@ -79,7 +89,9 @@ def worker(request: HttpRequest, pk: str) -> HttpResponse:
         {
             "worker": worker,
             "hold": hold,
-            "may": pages.roles_in(request.principal, project_of(worker)),
+            "minutes": last_hour(worker, now),
+            "waiting": _waiting_for(worker, request.principal).only("key", "name")[:OFFERED] if may_give else [],
+            "may": may,
             # A worker of the installation serves many projects: its crash report may quote any of them.
             "may_see_crash": request.principal.may("viewer", project_of(worker)),
             "leases": leases.defer(
@@ -98,69 +110,66 @@ def _worker(request: HttpRequest, pk: str) -> Worker:
     return get_object_or_404(rows, pk=pk)
 
 
-@require_POST
-@signed_in
-def worker_pause(request: HttpRequest, pk: str) -> HttpResponse:
-    """Let it keep what it has, and claim no more."""
-    return _act(
-        request,
-        pk,
-        lambda worker: worker.pause(by=request.principal.actor, reason=request.POST.get("reason", "")),
-        _("Paused: it claims nothing until it is resumed."),
-    )
+class Button(NamedTuple):
+    """What pressing a worker's button does, with the reason given (some verbs owe one), and what is said then."""
+
+    verb: Callable[[Worker, Actor, str], object]
+    done: str
+
+
+BUTTONS = {
+    "pause": Button(
+        lambda worker, by, reason: worker.pause(by=by, reason=reason),
+        gettext_noop("Paused: it claims nothing until it is resumed."),
+    ),
+    "resume": Button(lambda worker, by, reason: worker.resume(by=by, reason=reason), gettext_noop("It goes on.")),
+    "drain": Button(
+        lambda worker, by, reason: worker.request_shutdown(by=by, mode="drain", reason=reason),
+        gettext_noop("Asked to end after its task."),
+    ),
+    "stop": Button(
+        lambda worker, by, reason: worker.stop(by=by, reason=reason),
+        gettext_noop("Stop requested. It counts as stopped when it says so, or when its time for that is over."),
+    ),
+    "crash": Button(
+        lambda worker, by, reason: worker.declare_crashed(by=by, reason=reason),
+        gettext_noop("Declared crashed: its task is tried again or fails, and what it still sends is refused."),
+    ),
+}
 
 
 @require_POST
 @signed_in
-def worker_resume(request: HttpRequest, pk: str) -> HttpResponse:
-    """Let it go on."""
-    return _act(
-        request,
-        pk,
-        lambda worker: worker.resume(by=request.principal.actor, reason=request.POST.get("reason", "")),
-        _("It goes on."),
-    )
+def press(request: HttpRequest, pk: str, button: str) -> HttpResponse:
+    """One of BUTTONS, by an operator of the worker's project."""
+    worker, by = _worker(request, pk), request.principal.actor
+    request.principal.must("operator", project_of(worker))
+    reason, pressed = request.POST.get("reason", ""), BUTTONS[button]
+    to = reverse("workers:worker", args=[pk])
+    return pages.act(request, lambda: pressed.verb(worker, by, reason), done=_(pressed.done), to=to)
 
 
 @require_POST
 @signed_in
-def worker_drain(request: HttpRequest, pk: str) -> HttpResponse:
-    """Ask it to end after its task."""
-    return _act(
-        request,
-        pk,
-        lambda worker: worker.request_shutdown(
-            by=request.principal.actor, mode="drain", reason=request.POST.get("reason", "")
-        ),
-        _("Asked to end after its task."),
-    )
-
-
-@require_POST
-@signed_in
-def worker_stop(request: HttpRequest, pk: str) -> HttpResponse:
-    """Ask it to stop its task and end now, with a reason."""
-    return _act(
-        request,
-        pk,
-        lambda worker: worker.stop(by=request.principal.actor, reason=request.POST.get("reason", "")),
-        _("Stop requested. It counts as stopped when it says so, or when its time for that is over."),
-    )
-
-
-@require_POST
-@signed_in
-def worker_crash(request: HttpRequest, pk: str) -> HttpResponse:
-    """Declare crashed what is gone, with a reason: its task goes to somebody else."""
-    return _act(
-        request,
-        pk,
-        lambda worker: worker.declare_crashed(by=request.principal.actor, reason=request.POST.get("reason", "")),
-        _("Declared crashed: its task is tried again or fails, and what it still sends is refused."),
-    )
-
-
-def _act(request: HttpRequest, pk: str, verb: Callable[[Worker], object], done: str) -> HttpResponse:
+def give(request: HttpRequest, pk: str) -> HttpResponse:
+    """Give it a task of a project that the person operates: the claim, pushed."""
     worker = _worker(request, pk)
     request.principal.must("operator", project_of(worker))
-    return pages.act(request, lambda: verb(worker), done=done, to=reverse("workers:worker", args=[pk]))
+    chosen = request.POST.get("task", "")
+    task = _waiting_for(worker, request.principal).filter(pk=chosen).first() if is_id(chosen) else None
+
+    def give_it() -> object:
+        if task is None:
+            raise NotFound.of("task")
+        request.principal.must("operator", task.project_id)
+        return claims.assign_to(worker, task, by=request.principal.actor)
+
+    return pages.act(request, give_it, done=_("It has the task."), to=reverse("workers:worker", args=[pk]))
+
+
+def _waiting_for(worker: Worker, principal: Any) -> Any:
+    """The queued tasks that the person sees and that this worker's key may serve, in the order of the claim."""
+    rows = Task.objects.visible_to(principal).filter(state=Task.State.QUEUED, run__state="running", run__ending_to="")
+    if project_of(worker):
+        rows = rows.filter(project=project_of(worker))
+    return rows.order_by("-score", "sequence", "pk")

@@ -744,7 +744,7 @@ def test_events_appended_together_are_as_if_recorded_one_by_one(reactions, nudge
     for name in {field.name for field in Event._meta.concrete_fields} - differs:
         assert getattr(rows[0], name) == getattr(Event.objects.get(pk=one.pk), name), name
     assert [row.handled_at is None for row in rows] == [True, False, True]
-    assert nudges == [("pipeline.tasks.react", event.pk) for event in (one, together[0], together[2])]
+    assert nudges == [("pipeline.tasks.react", one.pk), ("pipeline.tasks.react", together[0].pk, together[2].pk)]
 
 
 @pytest.mark.django_db

@@ -61,7 +61,7 @@ def test_a_database_url_is_taken_apart_and_keeps_our_timeouts() -> None:
     expression = "[settings._default[k] for k in ('NAME', 'USER', 'HOST')], settings._default['OPTIONS']['options']"
     assert evaluate(expression, DATABASE_URL="postgres://me:p%40ss@db.example:5433/box?sslmode=require") == (
         "(['box', 'me', 'db.example'], '-c statement_timeout=15s -c lock_timeout=3s"
-        " -c idle_in_transaction_session_timeout=10s')"
+        " -c idle_in_transaction_session_timeout=10s -c plan_cache_mode=force_generic_plan')"
     )
 
 

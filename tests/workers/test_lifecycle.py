@@ -295,3 +295,22 @@ def test_the_command_refuses_in_words() -> None:
         command("pause", "twin", "--reason", "x")
     with pytest.raises(CommandError, match="Cannot resume"):
         command("resume", make_worker().pk, "--reason", "x")
+
+
+def test_the_command_gives_a_worker_a_task():
+    project = factories.make_project(repository=factories.sample_repository())
+    factories.make_merge_queue(project)
+    factories.make_tool(command=["make", "it"])
+    task = factories.make_task(
+        factories.make_run(factories.make_workstream(factories.make_phase(project)), started=True)
+    )
+    worker = make_worker()
+    with pytest.raises(CommandError, match="reason"):
+        call_command("worker", "assign", worker.pk, "--task", task.pk)
+    with pytest.raises(CommandError, match="not found"):
+        call_command("worker", "assign", worker.pk, "--task", "nonsense", "--reason", "urgent")
+
+    call_command("worker", "assign", worker.pk, "--task", task.pk, "--reason", "urgent", stdout=StringIO())
+
+    worker.refresh_from_db()
+    assert (worker.state, worker.current_task) == ("busy", task)

@@ -2,13 +2,16 @@
 
 from datetime import timedelta
 
+import pgtrigger
 import pytest
 from django.urls import reverse
 
+from pipeline import events
 from pipeline.clock import db_now
 from pipeline.models import Event
 from tests import factories
 from workers.models import Worker
+from workers.pages import last_hour
 
 pytestmark = pytest.mark.django_db
 
@@ -188,3 +191,44 @@ def test_a_workers_labels_and_settings_are_shown(client, project, worker):
 
     assert "berlin, gpu" in page
     assert "<code>stall_after</code> 77" in page
+
+
+def test_an_operator_gives_an_idle_worker_a_task(client, worker):
+    project = factories.make_project(repository=factories.sample_repository())
+    factories.make_merge_queue(project)
+    factories.make_tool(command=["make", "it"])
+    task = factories.make_task(
+        factories.make_run(factories.make_workstream(factories.make_phase(project)), started=True)
+    )
+    own = factories.make_worker(api_key=factories.make_key("worker", project=project).row)
+    user = signed_in_as(client, project, "operator")
+    address = reverse("workers:assign", args=[own.pk])
+    assert f'value="{task.pk}"' in client.get(reverse("workers:worker", args=[own.pk])).text
+
+    assert "not found" in client.post(address, {"task": "nonsense"}, follow=True).text
+    assert "It has the task." in client.post(address, {"task": task.pk}, follow=True).text
+
+    own.refresh_from_db()
+    assert (own.state, own.current_task) == ("busy", task)
+    assert Event.objects.get(kind="lease.granted").actor_name == user.get_username()
+    assert "not found" in client.post(address, {"task": task.pk}, follow=True).text
+
+
+def test_the_last_hour_shows_the_worst_of_each_minute(client, project, worker):
+    signed_in_as(client, project, "viewer")
+    now = db_now()
+    Worker.objects.filter(pk=worker.pk).update(transport_seen_at=now)
+    minutes = last_hour(worker, now)
+    assert [minute.health for minute in minutes] == [""] * 59 + ["healthy"]
+
+    worker.started_at = now - timedelta(hours=2)
+    for word, was, at in (("late", "healthy", 30.5), ("healthy", "late", 20.5)):
+        events.record("worker.health_changed", worker, by=factories.BY, data={"health": word, "was": was})
+        with pgtrigger.ignore("pipeline.Event:written_once"):
+            Event.objects.filter(kind="worker.health_changed", data__health=word).update(
+                created_at=now - timedelta(minutes=at)
+            )
+    minutes = last_hour(worker, now)
+    assert [minute.health for minute in minutes] == ["healthy"] * 29 + ["late"] * 11 + ["healthy"] * 20
+    worker.refresh_from_db()
+    assert client.get(reverse("workers:worker", args=[worker.pk])).text.count('class="healthy" title=') == 1

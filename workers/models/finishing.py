@@ -3,15 +3,20 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from pipeline import events
+from pipeline import events, prepared
 from pipeline.crashpoints import crashpoint
-from pipeline.models import Run, StepAttempt, Task
+from pipeline.ids import to_uuid
+from pipeline.joined import Joined
+from pipeline.models import ApiKey, Run, StepAttempt, Task
+from pipeline.models.attempt import ENDS
 from pipeline.questions import ask, ask_facts
 from pipeline.refusals import InvalidField
 from pipeline.rows import in_transaction
 from pipeline.states import Plus
+from pipeline.together import Together
 from workers.models.worker import StaleClaim, Worker
 
 if TYPE_CHECKING:
@@ -57,57 +62,134 @@ def finish(lease: "Lease", report: Report, *, generation: int | None, by: events
         raise InvalidField("outcome", f"one of {', '.join(CAUSES)}, not “{report.outcome}”")
     duration = _duration(report.duration_seconds)
     with in_transaction():
-        locked = _lock_all(lease)
-        lease, task, attempt, worker = locked
-        if not lease.is_live or (generation is not None and generation != task.generation):
-            raise StaleClaim(generation if generation is not None else lease.generation, lease, by)
+        mine, now = _lock_all(lease)
+        task, attempt, worker = mine.task, mine.attempt, mine.worker
+        if not mine.is_live or (generation is not None and generation != task.generation):
+            raise StaleClaim(generation if generation is not None else mine.generation, mine, by)
         crashpoint("finish.locked")
-        _judge(report, lease, task, attempt)
-        attempt.end(
-            report.outcome,
-            by=by,
-            exit_code=report.exit_code,
-            reason=report.error[:2000],
-            error_code=report.error_code[:64],
-            error_log=report.error[:MAX_TEXT],
-            output_tail=report.output_tail[-MAX_TEXT:],
-            output_patch_ids=report.patch_ids,
-            session_ref=report.session_ref[:200],
-        )
-        state = _move_task(report, lease, task, by)
-        columns = {
-            "ended_at": attempt.ended_at,
-            "end_cause": report.cause or CAUSES[report.outcome],
-            "stop_confirmed": report.confirmed or bool(lease.stop_requested_at and not report.leaves_worker),
-        }
-        type(lease).objects.filter(pk=lease.pk).update(**columns)
-        events.record(
-            "lease.ended",
-            lease,
-            by=by,
-            reason=report.error[:2000],
-            data={"outcome": report.outcome, "task": state},
-            before={name: getattr(lease, name) for name in columns},
-            after=columns,
-        )
-        ask("lease.end", lease=lease, outcome=report.outcome, usage=report.usage, duration_seconds=duration, by=by)
-        if not report.leaves_worker:
-            _free_worker(worker, report, duration or _measured(lease), by)
+        _judge(report, mine, task, attempt)
+        plain = _is_plain(report, mine)
+        if plain:
+            _end_all(report, mine, by, now, duration)
+        else:
+            _end_attempt(report, attempt, by)
+            state = _move_task(report, mine, task, by)
+            columns = _end_of(report, mine, attempt.ended_at)
+            type(mine).objects.filter(pk=mine.pk).update(**columns)
+            events.record("lease.ended", mine, by=by, **_told(report, mine, columns, state))
+        ask("lease.end", lease=mine, outcome=report.outcome, usage=report.usage, duration_seconds=duration, by=by)
+        if not report.leaves_worker and not plain:
+            _free_worker(worker, report, duration or _measured(mine, attempt.ended_at), by)
         crashpoint("finish.done")
+    lease.worker = worker
     return True
 
 
-def _lock_all(lease: "Lease") -> tuple["Lease", Task, StepAttempt, Worker]:
-    task = Task.objects.select_related("run").get(pk=lease.task_id)
-    run = Run.objects.select_for_update(no_key=True).get(pk=task.run_id)
-    task = Task.objects.select_for_update(no_key=True).get(pk=task.pk)
-    task.run = run
-    attempt = StepAttempt.objects.select_for_update(no_key=True, of=("self",)).get(pk=lease.attempt_id)
-    attempt.run, attempt.task = run, task
-    worker = Worker.objects.select_for_update(no_key=True).get(pk=lease.worker_id)
-    fresh = type(lease).objects.select_for_update(no_key=True).get(pk=lease.pk)
-    fresh.task, fresh.worker, fresh.attempt = task, worker, attempt
-    return fresh, task, attempt, worker
+def _is_plain(report: Report, lease: "Lease") -> bool:
+    """Whether it ends as most leases do: by a success that nobody wanted to stop, of a worker that is busy with it."""
+    ending = lease.task.run.ending_to or lease.stop_requested_at
+    return report.outcome == "success" and not ending and not report.leaves_worker and lease.worker.state == "busy"
+
+
+def _end_all(report: Report, lease: "Lease", by: events.Actor, now: datetime, duration: Decimal | None) -> None:
+    """End attempt, task and lease and free the worker, in two statements."""
+    task, attempt, worker = lease.task, lease.attempt, lease.worker
+    session_ref = report.session_ref[:200]
+    writes = Together()
+    writes.move(
+        attempt,
+        ENDS[report.outcome],
+        by=by,
+        reason=report.error[:2000],
+        verb="complete step",
+        state_reason=report.error[:2000],
+        outcome=report.outcome,
+        exit_code=report.exit_code,
+        ended_at=now,
+        **_said(report),
+    )
+    last = {"last_outcome": report.outcome, "session_ref": session_ref}
+    writes.move(task, Task.State.VALIDATING, by=by, verb="complete task", **last)
+    columns = _end_of(report, lease, now)
+    told = _told(report, lease, columns, task.state)
+    writes.update(lease, **columns).tell("lease.ended", lease, by=by, **told)
+    seconds = duration or _measured(lease, now)
+    freed = {
+        "tasks_completed": worker.tasks_completed + 1,
+        "total_execution_seconds": worker.total_execution_seconds + seconds,
+        "current_task_id": None,
+    }
+    writes.move(worker, Worker.State.IDLE, by=by, verb="complete task", **freed)
+    writes.write()
+
+
+def _said(report: Report) -> dict[str, Any]:
+    """What the report leaves on the attempt."""
+    return {
+        "error_code": report.error_code[:64],
+        "error_log": report.error[:MAX_TEXT],
+        "output_tail": report.output_tail[-MAX_TEXT:],
+        "output_patch_ids": report.patch_ids,
+        "session_ref": report.session_ref[:200],
+    }
+
+
+def _end_attempt(report: Report, attempt: StepAttempt, by: events.Actor) -> None:
+    attempt.end(report.outcome, by=by, exit_code=report.exit_code, reason=report.error[:2000], **_said(report))
+
+
+def _end_of(report: Report, lease: "Lease", ended_at: datetime | None) -> dict[str, Any]:
+    return {
+        "ended_at": ended_at,
+        "end_cause": report.cause or CAUSES[report.outcome],
+        "stop_confirmed": report.confirmed or bool(lease.stop_requested_at and not report.leaves_worker),
+    }
+
+
+def _told(report: Report, lease: "Lease", columns: dict[str, Any], state: str) -> dict[str, Any]:
+    return {
+        "reason": report.error[:2000],
+        "data": {"outcome": report.outcome, "task": state},
+        "before": {name: getattr(lease, name) for name in columns},
+        "after": columns,
+    }
+
+
+@cache
+def _lock() -> tuple[Joined, str]:
+    """What a lease's end needs, and the statement that reads and locks it: run, task, attempt, worker, lease."""
+    lease = Worker._meta.get_field("leases").related_model
+    told = [field.name for field in StepAttempt._meta.concrete_fields if field.name != "input_prompt"]
+    rows = Joined(
+        r=(Run, None), t=(Task, None), a=(StepAttempt, told), w=(Worker, None), l=(lease, None), k=(ApiKey, None)
+    )
+    return (
+        rows,
+        f"""
+        SELECT {rows.columns}, clock_timestamp()
+        FROM workers_lease l JOIN pipeline_task t ON t.id = l.task_id JOIN pipeline_run r ON r.id = t.run_id
+            JOIN pipeline_stepattempt a ON a.id = l.attempt_id JOIN workers_worker w ON w.id = l.worker_id
+            LEFT JOIN pipeline_apikey k ON k.id = w.api_key_id
+        WHERE l.id = %s
+        FOR NO KEY UPDATE OF r FOR NO KEY UPDATE OF t FOR NO KEY UPDATE OF a FOR NO KEY UPDATE OF w
+        FOR NO KEY UPDATE OF l
+    """,
+    )
+
+
+def _lock_all(lease: "Lease") -> tuple["Lease", datetime]:
+    """The lease as it is under its lock, with task, attempt and worker so as well, and the time. One statement."""
+    rows, statement = _lock()
+    [record] = prepared.execute(statement, [to_uuid(lease.pk)])
+    found = rows.rows(record)
+    fresh: Lease = found["l"]
+    fresh.task, fresh.attempt, fresh.worker = found["t"], found["a"], found["w"]
+    fresh.task.run = fresh.attempt.run = found["r"]
+    fresh.attempt.task = fresh.task
+    fresh.worker.api_key = found["k"]
+    if fresh.worker.current_task_id == fresh.task_id:
+        fresh.worker.current_task = fresh.task
+    return fresh, record[-1]
 
 
 def _judge(report: Report, lease: "Lease", task: Task, attempt: StepAttempt) -> None:
@@ -164,10 +246,10 @@ def _free_worker(worker: Worker, report: Report, seconds: Decimal, by: events.Ac
         events.record("worker.released", worker, by=by, before=before, after=worker.tellable(values))
 
 
-def _measured(lease: "Lease") -> Decimal:
+def _measured(lease: "Lease", ended_at: datetime | None) -> Decimal:
     """How long the lease was held, by the database's clock."""
-    ended, acquired = type(lease).objects.filter(pk=lease.pk).values_list("ended_at", "acquired_at").get()
-    return Decimal(str(max((ended - acquired).total_seconds(), 0)))
+    seconds = 0.0 if ended_at is None else (ended_at - lease.acquired_at).total_seconds()
+    return Decimal(str(max(seconds, 0)))
 
 
 def _duration(given: Any) -> Decimal | None:

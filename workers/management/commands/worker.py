@@ -1,4 +1,4 @@
-"""`manage.py worker list|pause|resume|drain|stop|crash`: the fleet from a terminal, by the verbs of the pages."""
+"""`manage.py worker list|assign|pause|resume|drain|stop|crash`: the fleet from a terminal, as from the pages."""
 
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -10,13 +10,26 @@ from django.utils.translation import gettext as _
 from pipeline import events
 from pipeline.clock import db_now
 from pipeline.ids import is_id
-from pipeline.refusals import Refused, need_reason
+from pipeline.models import Task
+from pipeline.refusals import NotFound, Refused, need_reason
+from workers import claims
 from workers.models import Worker, health
 
 BY = events.Actor("system", "", "manage.py worker")
 SHOWN = 200
 
+
+def _assign(worker: Worker, given: dict[str, Any]) -> bool:
+    task = Task.objects.filter(pk=given["task"]).first() if is_id(given["task"]) else None
+    if task is None:
+        raise NotFound.of("task", given["task"])
+    need_reason(given["reason"])
+    claims.assign_to(worker, task, by=BY)
+    return True
+
+
 VERBS: dict[str, Callable[[Worker, dict[str, Any]], bool]] = {
+    "assign": _assign,
     "pause": lambda worker, given: worker.pause(by=BY, reason=need_reason(given["reason"])),
     "resume": lambda worker, given: worker.resume(by=BY, reason=need_reason(given["reason"])),
     "drain": lambda worker, given: worker.request_shutdown(
@@ -30,9 +43,9 @@ VERBS: dict[str, Callable[[Worker, dict[str, Any]], bool]] = {
 
 
 class Command(BaseCommand):
-    """Lists workers, and pauses, resumes, drains, stops or declares crashed one of them."""
+    """Lists workers; gives one of them a task, pauses, resumes, drains, stops it or declares it crashed."""
 
-    help = "List the workers, or pause, resume, drain, stop or declare crashed one of them."
+    help = "List the workers, or give one a task, pause, resume, drain, stop it or declare it crashed."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """What to do, with which worker, and why."""
@@ -44,6 +57,8 @@ class Command(BaseCommand):
             one = what.add_parser(verb)
             one.add_argument("id", metavar="ID", help="the worker's id, or its name when only one living one has it")
             one.add_argument("--reason", default="", help="why; every act from here owes one")
+            if verb == "assign":
+                one.add_argument("--task", required=True, help="the id of a queued task")
             if verb in ("drain", "stop"):
                 one.add_argument("--deadline-seconds", type=int, default=None, help="by when it must have ended")
 
