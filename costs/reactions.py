@@ -71,8 +71,8 @@ def set_money_aside(*, task: Task, worker: Worker, by: events.Actor, tool: Tool 
         )
     except budget.BudgetExceeded as refusal:
         # The claim's transaction is undone; what the refusal means for the budget is written down in another one.
-        for period, asked in getattr(refusal, "breaches", ()):
-            events.nudge("costs.tasks.note_refusal", period, asked)
+        for pk, asked in getattr(refusal, "breaches", ()):
+            events.nudge("costs.tasks.note_refusal", pk, asked)
         raise
     return {"reservation": row.document(), "price_ceiling": guarding.price_ceiling(priced, currency)}
 
@@ -116,8 +116,8 @@ def set_more_aside(*, lease: Lease, amount: Decimal, by: events.Actor) -> dict[s
                 generation=lease.generation,
             )
     except budget.BudgetExceeded as refusal:
-        for period, asked in getattr(refusal, "breaches", ()):
-            events.nudge("costs.tasks.note_refusal", period, asked)
+        for pk, asked in getattr(refusal, "breaches", ()):
+            events.nudge("costs.tasks.note_refusal", pk, asked)
         raise
     return None if row is None else {"reservation": row.document()}
 

@@ -6,6 +6,6 @@ from costs.models import budget
 
 
 @shared_task
-def note_refusal(period: str, amount: str) -> None:
+def note_refusal(budget_id: str, amount: str) -> None:
     """Note what a refused claim means for its budget."""
-    budget.note_refusal(period, amount)
+    budget.note_refusal(budget_id, amount)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from django.db import IntegrityError, connection, models, transaction
 
-from costs.models import CostRecord, Price
+from costs.models import Budget, BudgetPeriod, CostRecord, Price, Reservation
 from gates.models import Gate, GateRun, TestResult
 from ledger.models import MergeQueue, Patch, PatchContent, PatchPolicy, QueueItem
 from pipeline import events
@@ -207,6 +207,14 @@ def test_a_row_that_is_written_once_is_neither_changed_nor_deleted(noun):
 
 # -- versions ------------------------------------------------------------------------------------------------------
 
+
+def _make_period():
+    """A running period."""
+    of = factories.make_budget()
+    factories.make_reservation(of.project)
+    return of.running()
+
+
 VERSIONED: dict[type[Row], tuple[Any, dict[str, Any]]] = {
     Project: (factories.make_project, {"name": "Other"}),
     Phase: (factories.make_phase, {"name": "Other"}),
@@ -227,6 +235,9 @@ VERSIONED: dict[type[Row], tuple[Any, dict[str, Any]]] = {
     GateRun: (factories.make_gate_run, {"runner": "other"}),
     Price: (factories.make_price, {"source": "other"}),
     CostRecord: (factories.make_cost, {"model": "other"}),
+    Budget: (factories.make_budget, {"timezone": "Europe/Berlin"}),
+    BudgetPeriod: (_make_period, {"spent": 1}),
+    Reservation: (factories.make_reservation, {"key": "other"}),
 }
 
 

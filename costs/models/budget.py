@@ -674,25 +674,29 @@ def _refused(amount: Decimal, covers: list[Cover], done: list[str]) -> BudgetExc
         budget=tightest.told(),
     )
     refusal.breaches = [  # type: ignore[attr-defined]  # for who may write them down, outside this transaction
-        (cover.period_id, str(amount))
-        for cover in covers
-        if cover.period_id and not cover.breached and cover.spent + amount > cover.limit
+        (cover.budget_id, str(amount)) for cover in covers if not cover.breached and cover.spent + amount > cover.limit
     ]
     return refusal
 
 
-def note_refusal(period_id: str, amount: Any, *, by: events.Actor = events.SYSTEM) -> bool:
+def note_refusal(budget_id: str, amount: Any, *, by: events.Actor = events.SYSTEM) -> bool:
     """A refused `amount` breaches its budget when it would not fit even if all that is set aside came back.
 
     In a transaction of its own, since the refused one is undone. Safe to repeat.
     """
     with in_transaction():
-        row = BudgetPeriod.objects.select_for_update(no_key=True, of=("self",)).select_related("budget")
-        period = row.filter(pk=period_id).first()
-        if period is None or not period.budget.active or period.spent + Decimal(str(amount)) <= period.limit_amount:
+        budget = Budget.objects.active().filter(pk=budget_id).first()
+        if budget is None:
+            return False
+        covers = covering([f"{budget.scope_kind}:{budget.scope_id}"], [budget.project_id])
+        cover = next((one for one in covers if one.budget_id == budget_id), None)
+        if cover is None:
+            return False
+        period = BudgetPeriod.objects.select_for_update(no_key=True).get(pk=period_for(cover))
+        if period.spent + Decimal(str(amount)) <= period.limit_amount:
             return False
         because = _t("%(amount)s was asked for, and less than that is left.") % {"amount": amount}
-        return breach(period.budget, period, by=by, because=because)
+        return breach(budget, period, by=by, because=because)
 
 
 @held_by_postgres
@@ -800,6 +804,36 @@ class Reservation(Stateful):
             move_money({pk: Movement(reserved=-rest) for pk in shares}, by=by)
             self.state, self.used = current.state, current.used
         return done
+
+    def settle(self, amount: Any, *, by: events.Actor, model: str = "", resource_type: str = "custom") -> bool:
+        """Book what it came to, in full, and give the rest back. Raises Refused `invalid_move` once it has ended.
+
+        For a reservation without a lease; its place is what it was made for.
+        """
+        from costs.models import booking  # the verbs of booking need these tables
+
+        asked = pricing.figure("amount", amount)
+        if asked is None:
+            raise InvalidField("amount", "a number of at least 0")
+        with in_transaction():
+            current = (
+                Reservation.objects.select_for_update(no_key=True, of=("self",))
+                .select_related("project", "run__project", "task__run")
+                .get(pk=self.pk)
+            )
+            if current.state != self.State.HELD:
+                raise Refused(f"Cannot settle: the reservation is {current.state}", code="invalid_move")
+            used = min(asked, current.amount)
+            shares = list(current.shares.values_list("period_id", flat=True))
+            Reservation.objects.filter(pk=self.pk).update(used=used)
+            move_money({pk: Movement(reserved=-used) for pk in shares}, by=by)
+            use = booking.Use(
+                resource_type=resource_type, source="reservation", idempotency_key=self.pk, amount=asked,
+                currency=current.currency, project=current.project, run=current.run, task=current.task, model=model,
+            )  # fmt: skip
+            if asked:
+                booking.book([use], by=by)
+            return self.end(by=by)
 
 
 class ReservationShare(models.Model):
