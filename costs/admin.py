@@ -3,7 +3,7 @@
 from django.contrib import admin
 from django.utils.translation import gettext_lazy as _
 
-from costs.models import CostRecord, Price
+from costs.models import Budget, CostRecord, Price, Reservation
 from pipeline.admin_site import DefinitionAdmin, LookOnlyAdmin, move_action
 
 
@@ -26,3 +26,22 @@ class CostRecordAdmin(LookOnlyAdmin):
     list_select_related = ["project"]
     search_fields = ["model", "source", "=idempotency_key"]
     actions = [move_action("void", _("Void"), role="admin", reason=True)]
+
+
+@admin.register(Budget)
+class BudgetAdmin(DefinitionAdmin):
+    """Limits over scopes and periods. The limit itself is changed by `change-limit`, which asks for a reason."""
+
+    list_display = ["key", "project", "scope_kind", "limit_amount", "currency", "period", "on_breach", "active"]
+    list_filter = [("project", admin.RelatedOnlyFieldListFilter), "scope_kind", "period", "active"]
+    list_select_related = ["project"]
+    search_fields = ["key"]
+
+
+@admin.register(Reservation)
+class ReservationAdmin(LookOnlyAdmin):
+    """Money set aside."""
+
+    list_display = ["id", "project", "task", "amount", "used", "currency", "state", "expires_at"]
+    list_filter = [("project", admin.RelatedOnlyFieldListFilter), "state"]
+    list_select_related = ["project", "task"]

@@ -1,10 +1,8 @@
 """The API of the costs: uses are booked and voided, sums are asked for, prices and budgets are kept."""
 
-import csv
-import io
 import re
-from collections.abc import Iterator, Mapping
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Mapping
+from datetime import UTC, date, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -570,7 +568,9 @@ class CostEndpoint(Listed, Endpoint):
     def export(self, request: Request) -> StreamingHttpResponse:
         """Every record that the filters leave, oldest first, as CSV; voided ones with their reason."""
         rows = self.filter_queryset(CostRecord.objects.visible_to(self.principal)).order_by()
-        answer = StreamingHttpResponse(csv_lines(reports.exported(rows)), content_type="text/csv; charset=utf-8")
+        answer = StreamingHttpResponse(
+            reports.csv_lines(reports.exported(rows)), content_type="text/csv; charset=utf-8"
+        )
         answer["Content-Disposition"] = 'attachment; filename="costs.csv"'
         return answer
 
@@ -630,22 +630,6 @@ def _day(name: str, given: str) -> date:
         return date.fromisoformat(given)
     except ValueError:
         raise BadQuery(name, f"a day as YYYY-MM-DD, not “{given[:40]}”") from None
-
-
-def csv_lines(rows: Iterator[tuple[Any, ...]]) -> Iterator[str]:
-    """CSV of RFC 4180, a line at a time. A text that a spreadsheet would take for a formula gets a quote before it."""
-    for row in rows:
-        line = io.StringIO()
-        csv.writer(line).writerow([_cell(value) for value in row])
-        yield line.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return f"'{value}"
-    return value
 
 
 def _summed(rows: QuerySet[CostRecord], names: list[str]) -> QuerySet[Any, dict[str, Any]]:

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
 
 from django.db import OperationalError, connection, transaction
 from django.db.models import F
@@ -323,5 +322,3 @@ def _book(told: Sightings, uses: Sequence[tuple[Sighting, booking.Use]], princip
                 booking.book([use], by=principal.actor)
         except Refused as refusal:
             told.batch.reject(str(refusal))
-
-

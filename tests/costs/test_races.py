@@ -2,12 +2,13 @@
 
 import os
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import close_old_connections, connection, transaction
+from django.db import connection, transaction
 
 from costs.models import BudgetExceeded, BudgetPeriod, CostRecord, Reservation, booking, budget, daily
 from pipeline.events import Event
@@ -29,21 +30,25 @@ def must_hold() -> None:
 
 
 def at_once(work: Any, count: int, threads: int = AT_ONCE) -> list[Any]:
-    """The results of `count` calls from so many threads, each with a connection of its own."""
+    """The results of `work(0)` to `work(count - 1)` from so many threads, each with a connection of its own."""
+    numbers = iter(range(count))
+    lock = threading.Lock()
 
-    def one(number: int) -> Any:
+    def run() -> list[Any]:
+        found = []
         try:
-            return work(number)
+            while True:
+                with lock:
+                    number = next(numbers, None)
+                if number is None:
+                    return found
+                found.append(work(number))
         finally:
-            close_old_connections()
-
-    def close(_number: int) -> None:
-        connection.close()
+            connection.close()
 
     with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(one, range(count)))
-        list(pool.map(close, range(threads)))
-    return found
+        parts = [pool.submit(run) for _ in range(threads)]
+        return [one for part in parts for one in part.result()]
 
 
 def test_a_thousand_reservations_of_ten_cents_at_five_dollars_are_fifty_every_time() -> None:
@@ -52,6 +57,7 @@ def test_a_thousand_reservations_of_ten_cents_at_five_dollars_are_fifty_every_ti
         of = make_budget(project, limit_amount=Decimal(5), key=f"round-{number}")
         # As a claim has them: the budgets that it read, then one conditional UPDATE each.
         covers = budget.covering([f"{of.scope_kind}:{of.scope_id}"], [project.pk])
+        budget.period_for(covers[0])
 
         def reserve(_number: int, covers: Any = covers) -> bool:
             mine = [budget.Cover(**vars(cover)) for cover in covers]
