@@ -96,13 +96,13 @@ CHORES = [
     "ledger.reactions.expire_quarantines",
     "ledger.validation.validate_created",
     "ledger.queue.advance_all",
+    "gates.running.close_lost",
+    "gates.reactions.open_missing_gates",
+    "gates.running.run_pending",
     "costs.guarding.end_overdue_reservations",
     "costs.guarding.book_estimates",
     "costs.fates.reclass_forgotten",
     "costs.fates.reconcile_now_and_then",
-    "gates.running.close_lost",
-    "gates.reactions.open_missing_gates",
-    "gates.running.run_pending",
 ]
 
 
