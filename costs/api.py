@@ -908,9 +908,10 @@ class ReservationEndpoint(Listed, Endpoint):
     @action(detail=True, methods=["post"])
     def settle(self, request: Request, id: str) -> Response:
         """Book what it came to, in full, and give the rest back. Refuses with `invalid_move` once it has ended."""
+        seen = self.get_object()
         given = self.body(Settlement)
         with transaction.atomic():
-            row = find_reservation(self.get_object().pk)
+            row = find_reservation(seen.pk)
             if row.generation is not None:
                 raise Refused("A lease's reservation is settled by its lease", code="invalid_move", state=row.state)
             row.settle(given["amount"], by=self.by, model=given["model"], resource_type=given["resource_type"])

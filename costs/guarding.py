@@ -167,6 +167,13 @@ def _targets(budget: Budget) -> list[tuple[str, str]]:
     return [("run", pk) for pk in runs.order_by("pk").values_list("pk", flat=True)[:AT_ONCE]]
 
 
+def go_on(hold_id: str) -> int:
+    """A budget's hold has expired with its period: end those of the tasks that it stopped. How many."""
+    hold = Hold.objects.filter(pk=hold_id, kind="budget").exclude(ref="").first()
+    budget = Budget.objects.filter(pk=hold.ref).first() if hold is not None else None
+    return budget.release_holds(by=SYSTEM, cause="the next period began") if budget is not None else 0
+
+
 def stop_what_runs(budget: Budget) -> int:
     """Ask every live lease under the budget to stop, its partial results kept; how many were asked."""
     tasks = budget.over_tasks(Task.objects.filter(state=Task.State.RUNNING))

@@ -204,6 +204,14 @@ def hold_the_scope(event: Event) -> None:
     guarding.hold_the_scope(event.subject_id, str(event.data.get("period") or ""))
 
 
+@on("hold.released")
+def go_on_in_the_next_period(event: Event) -> None:
+    """With a budget's period ends its hold; the tasks that it stopped go on as well."""
+    after = event.after or {}
+    if after.get("release_cause") == "expired":
+        guarding.go_on(event.subject_id)
+
+
 @on("cost.anomaly")
 def pause_the_worker(event: Event) -> None:
     """A record above all that was set aside for its lease: a person looks before its worker goes on."""

@@ -422,6 +422,16 @@ WRONG: list[tuple[str, Any, dict[str, Any]]] = [
     ("cost_waste_has_cause", factories.make_cost, {"waste_cause": "failed"}),
     ("cost_void_says_why", factories.make_cost, {"voided_at": db_now}),
     ("cost_leaf_has_id", factories.make_cost, {"leaf_kind": "task"}),
+    ("price_per_search_not_negative", factories.make_price, {"per_search": -1}),
+    ("budget_limit_not_negative", factories.make_budget, {"limit_amount": -1}),
+    ("budget_currency_is_iso", factories.make_budget, {"currency": "usd"}),
+    ("budget_warns_within", factories.make_budget, {"warn_ratio": 0}),
+    ("budget_scope_is_named", factories.make_budget, {"scope_id": ""}),
+    ("budget_period_spent_not_negative", _make_period, {"spent": -1}),
+    ("budget_period_reserved_not_negative", _make_period, {"reserved": -1}),
+    ("reservation_amount_positive", factories.make_reservation, {"amount": 0}),
+    ("reservation_used_within", factories.make_reservation, {"used": 7}),
+    ("reservation_has_an_end", factories.make_reservation, {"expires_at": None}),
 ]
 
 

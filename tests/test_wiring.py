@@ -11,7 +11,7 @@ REACTIONS = {
     "task.retrying": ["pipeline.reactions.advance_run"],
     "task.cancelled": ["pipeline.reactions.advance_run", "ledger.reactions.follow_the_task", "costs.reactions.reclass"],
     "task.failed": ["pipeline.reactions.advance_run", "ledger.reactions.follow_the_task", "costs.reactions.reclass"],
-    "hold.released": ["pipeline.reactions.advance_run"],
+    "hold.released": ["pipeline.reactions.advance_run", "costs.reactions.go_on_in_the_next_period"],
     "lease.ended": [
         "pipeline.reactions.advance_run",
         "ledger.reactions.follow_the_task",

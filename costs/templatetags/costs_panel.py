@@ -16,6 +16,7 @@ from django.utils.translation import gettext as _
 
 from costs.models import CostRecord, DailySpend
 from costs.pages import DAYS, totals
+from costs.periods import Standing
 from pipeline.models import Run
 from pipeline.pages import today
 from pipeline.templatetags.console import money
@@ -92,6 +93,28 @@ def spend_chart(days: Iterable[Mapping[str, Any]]) -> SafeString:
         ' aria-label="{}">{}</svg>',
         label,
         format_html_join("", '<rect class="fill-{}" x="{}" y="{}" width="{}" height="{}"/>', parts),
+    )
+
+
+@register.simple_tag
+def budget_bar(standing: Standing) -> SafeString:
+    """What is spent (red once the limit is reached) and what is set aside, of the limit."""
+    limit = standing.limit or Decimal(1)
+    spent = min(standing.spent / limit * 100, Decimal(100)) if standing.limit else Decimal(100)
+    aside = min(standing.reserved / limit * 100, 100 - spent)
+    tone = "bad" if standing.status == "exceeded" else "good"
+    return format_html(
+        '<span class="progress"><svg class="progress-bar" viewBox="0 0 100 6" preserveAspectRatio="none"'
+        ' role="progressbar" aria-label="{}" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{}">'
+        '<rect class="progress-track" width="100" height="6"/><rect class="fill-{}" width="{}" height="6"/>'
+        '<rect class="fill-move" x="{}" width="{}" height="6"/></svg><span class="number">{}&nbsp;%</span></span>',
+        _("Spent and set aside, of the limit"),
+        round(spent + aside),
+        tone,
+        f"{spent:.2f}",
+        f"{spent:.2f}",
+        f"{aside:.2f}",
+        round(standing.spent / limit * 100) if standing.limit else 100,
     )
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from django.db import transaction
 
-from costs import guarding
-from costs.models import Budget, BudgetExceeded, BudgetPeriod, CostRecord, Reservation, booking, budget
+from costs import guarding, reports
+from costs.models import Budget, BudgetExceeded, BudgetPeriod, CostRecord, DailySpend, Reservation, booking, budget
+from pipeline import events
 from pipeline.clock import db_now
 from pipeline.events import Event
 from pipeline.invariants import check_all
@@ -405,6 +406,35 @@ def test_what_is_set_aside_before_the_turn_of_a_period_is_used_there_and_spent_h
     assert (old.spent, old.reserved) == (Decimal(0), Decimal("0.6"))
     assert figures(of) == ("0.40", "0.00")
     must_hold()
+
+
+def test_with_the_period_ends_its_hold_and_the_tasks_that_it_stopped_go_on(project: Any, lease: Lease) -> None:
+    of = make_budget(project, period="day")
+    factories.make_cost(project=project, amount="6")
+    guarding.hold_the_scope(of.pk, of.running().pk)
+    lease.finish("budget_stop", by=BY)
+    hold = Hold.objects.active().get(ref=of.pk)
+    assert hold.until == of.running().ends_at
+    assert Hold.objects.active().filter(scope_kind="task", kind="budget").count() == 1
+    hold.release(by=BY, cause="expired")
+    events.drain()
+    assert not Hold.objects.active().exists()
+
+
+def test_the_forecast_of_a_budget_says_on_what_it_rests(project: Any) -> None:
+    of = make_budget(project, period="month", limit_amount=Decimal(100))
+    narrow = make_budget(
+        project,
+        scope_kind="run",
+        scope_id=factories.make_run(factories.make_workstream(factories.make_phase(project))).pk,
+    )
+    factories.make_cost(project=project, amount="6")
+    now = db_now()
+    DailySpend.objects.update(day=(now - timedelta(days=4)).date())
+    told = {one["budget"].pk: one for one in reports.standings([of, narrow], now)}
+    assert told[of.pk]["forecast"].basis == "by_day"
+    assert told[of.pk]["forecast"].days == 4
+    assert told[narrow.pk]["spent"] == 0
 
 
 def test_the_sum_of_many_records_at_once_is_charged_once_each(project: Any) -> None:
