@@ -396,7 +396,9 @@ class Budget(Definition):
 
     def _stopped_tasks(self) -> list[str]:
         """Tasks in its scope that wait for money."""
-        rows = Task.objects.filter(state=Task.State.RETRYING, last_outcome="budget_stop")
+        # Their time to be tried again may have come already: the hold alone keeps them from being claimed.
+        waiting = (Task.State.RETRYING, Task.State.QUEUED)
+        rows = Task.objects.filter(state__in=waiting, last_outcome="budget_stop")
         return list(self.over_tasks(rows).values_list("pk", flat=True)[:5000])
 
     def over_tasks(self, tasks: "models.QuerySet[Task]") -> "models.QuerySet[Task]":

@@ -142,7 +142,8 @@ def _fill(house: House, size: int) -> None:
                 'idempotency_key', 'fill-' || n || '-' || %s, 'model', 'bench-' || (n %% 5), 'landing',
                 CASE n %% 3 WHEN 0 THEN 'overhead' ELSE 'landed' END,
                 'recorded_at', clock_timestamp() - (n %% 30) * interval '1 day'))).*
-            FROM generate_series(1, %s) n, (SELECT * FROM costs_costrecord ORDER BY id DESC LIMIT 1) c""",
+            FROM generate_series(1, %s) n, costs_costrecord c
+            WHERE c.id = (SELECT id FROM costs_costrecord ORDER BY recorded_at DESC LIMIT 1)""",
             [known, size - known],
         )
         today = db_now().date()
