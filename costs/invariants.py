@@ -1,6 +1,7 @@
 """What must hold between booked costs, what they were spent on, and prices (domain.md §6)."""
 
-from pipeline.invariants import query
+from costs.models import Reservation
+from pipeline.invariants import query, told
 
 query(
     53,
@@ -86,3 +87,5 @@ query(
         AND tstzrange(a.effective_from,a.effective_to) && tstzrange(b.effective_from,b.effective_to)
     """,
 )
+
+told(Reservation)

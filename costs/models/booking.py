@@ -89,12 +89,13 @@ class Booked:
     values: dict[str, Any] = field(repr=False)
     is_new: bool = True
     recorded_at: datetime | None = None
+    created_at: datetime | None = None
 
     def row(self) -> CostRecord:
         """The record; a query where it was known before."""
         if not self.is_new:
             return CostRecord.objects.get(pk=self.pk)
-        return CostRecord(pk=self.pk, recorded_at=self.recorded_at, created_at=self.recorded_at, **self.values)
+        return CostRecord(pk=self.pk, recorded_at=self.recorded_at, created_at=self.created_at, **self.values)
 
 
 # The columns of an insert, in their order; the types are PostgreSQL's, for the arrays that carry them.
@@ -122,7 +123,7 @@ WITH new AS (
     ON CONFLICT (source, idempotency_key) WHERE idempotency_key <> '' DO NOTHING
     RETURNING *
 ), sums AS ({daily.add(daily.deltas("new"))})
-SELECT id, recorded_at, (SELECT EXISTS (SELECT 1 FROM costs_budget WHERE active)) FROM new
+SELECT id, recorded_at, created_at, (SELECT EXISTS (SELECT 1 FROM costs_budget WHERE active)) FROM new
 """
 _IDS = {name for name, kind in _COLUMNS.items() if kind == "uuid"}
 
@@ -308,11 +309,12 @@ def _insert(chosen: Sequence[Booked]) -> bool:
             values = ["[]" if not value else json.dumps(value) for value in values]
         columns.append(values)
     rows = prepared.execute(_BOOK, columns)
-    written = {pk: recorded_at for pk, recorded_at, _is_budgeted in rows}
+    written = {pk: times for pk, *times, _is_budgeted in rows}
     for one, pk in zip(chosen, columns[0], strict=True):
-        one.recorded_at = written.get(pk)
         one.is_new = pk in written
-    return bool(rows) and bool(rows[0][2])
+        if one.is_new:
+            one.recorded_at, one.created_at = written[pk]
+    return bool(rows) and bool(rows[0][-1])
 
 
 _SAME = (

@@ -90,7 +90,7 @@ def otlp_points(size: int) -> Comparison:
     house = _house()
     _fill(house, size)
     raw, key = house.raw(), factories.make_key("operator")
-    who = Principal.of_key(key.row)
+    who, project = Principal.of_key(key.row), house.project.pk
 
     def payload() -> bytes:
         points = [
@@ -118,7 +118,7 @@ def otlp_points(size: int) -> Comparison:
         raw.execute(
             _RAW,
             [
-                [to_uuid(new_id()) for _one in some], [None for _one in some], ["m" for _one in some],
+                [to_uuid(new_id()) for _one in some], [to_uuid(project) for _one in some], ["m" for _one in some],
                 [1000 for _one in some], ["0.02" for _one in some], [new_id() for _one in some],
             ],
         )  # fmt: skip
