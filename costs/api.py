@@ -1,20 +1,36 @@
-"""The API of the costs: uses are booked and voided, sums are asked for, prices are kept."""
+"""The API of the costs: uses are booked and voided, sums are asked for, prices and budgets are kept."""
 
-from datetime import UTC
+import re
+from collections.abc import Mapping
+from datetime import UTC, date, timedelta
 from decimal import Decimal
 from typing import Any
 
 from django.db import transaction
 from django.db.models import Count, Q, QuerySet, Sum
 from django.db.models.functions import TruncDate
+from django.http import StreamingHttpResponse
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, PolymorphicProxySerializer, extend_schema
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from costs import pricing
-from costs.models import TOKEN_FIELDS, CostRecord, Price
+from costs import pricing, reports
+from costs.models import (
+    TOKEN_FIELDS,
+    Budget,
+    BudgetExceeded,
+    CostRecord,
+    DailySpend,
+    Price,
+    Reservation,
+    booking,
+    budget,
+)
+from costs.models.budget import find_reservation
+from pipeline.clock import db_now
 from pipeline.models import Project, Run, Task
 from pipeline.refusals import InvalidField, MissingField, NotFound, Refused, need_reason
 from pipeline.rest import (
@@ -31,22 +47,18 @@ from pipeline.rest import (
     Reason,
     Ref,
     Router,
+    Strict,
     StrictModel,
+    find_project,
 )
 from workers import claims
-from workers.api import Use
+from workers.api import Figure, Use
 from workers.models import Lease, StaleClaim
 
 MOST_AT_ONCE = 1000
 MOST_GROUPS = 5000
 
-GROUPS = {
-    "day": "day",
-    "tool": "tool__key",
-    "model": "model",
-    "project": "project",
-    "landing": "landing",
-}
+GROUPS = reports.GROUPS
 """What a summary may be grouped by, and the column of each."""
 
 
@@ -62,7 +74,16 @@ class Booking(Use):
     run = Ref(queryset=Run.objects.select_related("project"), required=False)
     task = Ref(queryset=Task.objects.select_related("run__project"), required=False)
     override_reason = serializers.CharField(required=False, allow_blank=True, max_length=2000)
-    reported_at = serializers.DateTimeField(required=False)
+    reported_at = serializers.DateTimeField(
+        required=False, help_text="When it was used: it is priced by that time, and counts in sums and budgets now."
+    )
+    gateway_amount = Figure(required=False, allow_null=True, help_text="What a gateway says it cost.")
+    reasoning = serializers.IntegerField(required=False, min_value=0, max_value=10**15)
+    web_searches = serializers.IntegerField(required=False, min_value=0, max_value=10**9)
+    is_request = serializers.BooleanField(
+        required=False, help_text="False for a sum over many requests, to which no tier of one request applies."
+    )
+    session = serializers.CharField(required=False, allow_blank=True, max_length=200)
 
 
 class CostSerializer(StrictModel):
@@ -76,15 +97,27 @@ class CostSerializer(StrictModel):
             "resource_name", "model", "provider", "usage_quantity", "usage_unit", "usage_rate", *TOKEN_FIELDS,
             "duration_seconds", "price", "basis", "unpriced", "assumed_ttl", "stated_amount", "override_reason",
             "source", "idempotency_key", "landing", "waste_cause", "recorded_at", "reported_at", "voided_at",
-            "voided_by", "void_reason", "replaces",
+            "voided_by", "void_reason", "replaces", "kind", "person", "reasoning", "web_searches", "flags",
+            "is_request", "session", "meter", "price_source", "price_version", "price_dated", "gateway_amount", "batch",
         )  # fmt: skip
         read_only_fields = fields
 
 
-class Bookings(serializers.Serializer[Any]):
-    """The records of many uses, in their order."""
+class Brief(serializers.Serializer[Any]):
+    """What became of one of many uses; the record itself stands under its id."""
 
-    results = CostSerializer(many=True)
+    id = IdField()
+    is_new = serializers.BooleanField(help_text="False when this use had been booked before.")
+    amount = serializers.DecimalField(max_digits=18, decimal_places=6)
+    currency = serializers.CharField()
+    basis = serializers.CharField()
+    unpriced = serializers.BooleanField()
+
+
+class Bookings(serializers.Serializer[Any]):
+    """What became of many uses, in their order."""
+
+    results = Brief(many=True)
 
 
 class Voided(serializers.Serializer[Any]):
@@ -101,10 +134,17 @@ class Group(serializers.Serializer[Any]):
     model = serializers.CharField(required=False)
     project = IdField(required=False, allow_null=True)
     landing = serializers.CharField(required=False)
+    waste_cause = serializers.CharField(required=False)
+    kind = serializers.CharField(required=False, help_text="The kind of task.")
+    person = serializers.CharField(required=False, help_text="Who asked for the run.")
+    worker = IdField(required=False, allow_null=True)
+    phase = IdField(required=False, allow_null=True)
+    workstream = IdField(required=False, allow_null=True)
+    resource_type = serializers.CharField(required=False)
     currency = serializers.CharField()
     amount = serializers.DecimalField(max_digits=24, decimal_places=6, source="total")
     unpriced_amount = serializers.DecimalField(max_digits=24, decimal_places=6)
-    records = serializers.IntegerField()
+    records = serializers.IntegerField(source="count")
 
 
 class Summary(serializers.Serializer[Any]):
@@ -112,6 +152,92 @@ class Summary(serializers.Serializer[Any]):
 
     results = Group(many=True)
     totals = Group(many=True)
+
+
+class LandedRow(serializers.Serializer[Any]):
+    """What one tool, model, kind of task or person spent in one currency, by class, and for what landed."""
+
+    name = serializers.CharField(allow_blank=True)
+    currency = serializers.CharField()
+    amount = serializers.DecimalField(max_digits=24, decimal_places=6)
+    landed = serializers.DecimalField(max_digits=24, decimal_places=6)
+    waste = serializers.DecimalField(max_digits=24, decimal_places=6)
+    in_flight = serializers.DecimalField(max_digits=24, decimal_places=6)
+    overhead = serializers.DecimalField(max_digits=24, decimal_places=6)
+    patches = serializers.IntegerField(help_text="That landed in these days.")
+    lines = serializers.IntegerField(help_text="Added and removed by them.")
+    per_patch = serializers.DecimalField(max_digits=24, decimal_places=6, allow_null=True)
+    per_line = serializers.DecimalField(max_digits=24, decimal_places=6, allow_null=True)
+
+
+class Classes(serializers.Serializer[Any]):
+    """What became of the work, in one currency; the classes add up to the amount, the causes to the waste."""
+
+    currency = serializers.CharField()
+    amount = serializers.DecimalField(max_digits=24, decimal_places=6)
+    records = serializers.IntegerField()
+    unpriced_amount = serializers.DecimalField(max_digits=24, decimal_places=6)
+    landed = serializers.DecimalField(max_digits=24, decimal_places=6)
+    in_flight = serializers.DecimalField(max_digits=24, decimal_places=6)
+    overhead = serializers.DecimalField(max_digits=24, decimal_places=6)
+    waste = serializers.DecimalField(max_digits=24, decimal_places=6)
+    causes = serializers.DictField(child=serializers.DecimalField(max_digits=24, decimal_places=6))
+
+
+class LandedSums(serializers.Serializer[Any]):
+    """Landed and waste."""
+
+    results = LandedRow(many=True)
+    totals = Classes(many=True)
+
+
+class Truth(serializers.Serializer[Any]):
+    """One session: what the tool says beside our price and the gateway's, and the likely cause of the difference."""
+
+    tool = serializers.CharField()
+    session = serializers.CharField()
+    model = serializers.CharField(allow_blank=True)
+    records = serializers.IntegerField()
+    currency = serializers.CharField()
+    reported = serializers.DecimalField(max_digits=24, decimal_places=6)
+    ours = serializers.DecimalField(max_digits=24, decimal_places=6)
+    gateway = serializers.DecimalField(max_digits=24, decimal_places=6, allow_null=True)
+    agent_reported = serializers.DecimalField(max_digits=24, decimal_places=6, allow_null=True)
+    difference = serializers.DecimalField(max_digits=24, decimal_places=6, allow_null=True)
+    ratio = serializers.DecimalField(max_digits=24, decimal_places=4, allow_null=True)
+    near = serializers.CharField(allow_blank=True)
+    label = serializers.CharField(help_text="Stable.")
+    sentence = serializers.CharField(help_text="The same for people.")
+    at = serializers.DateTimeField()
+
+
+class Truths(serializers.Serializer[Any]):
+    """Sessions, the dearest differences first."""
+
+    results = Truth(many=True)
+
+
+class StatementLine(serializers.Serializer[Any]):
+    """A project's use of one tool and model in one currency."""
+
+    project = serializers.CharField(source="project__key", allow_null=True)
+    tool = serializers.CharField(source="tool__key", allow_null=True)
+    model = serializers.CharField(allow_blank=True)
+    currency = serializers.CharField()
+    amount = serializers.DecimalField(max_digits=24, decimal_places=6, source="total")
+    unpriced_amount = serializers.DecimalField(max_digits=24, decimal_places=6, source="unpriced")
+    records = serializers.IntegerField(source="count")
+    tokens_input = serializers.IntegerField(source="tokens_in")
+    tokens_output = serializers.IntegerField(source="tokens_out")
+
+
+class Statement(serializers.Serializer[Any]):
+    """One month for the books."""
+
+    first = serializers.DateField()
+    last = serializers.DateField()
+    totals = Classes(many=True)
+    lines = StatementLine(many=True)
 
 
 class CostFilters(Filters):
@@ -134,11 +260,15 @@ class CostEndpoint(Listed, Endpoint):
     serializer_class = CostSerializer
     filterset_class = CostFilters
     ordering_fields = ("recorded_at", "amount")
-    other_parameters = ("group_by",)
+    other_parameters = ("group_by", "by", "first", "last", "month", "format")
     needs = {
         "list": "viewer",
         "retrieve": "viewer",
         "summary": "viewer",
+        "landed": "viewer",
+        "truth": "viewer",
+        "statement": "viewer",
+        "export": "viewer",
         "create": (WORKER, "operator"),
         "void": "admin",
         "destroy": "admin",
@@ -169,31 +299,88 @@ class CostEndpoint(Listed, Endpoint):
         if not 1 <= len(request.data) <= MOST_AT_ONCE:
             code, status = ("too_large", 413) if request.data else ("invalid_field", 422)
             raise Refused(f"1 to {MOST_AT_ONCE} records at once", code=code, status=status)
-        given = self.body(Booking, many=True)
+        given = self._quick(request.data)
+        if given is None:
+            given = self.body(Booking, many=True)
         with transaction.atomic():
-            booked = [self._book_one_of_many(number, one) for number, one in enumerate(given)]
-        rows = CostRecord.objects.in_bulk(booked)
-        return Response({"results": [CostSerializer(rows[pk]).data for pk in booked]}, status=201)
+            leases: dict[Any, dict[str, Any]] = {}
+            uses, by = [], self.by
+            for number, one in enumerate(given):
+                try:
+                    use, by = self._use(one, leases)
+                except InvalidField as refusal:
+                    raise _numbered(refusal, number) from None
+                uses.append(use)
+            try:
+                booked = booking.book(uses, by=by)
+            except InvalidField as refusal:
+                raise _numbered(refusal, refusal.parts.pop("number", 0)) from None
+            for use, one in zip(uses, booked, strict=True):
+                self._must_be_there(use, one)
+        return Response({"results": [_brief(one) for one in booked]}, status=201)
 
-    def _book_one_of_many(self, number: int, given: dict[str, Any]) -> str:
-        try:
-            return self._book(given)[0].pk
-        except InvalidField as refusal:
-            refusal.parts["field"] = f"[{number}].{refusal.parts.get('field', '')}"
-            raise
+    def _quick(self, documents: list[Any]) -> list[dict[str, Any]] | None:
+        """The uses of a list in which nothing is out of the ordinary; None leaves it to the serializer.
+
+        Reading a thousand documents by a serializer takes longer than booking them. What is read here, the serializer
+        reads the same.
+        """
+        context = self.get_serializer_context()
+        fields = {name: field for name, field in Booking(context=context).fields.items() if name in _REFS}
+        known: dict[tuple[str, str], Any] = {}
+        found = []
+        for document in documents:
+            if not isinstance(document, dict):
+                return None
+            read = {}
+            for name, value in document.items():
+                if name in _REFS:
+                    if not isinstance(value, str):
+                        return None
+                    if (name, value) not in known:
+                        known[name, value] = fields[name].run_validation(value)
+                    value = known[name, value]
+                elif not _is_plain(name, value):
+                    return None
+                read[name] = value
+            if "resource_type" not in read:
+                return None
+            found.append(read)
+        return found
 
     def _book(self, given: dict[str, Any]) -> tuple[CostRecord, bool]:
         """One use, booked to the narrowest thing that its caller named."""
-        tokens = {name: given.pop(f"tokens_{name}") for name in pricing.CLASSES if f"tokens_{name}" in given}
         with transaction.atomic():
-            place = self._of_lease(given) if self.principal.is_worker else self._of_person(given)
-            row, is_new = CostRecord.objects.record(**{**given, **place}, tokens=tokens)
-            leaf = next(
-                (place[name] for name in ("attempt", "task", "run", "project") if place.get(name) is not None), None
-            )
-            if not is_new and row.leaf_id != (leaf and leaf.pk):
+            use, by = self._use(given, {})
+            booked = booking.book([use], by=by)[0]
+            self._must_be_there(use, booked)
+        return booked.row(), booked.is_new
+
+    def _use(self, given: dict[str, Any], leases: dict[Any, dict[str, Any]]) -> tuple[booking.Use, Any]:
+        """The use, and who reports it; `leases` remembers those that were found to be live in this request."""
+        given = dict(given)
+        tokens = {name: given.pop(f"tokens_{name}") for name in pricing.CLASSES if f"tokens_{name}" in given}
+        if not self.principal.is_worker:
+            place = self._of_person(given)
+        else:
+            key = (given.get("lease"), given.get("generation"))
+            if key in leases:
+                given.pop("lease"), given.pop("generation")
+                given.setdefault("source", "agent")
+                place = dict(leases[key])
+            else:
+                place = self._of_lease(given)
+                leases[key] = dict(place)
+        by = place.pop("by")
+        return booking.Use(**{**given, **place}, tokens=tokens), by
+
+    def _must_be_there(self, use: booking.Use, booked: booking.Booked) -> None:
+        """Raises Refused for a known record that stands elsewhere: nothing of it is shown."""
+        if not booked.is_new:
+            leaf = next((row for row in (use.attempt, use.task, use.run, use.project) if row is not None), None)
+            row = booked.row()
+            if row.leaf_id != (leaf and leaf.pk):
                 raise Refused("This source and idempotency_key were used for something else", code="duplicate_key")
-        return row, is_new
 
     def _of_lease(self, given: dict[str, Any]) -> dict[str, Any]:
         for name in ("lease", "generation"):
@@ -263,11 +450,186 @@ class CostEndpoint(Listed, Endpoint):
         for name in names:
             if name not in GROUPS:
                 raise BadQuery("group_by", f"of {', '.join(GROUPS)}, not “{name[:80]}”")
-        rows = self.filter_queryset(self.get_queryset()).order_by()
-        groups = list(_summed(rows, list(dict.fromkeys(names)))[: MOST_GROUPS + 1])
-        if len(groups) > MOST_GROUPS:
+        names = list(dict.fromkeys(names))
+        asked = {name for name, value in request.query_params.items() if value and name != "group_by"}
+        if asked <= _IN_SUMS:
+            rows = self._sums()
+            groups, totals = reports.summed(rows, names), reports.summed(rows, [])
+        else:
+            records = self.filter_queryset(self.get_queryset()).order_by()
+            groups, totals = _summed(records, names), _summed(records, [])
+        found = list(groups[: MOST_GROUPS + 1])
+        if len(found) > MOST_GROUPS:
             raise BadQuery("group_by", f"more than {MOST_GROUPS} groups; filter, or group by less")
-        return Response(Summary({"results": groups, "totals": list(_summed(rows, []))}).data)
+        return Response(Summary({"results": found, "totals": list(totals)}).data)
+
+    def _sums(self) -> QuerySet[DailySpend]:
+        """The sums by day that the caller may see and the address asks for."""
+        rows = DailySpend.objects.visible_to(self.principal)
+        for name in sorted(_IN_SUMS):
+            value = self.request.query_params.get(name)
+            if not value:
+                continue
+            if name == "project":
+                try:
+                    rows = rows.filter(project=find_project(Project.objects.visible_to(self.principal), value))
+                except NotFound:
+                    return rows.none()
+            elif name in ("phase", "workstream", "worker", "tool"):
+                IdField().run_validation(value)
+                rows = rows.filter(**{f"{name}_id": value})
+            elif name == "first":
+                rows = rows.filter(day__gte=_day(name, value))
+            elif name == "last":
+                rows = rows.filter(day__lte=_day(name, value))
+            else:
+                rows = rows.filter(**{name: value})
+        return rows
+
+    def _days(self) -> tuple[date, date]:
+        """The days (UTC) that the address asks for; the last thirty unless told."""
+        today = db_now().astimezone(UTC).date()
+        asked = self.request.query_params
+        last = _day("last", asked["last"]) if asked.get("last") else today
+        first = _day("first", asked["first"]) if asked.get("first") else last - timedelta(days=29)
+        if not first <= last <= first + timedelta(days=366):
+            raise BadQuery("first", "a day at most a year before the last")
+        return first, last
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("by", str, enum=list(reports.LANDED_BY), description="`tool` unless told."),
+            OpenApiParameter("first", date, description="UTC; 29 days before the last unless told."),
+            OpenApiParameter("last", date, description="UTC; today unless told."),
+        ],
+        responses=LandedSums,
+        filters=False,
+    )
+    @action(detail=False, methods=["get"], pagination_class=None)
+    def landed(self, request: Request) -> Response:
+        """What landed and what was wasted by which cause, and what a landed patch and a landed line cost."""
+        by = request.query_params.get("by") or "tool"
+        if by not in reports.LANDED_BY:
+            raise BadQuery("by", f"one of {', '.join(reports.LANDED_BY)}, not “{by[:80]}”")
+        self._only("by", "first", "last", "project")
+        first, last = self._days()
+        rows, projects = self._of_project()
+        found = reports.landed(rows, by, first=first, last=last, projects=projects)
+        totals = reports.by_class(rows.filter(day__gte=first, day__lte=last))
+        return Response(LandedSums({"results": found, "totals": totals}).data)
+
+    def _of_project(self) -> tuple[QuerySet[DailySpend], list[str] | None]:
+        """The sums of the project that the address names, or of all that the caller sees, and those projects' ids."""
+        rows, ids = DailySpend.objects.visible_to(self.principal), self.principal.project_ids()
+        given = self.request.query_params.get("project")
+        if given:
+            project = find_project(Project.objects.visible_to(self.principal), given)
+            return rows.filter(project=project), [project.pk]
+        return rows, None if ids is None else sorted(ids)
+
+    def _only(self, *names: str) -> None:
+        for name in self.request.query_params:
+            if name not in names:
+                raise BadQuery(name, f"unknown parameter; known are {', '.join(names)}", code="unknown_filter")
+
+    @extend_schema(responses=Truths, filters=False, parameters=[OpenApiParameter("project", str)])
+    @action(detail=False, methods=["get"], pagination_class=None)
+    def truth(self, request: Request) -> Response:
+        """The truth meter: of the newest sessions, what the tool says beside our price, and the likely cause."""
+        self._only("project")
+        records = CostRecord.objects.visible_to(self.principal)
+        if given := request.query_params.get("project"):
+            records = records.filter(project=find_project(Project.objects.visible_to(self.principal), given))
+        return Response(Truths({"results": reports.truths(records)}).data)
+
+    @extend_schema(
+        responses=Statement,
+        filters=False,
+        parameters=[
+            OpenApiParameter("month", str, description="YYYY-MM, UTC; this month unless told."),
+            OpenApiParameter("project", str),
+        ],
+    )
+    @action(detail=False, methods=["get"], pagination_class=None)
+    def statement(self, request: Request) -> Response:
+        """One month for the books: per currency by class, and by project, tool and model."""
+        self._only("month", "project")
+        given = request.query_params.get("month") or db_now().astimezone(UTC).strftime("%Y-%m")
+        if not re.fullmatch(r"20[0-9]{2}-(0[1-9]|1[0-2])", given, re.ASCII):
+            raise BadQuery("month", f"a month as YYYY-MM, not “{given[:40]}”")
+        rows, _ids = self._of_project()
+        return Response(Statement(reports.statement(rows, int(given[:4]), int(given[5:]))).data)
+
+    @extend_schema(
+        responses={(200, "text/csv"): OpenApiTypes.STR},
+        description="Every record that the filters leave, oldest first, as CSV; voided ones with their reason.",
+    )
+    @action(detail=False, methods=["get"], pagination_class=None)
+    def export(self, request: Request) -> StreamingHttpResponse:
+        """Every record that the filters leave, oldest first, as CSV; voided ones with their reason."""
+        rows = self.filter_queryset(CostRecord.objects.visible_to(self.principal)).order_by()
+        answer = StreamingHttpResponse(
+            reports.csv_lines(reports.exported(rows)), content_type="text/csv; charset=utf-8"
+        )
+        answer["Content-Disposition"] = 'attachment; filename="costs.csv"'
+        return answer
+
+
+_REFS = ("project", "run", "task")
+_IN_SUMS = {
+    "project", "phase", "workstream", "worker", "tool", "model", "landing", "waste_cause", "currency", "resource_type",
+    "first", "last",
+}  # fmt: skip
+"""The filters that the sums by day can answer; any other asks the records."""
+
+_PLAIN_TEXTS = {
+    "resource_type": 200, "resource_name": 200, "model": 100, "provider": 64, "currency": 3, "usage_unit": 32,
+    "source": 64, "idempotency_key": 200, "session": 200, "stated_amount": 40,
+}  # fmt: skip
+_PLAIN_FIGURES = ("amount", "usage_quantity", "usage_rate", "duration_seconds", "gateway_amount")
+
+
+def _is_plain(name: str, value: Any) -> bool:
+    """Whether the field is one of the ordinary ones, with a value that every serializer would leave as it is."""
+    if name in _PLAIN_TEXTS:
+        return isinstance(value, str) and 0 < len(value) <= _PLAIN_TEXTS[name] and value == value.strip()
+    if name in _PLAIN_FIGURES:
+        return isinstance(value, str) and 0 < len(value) <= 40
+    if name.startswith("tokens_") or name == "reasoning":
+        return type(value) is int and 0 <= value <= 10**15 and name.removeprefix("tokens_") in _COUNTS
+    return False
+
+
+_COUNTS = {*pricing.CLASSES, "reasoning"}
+
+
+def _brief(one: booking.Booked) -> dict[str, Any]:
+    values = one.values if one.is_new else _known(one.pk)
+    return {
+        "id": one.pk,
+        "is_new": one.is_new,
+        "amount": f"{values['amount']:.6f}",
+        "currency": values["currency"],
+        "basis": values["basis"],
+        "unpriced": values["unpriced"],
+    }
+
+
+def _known(pk: str) -> Mapping[str, Any]:
+    return CostRecord.objects.filter(pk=pk).values("amount", "currency", "basis", "unpriced").get()
+
+
+def _numbered(refusal: InvalidField, number: int) -> InvalidField:
+    refusal.parts.pop("number", None)
+    refusal.parts["field"] = f"[{number}].{refusal.parts.get('field', '')}"
+    return refusal
+
+
+def _day(name: str, given: str) -> date:
+    try:
+        return date.fromisoformat(given)
+    except ValueError:
+        raise BadQuery(name, f"a day as YYYY-MM-DD, not “{given[:40]}”") from None
 
 
 def _summed(rows: QuerySet[CostRecord], names: list[str]) -> QuerySet[Any, dict[str, Any]]:
@@ -280,7 +642,7 @@ def _summed(rows: QuerySet[CostRecord], names: list[str]) -> QuerySet[Any, dict[
         .annotate(
             total=Sum("amount"),
             unpriced_amount=Sum("amount", filter=Q(unpriced=True), default=Decimal(0)),
-            records=Count("pk"),
+            count=Count("pk"),
         )
         .order_by(*columns, "currency")
     )
@@ -290,7 +652,7 @@ def _summed(rows: QuerySet[CostRecord], names: list[str]) -> QuerySet[Any, dict[
 
 BORN_WITH = (
     "provider", "model", "currency", "effective_from", "uncached_input", "cache_read", "cache_write_5m",
-    "cache_write_1h", "output", "per_request", "source", "price_version",
+    "cache_write_1h", "output", "per_request", "per_search", "tiers", "source", "price_version", "dated",
 )  # fmt: skip
 
 
@@ -298,6 +660,7 @@ class PriceSerializer(StrictModel):
     """What a model costs per million tokens. Only `aliases` and `effective_to` may change: else it is a new price."""
 
     aliases = serializers.ListField(child=serializers.CharField(max_length=100), required=False, max_length=100)
+    tiers = serializers.ListField(child=serializers.DictField(), required=False, max_length=10)
 
     class Meta:
         model = Price
@@ -305,7 +668,15 @@ class PriceSerializer(StrictModel):
         read_only_fields = ("id", "version", "created_at", "updated_at", "superseded_at")
         extra_kwargs = {
             name: {"min_value": Decimal(0)}
-            for name in ("uncached_input", "cache_read", "cache_write_5m", "cache_write_1h", "output", "per_request")
+            for name in (
+                "uncached_input",
+                "cache_read",
+                "cache_write_5m",
+                "cache_write_1h",
+                "output",
+                "per_request",
+                "per_search",
+            )
         }
 
     def validate_currency(self, value: str) -> str:
@@ -345,7 +716,221 @@ class PriceEndpoint(DefinitionEndpoint):
     }
 
 
+# -- budgets -----------------------------------------------------------------------------------------------------
+
+
+class Standing(serializers.Serializer[Any]):
+    """Where a budget stands in its running period, and what it will have spent at the end."""
+
+    starts_at = serializers.DateTimeField(allow_null=True)
+    ends_at = serializers.DateTimeField(allow_null=True)
+    status = serializers.ChoiceField(["ok", "warning", "exceeded"])
+    spent = serializers.DecimalField(max_digits=24, decimal_places=6)
+    reserved = serializers.DecimalField(max_digits=24, decimal_places=6)
+    remaining = serializers.DecimalField(max_digits=24, decimal_places=6)
+    ratio = serializers.DecimalField(max_digits=24, decimal_places=4, allow_null=True)
+    forecast = serializers.DecimalField(
+        max_digits=24, decimal_places=6, allow_null=True, source="forecast.amount", help_text="At the period's end."
+    )
+    forecast_basis = serializers.CharField(source="forecast.basis")
+    forecast_because = serializers.CharField(source="forecast.because", help_text="The basis, for people.")
+    reaches_limit_at = serializers.DateTimeField(allow_null=True, source="forecast.reaches_limit_at")
+
+
+class BudgetSerializer(StrictModel):
+    """A limit over a scope. The limit is changed by `change-limit/`, with a reason."""
+
+    scope_id = serializers.CharField(source="scope_ref", required=False, allow_blank=True, max_length=200)
+    warn_steps = serializers.ListField(
+        child=serializers.CharField(max_length=10), required=False, max_length=10, help_text="Decimal parts: 0.95."
+    )
+
+    class Meta:
+        model = Budget
+        fields = (
+            "id", "version", "created_at", "updated_at", "project", "key", "scope_kind", "scope_id", "currency",
+            "limit_amount", "period", "timezone", "warn_ratio", "warn_steps", "on_breach", "active",
+        )  # fmt: skip
+        read_only_fields = ("id", "version", "created_at", "updated_at")
+        extra_kwargs = {"limit_amount": {"min_value": Decimal(0)}}
+
+    def to_internal_value(self, data: Any) -> Any:
+        """The column's name for the scope."""
+        read = super().to_internal_value(data)
+        if "scope_ref" in read:
+            read["scope_id"] = read.pop("scope_ref")
+        return read
+
+
+class BudgetFilters(Filters):
+    """By project, scope and state."""
+
+    project = ProjectFilter("project")
+
+    class Meta:
+        model = Budget
+        fields = ("key", "scope_kind", "currency", "period", "active", "created_at")
+
+
+class NewLimit(Strict):
+    """The limit from now on, also of the running period, and why."""
+
+    limit_amount = serializers.DecimalField(max_digits=18, decimal_places=6, min_value=Decimal(0))
+    reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=2000)
+
+
+class BudgetEndpoint(DefinitionEndpoint):
+    """Limits over scopes and periods, kept by the project's admin; `standing/` tells where one stands."""
+
+    queryset = Budget.objects.select_related("project")
+    serializer_class = BudgetSerializer
+    filterset_class = BudgetFilters
+    fixed = ("project", "key", "scope_kind", "scope_id", "currency", "limit_amount")
+    needs = {**DefinitionEndpoint.needs, "change_limit": "admin", "standing": "viewer"}
+
+    @extend_schema(request=NewLimit, responses=BudgetSerializer)
+    @action(detail=True, methods=["post"], url_path="change-limit")
+    def change_limit(self, request: Request, id: str) -> Response:
+        """Raise or lower the limit: a raise lets go what the budget holds. Refuses with `reason_required`."""
+        row, given = self.get_object(), self.body(NewLimit)
+        row.change_limit(given["limit_amount"], by=self.by, reason=given["reason"])
+        return self.reply(row)
+
+    @extend_schema(responses=Standing)
+    @action(detail=True, methods=["get"])
+    def standing(self, request: Request, id: str) -> Response:
+        """Spent, set aside, left, and the forecast to the end of the period with what it rests on."""
+        (told,) = reports.standings([self.get_object()], db_now())
+        return Response(Standing(told).data)
+
+
+# -- reservations ------------------------------------------------------------------------------------------------
+
+
+class ReservationSerializer(StrictModel):
+    """Money set aside before work starts."""
+
+    class Meta:
+        model = Reservation
+        fields = (
+            "id", "version", "created_at", "updated_at", "project", "run", "task", "generation", "amount", "used",
+            "currency", "key", "state", "expires_at",
+        )  # fmt: skip
+        read_only_fields = fields
+
+
+class NewReservation(Strict):
+    """How much to set aside, for what, and for how long at most."""
+
+    project = ProjectRef(required=False)
+    run = Ref(queryset=Run.objects.select_related("project"), required=False)
+    task = Ref(queryset=Task.objects.select_related("run__project"), required=False)
+    amount = Figure()
+    currency = serializers.CharField(required=False, default="USD", max_length=3)
+    seconds = serializers.IntegerField(required=False, default=3600, min_value=1, max_value=budget.MOST_SECONDS)
+    key = serializers.CharField(required=False, default="", allow_blank=True, max_length=200)
+
+
+class Settlement(Strict):
+    """What it came to; the rest is given back."""
+
+    amount = Figure()
+    model = serializers.CharField(required=False, allow_blank=True, default="", max_length=100)
+    resource_type = serializers.CharField(required=False, default="custom", max_length=20)
+
+
+class ReservationFilters(Filters):
+    """By state and what it is for."""
+
+    project = ProjectFilter("project")
+
+    class Meta:
+        model = Reservation
+        fields = ("run", "task", "state", "created_at")
+
+
+class ReservationEndpoint(Listed, Endpoint):
+    """Money set aside: by claims for their leases, and here by programs for work that Signalbox does not hand out."""
+
+    queryset = Reservation.objects.select_related("task__run", "run")
+    serializer_class = ReservationSerializer
+    filterset_class = ReservationFilters
+    needs = {
+        "list": "viewer", "retrieve": "viewer", "create": "operator", "settle": "operator", "release": "operator",
+    }  # fmt: skip
+
+    @extend_schema(request=NewReservation, responses={201: ReservationSerializer, 200: ReservationSerializer})
+    def create(self, request: Request) -> Response:
+        """Set money aside in every budget over the place: 201. The same `key` in a project again: 200, the first one.
+
+        Refuses with `budget_exceeded`, naming the budget with the least left.
+        """
+        given = self.body(NewReservation)
+        task, run, project = given.get("task"), given.get("run"), given.get("project")
+        run = run or (task.run if task else None)
+        project = project or (run.project if run else None)
+        if (task is not None and task.run_id != run.pk) or (run is not None and run.project_id != project.pk):
+            raise InvalidField("project", "project, run and task belong together")
+        if project is None:
+            raise MissingField("project")
+        self.must_in(project)
+        if given["key"]:
+            known = Reservation.objects.filter(project=project, key=given["key"]).first()
+            if known is not None:
+                if known.amount != pricing.figure("amount", given["amount"]):
+                    raise Refused(f"Key {given['key']} was used for another amount", code="duplicate_key")
+                return self.reply(known)
+        place = {"project": project, "run": run, "task": task}
+        if run is not None:
+            place.update(phase=run.phase_id, workstream=run.workstream_id, person=run.requested_by)
+        scopes = budget.scopes_of(place)
+        try:
+            with transaction.atomic():
+                covers = [one for one in budget.covering(scopes, [project.pk]) if one.covers(scopes, project.pk)]
+                row = Reservation.objects.reserve(
+                    given["amount"],
+                    covers,
+                    by=self.by,
+                    currency=pricing.check_currency(given["currency"]),
+                    project_id=project.pk,
+                    run=run,
+                    task=task,
+                    seconds=given["seconds"],
+                    key=given["key"],
+                )
+        except BudgetExceeded as refusal:
+            for pk, asked in getattr(refusal, "breaches", ()):
+                budget.note_refusal(pk, asked, by=self.by)
+            raise
+        return self.reply(row, 201, Location=f"{request.path}{row.pk}/")
+
+    @extend_schema(request=Settlement, responses=ReservationSerializer)
+    @action(detail=True, methods=["post"])
+    def settle(self, request: Request, id: str) -> Response:
+        """Book what it came to, in full, and give the rest back. Refuses with `invalid_move` once it has ended."""
+        seen = self.get_object()
+        given = self.body(Settlement)
+        with transaction.atomic():
+            row = find_reservation(seen.pk)
+            if row.generation is not None:
+                raise Refused("A lease's reservation is settled by its lease", code="invalid_move", state=row.state)
+            row.settle(given["amount"], by=self.by, model=given["model"], resource_type=given["resource_type"])
+        return self.reply(row)
+
+    @extend_schema(request=Reason, responses=ReservationSerializer)
+    @action(detail=True, methods=["post"])
+    def release(self, request: Request, id: str) -> Response:
+        """Give it back unused. Quiet when it has ended; a lease's ends with its lease (`invalid_move`)."""
+        row = self.get_object()
+        if row.generation is not None and row.state == Reservation.State.HELD:
+            raise Refused("A lease's reservation ends with its lease", code="invalid_move", state=row.state)
+        row.end(by=self.by, reason=self.body(Reason)["reason"])
+        return self.reply(row)
+
+
 router = Router()
 router.register("costs", CostEndpoint, basename="cost")
 router.register("prices", PriceEndpoint, basename="price")
+router.register("budgets", BudgetEndpoint, basename="budget")
+router.register("reservations", ReservationEndpoint, basename="reservation")
 urlpatterns = router.urls

@@ -1,50 +1,183 @@
-"""What the costs answer and react to: use is booked when a lease ends, and classed by what became of the work."""
+"""What the costs answer and react to: money is set aside for a claim, booked at its end, and classed by its fate."""
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 
-from costs.models import CostRecord
+from costs import fates, guarding
+from costs.models import CostRecord, Reservation, booking, budget
 from costs.pricing import CLASSES
 from ledger.models import Patch
 from pipeline import events, prepared
-from pipeline.events import Event, on
+from pipeline.clock import db_now
+from pipeline.events import Event, chore, on
 from pipeline.ids import to_uuid
-from pipeline.models import StepAttempt, Task
+from pipeline.models import Task, Tool
 from pipeline.questions import answers
 from pipeline.refusals import InvalidField, Refused
-from workers.models import Lease
+from workers.models import Lease, Worker
 
 USAGE_FIELDS = {
     "resource_type", "model", "provider", "usage_quantity", "usage_unit", "usage_rate", "duration_seconds", "amount",
     "currency", "idempotency_key", "source", "resource_name", "stated_amount", "assumed_ttl",
 }  # fmt: skip
-
-
 TEXTS = {"resource_type", "model", "provider", "usage_unit", "currency", "idempotency_key", "source", "resource_name"}
+ESTIMATE_AFTER = timedelta(minutes=10)
+
+
+# -- money for a claim ---------------------------------------------------------------------------------------------
+
+
+@answers("task.claim")
+def set_money_aside(*, task: Task, worker: Worker, by: events.Actor, tool: Tool | None = None) -> dict[str, Any] | None:
+    """The reservation of a claim, in every budget over it; None, after one statement, where no budget is.
+
+    Amount: the task's estimate, else the default. Tools that use no paid tokens need none. The claim routes after it
+    has asked, so budgets over a tool or model reserve only where the claim names its `tool`; they are charged all the
+    same, and their breach holds the tool. Raises BudgetExceeded naming the tightest budget.
+    """
+    run = task.run
+    place: dict[str, Any] = {
+        "project": run.project_id, "phase": run.phase_id, "workstream": run.workstream_id, "run": run.pk,
+        "task": task.pk, "worker": worker.pk, "person": run.requested_by,
+    }  # fmt: skip
+    if tool is not None:
+        place.update(tool_key=tool.key, model=tool.model)
+    scopes = budget.scopes_of(place)
+    covers = [one for one in budget.covering(scopes, [run.project_id]) if one.covers(scopes, run.project_id)]
+    if not covers:
+        return None
+    tools = [tool] if tool is not None else _offered(task, worker)
+    priced = [one for one in tools if one.priced]
+    if not priced:
+        return None
+    currency = "USD" if any(cover.currency == "USD" for cover in covers) else covers[0].currency
+    given = (task.spec.get("execution") or {}).get("estimate_amount")
+    amount = Decimal(str(given)) if given else settings.SIGNALBOX_DEFAULT_RESERVATION_USD
+    if not amount:
+        return None
+    try:
+        row = Reservation.objects.reserve(
+            amount,
+            covers,
+            by=by,
+            currency=currency,
+            project_id=run.project_id,
+            run=run,
+            task=task,
+            generation=task.generation + 1,
+        )
+    except budget.BudgetExceeded as refusal:
+        # The claim's transaction is undone; what the refusal means for the budget is written down in another one.
+        for pk, asked in getattr(refusal, "breaches", ()):
+            events.nudge("costs.tasks.note_refusal", pk, asked)
+        raise
+    return {"reservation": row.document(), "price_ceiling": guarding.price_ceiling(priced, currency)}
+
+
+def _offered(task: Task, worker: Worker) -> list[Tool]:
+    """The enabled tools that this worker drives and that can do this kind of task."""
+    tools = Tool.objects.enabled().filter(capabilities__task_kinds__contains=[task.kind])
+    if worker.tools:
+        return list(tools.filter(key__in=worker.tools))
+    adapters = list(worker.metadata.get("adapters") or ())
+    return list(tools.filter(adapter__in=adapters) if adapters else tools)
+
+
+@answers("lease.extend")
+def set_more_aside(*, lease: Lease, amount: Decimal, by: events.Actor) -> dict[str, Any] | None:
+    """More money for a lease; None where no budget covers it. Raises BudgetExceeded."""
+    run = lease.task.run
+    held = Reservation.objects.held().filter(task=lease.task_id, generation=lease.generation)
+    row = held.select_for_update(no_key=True, of=("self",)).select_related("task__run").first()
+    tool = lease.attempt.tool
+    scopes = budget.scopes_of(
+        {
+            "project": run.project_id, "phase": run.phase_id, "workstream": run.workstream_id, "run": run.pk,
+            "task": lease.task_id, "worker": lease.worker_id, "person": run.requested_by,
+            "tool_key": tool.key if tool else "", "model": tool.model if tool else "",
+        }
+    )  # fmt: skip
+    covers = [one for one in budget.covering(scopes, [run.project_id]) if one.covers(scopes, run.project_id)]
+    try:
+        if row is not None:
+            row.extend(amount, covers, by=by)
+        elif covers:
+            row = Reservation.objects.reserve(
+                amount,
+                covers,
+                by=by,
+                currency=covers[0].currency,
+                project_id=run.project_id,
+                run=run,
+                task=lease.task,
+                generation=lease.generation,
+            )
+    except budget.BudgetExceeded as refusal:
+        for pk, asked in getattr(refusal, "breaches", ()):
+            events.nudge("costs.tasks.note_refusal", pk, asked)
+        raise
+    return None if row is None else {"reservation": row.document()}
+
+
+# -- the end of a lease --------------------------------------------------------------------------------------------
 
 
 @answers("lease.end")
 def book_use(
     *, lease: Lease, outcome: str, usage: list[dict[str, Any]], duration_seconds: Decimal | None, by: events.Actor
 ) -> None:
-    """Book what the worker reports of this lease, each item once. An item that cannot be booked is told, never lost."""
+    """Book what the worker reports of this lease, each item once, and give back what was set aside and not used.
+
+    An item that cannot be booked is told, never lost. A priced tool that reports nothing is booked at its reservation
+    when ten minutes later still nothing has come.
+    """
+    uses = []
     for number, item in enumerate(usage):
         try:
-            with transaction.atomic():
-                _book(lease, item, number, by)
+            uses.append(_use_of(lease, item, number))
         except Refused as refusal:
-            events.record(
-                "cost.anomaly",
-                lease,
-                by=by,
-                message=str(refusal),
-                data={"item": str(item)[:2000], "code": refusal.code},
-            )
+            _tell_anomaly(lease, item, refusal, by)
+    if uses:
+        uses = guarding.not_counted_elsewhere(lease.attempt, uses, by=by)
+    if uses:
+        _book_all(lease, uses, by)
+    held = Reservation.objects.held().filter(task=lease.task_id, generation=lease.generation)
+    row = held.select_related("task__run").first()
+    if row is None:
+        return
+    row.end(by=by, reason=outcome)
+    tool = lease.attempt.tool
+    if not row.used and not uses and tool is not None and tool.priced:
+        Reservation.objects.filter(pk=row.pk).update(estimate_at=db_now() + ESTIMATE_AFTER)
 
 
-def _book(lease: Lease, item: dict[str, Any], number: int, by: events.Actor) -> None:
+def _book_all(lease: Lease, uses: list[booking.Use], by: events.Actor) -> None:
+    """All in one statement; where one of them is refused, one by one."""
+    try:
+        with transaction.atomic():
+            booking.book(uses, by=by)
+            return
+    except Refused:
+        pass
+    for use in uses:
+        try:
+            with transaction.atomic():
+                booking.book([use], by=by)
+        except Refused as refusal:
+            _tell_anomaly(lease, use.idempotency_key, refusal, by)
+
+
+def _tell_anomaly(lease: Lease, item: Any, refusal: Refused, by: events.Actor) -> None:
+    told = {"item": str(item)[:2000], "code": refusal.code}
+    events.record("cost.anomaly", lease, by=by, message=str(refusal), data=told)
+
+
+def _use_of(lease: Lease, item: Any, number: int) -> booking.Use:
+    """The item as a use of the lease's attempt. Raises InvalidField."""
     if not isinstance(item, dict):
         raise InvalidField("usage", "each item is an object")
     tokens = {name: item[f"tokens_{name}"] for name in CLASSES if f"tokens_{name}" in item}
@@ -58,7 +191,46 @@ def _book(lease: Lease, item: dict[str, Any], number: int, by: events.Actor) -> 
     values["source"] = str(values.get("source") or "agent")
     values["idempotency_key"] = str(values.get("idempotency_key") or f"{lease.pk}:{number}")
     values.setdefault("resource_type", "custom")
-    CostRecord.objects.record(by=by, attempt=lease.attempt, worker=lease.worker, tokens=tokens, **values)
+    # What a lease reports are sums over its requests, to which no tier of one request applies.
+    is_request = values["resource_type"] != CostRecord.Type.API_CALL
+    return booking.Use(attempt=lease.attempt, worker=lease.worker, tokens=tokens, is_request=is_request, **values)
+
+
+# -- budgets -------------------------------------------------------------------------------------------------------
+
+
+@on("budget.breached")
+def hold_the_scope(event: Event) -> None:
+    """A breached budget pauses its scope and asks; past its limit, what runs under it is asked to stop."""
+    guarding.hold_the_scope(event.subject_id, str(event.data.get("period") or ""))
+
+
+@on("hold.released")
+def go_on_in_the_next_period(event: Event) -> None:
+    """With a budget's period ends its hold; the tasks that it stopped go on as well."""
+    after = event.after or {}
+    if after.get("release_cause") == "expired":
+        guarding.go_on(event.subject_id)
+
+
+@on("cost.anomaly")
+def pause_the_worker(event: Event) -> None:
+    """A record above all that was set aside for its lease: a person looks before its worker goes on."""
+    if event.worker_id is None or "above_reservation" not in event.data:
+        return
+    worker = Worker.objects.filter(pk=event.worker_id).first()
+    if worker is not None and not worker.is_finished and worker.state != Worker.State.PAUSED:
+        worker.pause(by=events.SYSTEM, reason=event.message)
+
+
+@on("lease.ended")
+def judge_the_loop(event: Event) -> None:
+    """A task that runs in circles is paused, with the reason."""
+    if event.task_id is not None:
+        guarding.judge(event.task_id)
+
+
+# -- what became of the work ---------------------------------------------------------------------------------------
 
 
 @answers("patch.receipt")
@@ -79,41 +251,11 @@ _COSTS = "SELECT 1 FROM costs_costrecord WHERE task_id = %s LIMIT 1"
 )  # fmt: skip
 def reclass(event: Event) -> None:
     """What became of the work decides what its cost is called."""
-    if event.task_id is None or not prepared.execute(_COSTS, [to_uuid(event.task_id)]):
-        return
-    task = Task.objects.get(pk=event.task_id)
-    for record in CostRecord.objects.live().filter(task=task).select_related("attempt").order_by("pk"):
-        landing, cause = landing_of(task, record.attempt)
-        record.reclass(landing, cause, by=events.SYSTEM)
+    if event.task_id is not None and prepared.execute(_COSTS, [to_uuid(event.task_id)]):
+        fates.reclass_task(event.task_id)
 
 
-def landing_of(task: Task, attempt: StepAttempt | None) -> tuple[str, str]:
-    """(class, waste cause) of what was spent on `attempt` of `task` (domain.md §2.5.3, *Landing class*)."""
-    patches = list(Patch.objects.filter(pk__in=attempt.output_patch_ids)) if attempt else []
-    states = {patch.state for patch in patches}
-    if Patch.State.COMMITTED in states:
-        return "landed", ""
-    if Patch.State.ROLLED_BACK in states:
-        return "waste", "rolled_back"
-    if task.state not in Task.ENDED or Patch.State.QUARANTINED in states:
-        return "in_flight", ""
-    if attempt is None:
-        return ("landed", "") if task.state == Task.State.COMPLETED else ("waste", _end_of(task))
-    if attempt.outcome != "success":
-        return "waste", attempt.outcome or "cancelled"
-    if not patches:
-        return (
-            ("landed", "")
-            if task.state == Task.State.COMPLETED and not task.requires_patch
-            else ("waste", _end_of(task))
-        )
-    newest = max(patches, key=lambda patch: patch.pk)
-    if newest.replaced_by.filter(state=Patch.State.COMMITTED).exists():
-        return "waste", "gate_failed" if newest.tests_ran else "superseded"
-    if newest.last_error_code:
-        return "waste", "gate_failed" if newest.tests_ran else "apply_failed"
-    return "waste", "dropped"
-
-
-def _end_of(task: Task) -> str:
-    return "cancelled" if task.state == Task.State.CANCELLED else "task_failed"
+chore(guarding.end_overdue_reservations)
+chore(guarding.book_estimates)
+chore(fates.reclass_forgotten)
+chore(fates.reconcile_now_and_then)

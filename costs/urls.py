@@ -1,8 +1,17 @@
-"""Addresses of the costs' pages."""
+"""Addresses of the costs' pages, and of OTLP."""
 
 from django.urls import path
 
-from costs import views
+from costs import otlp_views, views
 
 app_name = "costs"
-urlpatterns = [path("costs/", views.costs, name="list")]
+urlpatterns = [
+    path("costs/", views.costs, name="list"),
+    path("costs/truth/", views.truth, name="truth"),
+    path("costs/budgets/", views.budgets, name="budgets"),
+    path("costs/statement/", views.statement, name="statement"),
+    path("costs/export.csv", views.export, name="export"),
+    path("otlp/v1/metrics", otlp_views.metrics, name="otlp_metrics"),
+    path("otlp/v1/logs", otlp_views.logs, name="otlp_logs"),
+    path("otlp/v1/traces", otlp_views.traces, name="otlp_traces"),
+]

@@ -1,21 +1,27 @@
-"""The page of costs: where the money goes, by day, by tool and model, and use by use."""
+"""The pages of costs: where the money goes, budgets with their forecast, the truth meter, a month for the books."""
 
+import re
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+from django.core.exceptions import BadRequest
 from django.db.models import Count, F, Q, QuerySet, Sum, Value
 from django.db.models.functions import TruncDate
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from costs.models import TOKEN_FIELDS, CostRecord
+from costs import reports
+from costs.models import TOKEN_FIELDS, Budget, CostRecord, DailySpend
 from costs.pages import DAYS, totals
 from pipeline import pages
 from pipeline.auth import signed_in
+from pipeline.clock import db_now
 
 TOOLS_SHOWN = 30
+LANDED_DAYS = 30
+SESSIONS_SHOWN = 100
 
 
 @require_safe
@@ -24,23 +30,35 @@ def costs(request: HttpRequest) -> HttpResponse:
     """Sums of what was booked and not voided, each currency for itself, and the records themselves."""
     filters = pages.Filters(request)
     rows = CostRecord.objects.visible_to(request.principal)
+    sums = DailySpend.objects.visible_to(request.principal)
     for name in ("project", "run"):
         if value := filters.id(name):
             rows = rows.filter(**{name: value})
+    if filters["project"]:
+        sums = sums.filter(project=filters["project"])
     if landing := filters.one_of("landing", CostRecord.Landing.values):
-        rows = rows.filter(landing=landing)
+        rows, sums = rows.filter(landing=landing), sums.filter(landing=landing)
     if filters.one_of("unpriced", ["yes"]):
         rows = rows.unpriced()
     tokens_in = sum((F(name) for name in TOKEN_FIELDS if name != "tokens_output"), start=Value(0))
     shown = rows.select_related("project", "task", "tool").defer("task__spec", "task__touches")
     page = pages.page_of(shown.annotate(tokens_in=tokens_in), request)
+    # A run and a single flag are not in the small table of sums; their records are few.
+    few = bool(filters["run"] or filters["unpriced"])
+    today = pages.today().date()
+    ids = [filters["project"]] if filters["project"] else request.principal.project_ids()
     return render(
         request,
         "costs/costs.html",
         {
-            "totals": totals(rows),
-            "days": _by_day(rows),
-            "tools": _by_tool(rows),
+            "totals": totals(rows) if few else _totals(sums),
+            "days": _by_day(rows) if few else _days(sums),
+            "tools": _by_tool(rows) if few else _tools(sums),
+            "classes": [] if few else reports.by_class(sums),
+            "landed": []
+            if few
+            else reports.landed(sums, "tool", first=today - timedelta(days=LANDED_DAYS - 1), last=today, projects=ids),
+            "landed_days": LANDED_DAYS,
             "records": page.rows,
             "next_cursor": page.next_cursor,
             "filters": filters,
@@ -50,8 +68,44 @@ def costs(request: HttpRequest) -> HttpResponse:
     )
 
 
-def _by_day(rows: "QuerySet[CostRecord]") -> list[dict[str, Any]]:
+def _totals(sums: "QuerySet[DailySpend]") -> list[dict[str, Any]]:
+    """Per currency the live `amount`, how much of it is `waste` or `unpriced`, and the number `n` of records."""
+    found = sums.values("currency").annotate(
+        total=Sum("amount"),
+        n=Sum("records"),
+        unpriced=Sum("unpriced_amount"),
+        waste=Sum("amount", filter=Q(landing="waste"), default=Decimal(0)),
+    )
+    return [{**row, "amount": row["total"]} for row in found.exclude(n=0).order_by("currency")]
+
+
+def _days(sums: "QuerySet[DailySpend]") -> list[dict[str, Any]]:
     """Per day and currency of the last fourteen days, newest first: `amount`, `landed`, `waste`, `n`."""
+    zero = Decimal(0)
+    found = (
+        sums.filter(day__gte=(pages.today() - timedelta(days=DAYS - 1)).date())
+        .values("currency", "day")
+        .annotate(
+            landed=Sum("amount", filter=Q(landing="landed"), default=zero),
+            waste=Sum("amount", filter=Q(landing="waste"), default=zero),
+            n=Sum("records"),
+            total=Sum("amount"),
+        )
+    )
+    return [{**row, "amount": row["total"]} for row in found.exclude(n=0).order_by("-day", "currency")]
+
+
+def _tools(sums: "QuerySet[DailySpend]") -> list[dict[str, Any]]:
+    """Per tool, model and currency, the dearest first: `amount`, `n`, and how much was `unpriced`."""
+    found = sums.values("tool__key", "model", "currency").annotate(
+        total=Sum("amount"), n=Sum("records"), unpriced=Sum("unpriced_amount")
+    )
+    rows = found.exclude(n=0).order_by("-total", "tool__key", "model")[:TOOLS_SHOWN]
+    return [{**row, "amount": row["total"]} for row in rows]
+
+
+def _by_day(rows: "QuerySet[CostRecord]") -> list[dict[str, Any]]:
+    """As `_days`, from the records."""
     zero = Decimal(0)
     found = (
         rows.filter(voided_at=None, recorded_at__gte=pages.today() - timedelta(days=DAYS - 1))
@@ -67,10 +121,65 @@ def _by_day(rows: "QuerySet[CostRecord]") -> list[dict[str, Any]]:
 
 
 def _by_tool(rows: "QuerySet[CostRecord]") -> list[dict[str, Any]]:
-    """Per tool, model and currency, the dearest first: `amount`, `n`, and how many were `unpriced`."""
+    """As `_tools`, from the records; `unpriced` is their number."""
     found = (
         rows.filter(voided_at=None)
         .values("tool__key", "model", "currency")
         .annotate(amount=Sum("amount"), n=Count("pk"), unpriced=Count("pk", filter=Q(unpriced=True)))
     )
     return list(found.order_by("-amount", "tool__key", "model")[:TOOLS_SHOWN])
+
+
+@require_safe
+@signed_in
+def budgets(request: HttpRequest) -> HttpResponse:
+    """Every budget that the person may see: a bar of what is spent and set aside, and the forecast with its basis."""
+    rows = Budget.objects.visible_to(request.principal).select_related("project").order_by("project__key", "key")
+    return render(request, "costs/budgets.html", {"standings": reports.standings(rows[:200], db_now())})
+
+
+@require_safe
+@signed_in
+def truth(request: HttpRequest) -> HttpResponse:
+    """The truth meter: what tools say that they cost beside our price and the gateway's, and the likely cause."""
+    filters = pages.Filters(request)
+    rows = CostRecord.objects.visible_to(request.principal)
+    if project := filters.id("project"):
+        rows = rows.filter(project=project)
+    return render(
+        request,
+        "costs/truth.html",
+        {
+            "sessions": reports.truths(rows)[:SESSIONS_SHOWN],
+            "filters": filters,
+            "projects": pages.project_choices(request.principal),
+        },
+    )
+
+
+@require_safe
+@signed_in
+def statement(request: HttpRequest) -> HttpResponse:
+    """One month for the books; `?month=2026-11`. Raises BadRequest for what is no month."""
+    given = request.GET.get("month") or pages.today().strftime("%Y-%m")
+    if not re.fullmatch(r"20[0-9]{2}-(0[1-9]|1[0-2])", given, re.ASCII):
+        raise BadRequest("month: a month as YYYY-MM")
+    sums = DailySpend.objects.visible_to(request.principal)
+    told = reports.statement(sums, int(given[:4]), int(given[5:]))
+    before = (told["first"] - timedelta(days=1)).strftime("%Y-%m")
+    after = (told["last"] + timedelta(days=1)).strftime("%Y-%m")
+    return render(request, "costs/statement.html", {**told, "month": given, "before": before, "after": after})
+
+
+@require_safe
+@signed_in
+def export(request: HttpRequest) -> StreamingHttpResponse:
+    """The records of a project, a run, or all that the person may see, as CSV, oldest first."""
+    filters = pages.Filters(request)
+    rows = CostRecord.objects.visible_to(request.principal)
+    for name in ("project", "run"):
+        if value := filters.id(name):
+            rows = rows.filter(**{name: value})
+    answer = StreamingHttpResponse(reports.csv_lines(reports.exported(rows)), content_type="text/csv; charset=utf-8")
+    answer["Content-Disposition"] = 'attachment; filename="costs.csv"'
+    return answer

@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ import pgtrigger
 import pgtrigger.registry
 from django.db import connection, transaction
 
-from costs.models import CostRecord, Price
+from costs.models import Budget, CostRecord, Price, Reservation, budget
 from gates.models import Gate, GateRun
 from ledger import git
 from ledger.models import MergeQueue, Patch, PatchPolicy, Push, QueueItem, Remote
@@ -365,6 +366,26 @@ def make_cost(**fields: Any) -> CostRecord:
     return row
 
 
+def make_budget(project: Project | None = None, **fields: Any) -> Budget:
+    """A budget of five dollars in all, over a project unless told."""
+    fields.setdefault("key", f"budget-{number()}")
+    fields.setdefault("scope_kind", "project")
+    if fields["scope_kind"] != "installation":
+        fields.setdefault("project", project or make_project())
+    if fields["scope_kind"] == "project":
+        fields.setdefault("scope_id", fields["project"].pk)
+    fields.setdefault("limit_amount", Decimal(5))
+    return Budget.objects.add(by=BY, **fields)
+
+
+def make_reservation(project: Project | None = None, amount: str = "1", **fields: Any) -> Reservation:
+    """A dollar set aside for a minute in every budget over a project, without a lease."""
+    project = project or make_project()
+    covers = budget.covering(budget.scopes_of({"project": project.pk}), [project.pk])
+    fields.setdefault("seconds", 60)
+    return Reservation.objects.reserve(amount, covers, by=BY, project_id=project.pk, **fields)
+
+
 # -- any state -----------------------------------------------------------------------------------------------------
 
 
@@ -447,6 +468,10 @@ def _of_gate_run(row: GateRun, state: str) -> dict[str, Any]:
     }
 
 
+def _of_reservation(row: Reservation, state: str) -> dict[str, Any]:
+    return {}
+
+
 def _of_push(row: Push, state: str) -> dict[str, Any]:
     return {"pushed_at": NOW if state == "pushed" else None}
 
@@ -464,6 +489,7 @@ STATEFUL: dict[type[Stateful], tuple[Callable[[], Any], Columns]] = {
     QueueItem: (make_queue_item, _of_queue_item),
     GateRun: (make_gate_run, _of_gate_run),
     Push: (make_push, _of_push),
+    Reservation: (make_reservation, _of_reservation),
 }
 """Every stateful model: how a row of it is born, and what its columns must hold in each state."""
 

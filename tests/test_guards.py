@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from django.db import IntegrityError, connection, models, transaction
 
-from costs.models import CostRecord, Price
+from costs.models import Budget, BudgetPeriod, CostRecord, Price, Reservation
 from gates.models import Gate, GateRun, TestResult
 from ledger.models import MergeQueue, Patch, PatchContent, PatchPolicy, QueueItem
 from pipeline import events
@@ -207,6 +207,14 @@ def test_a_row_that_is_written_once_is_neither_changed_nor_deleted(noun):
 
 # -- versions ------------------------------------------------------------------------------------------------------
 
+
+def _make_period():
+    """A running period."""
+    of = factories.make_budget()
+    factories.make_reservation(of.project)
+    return of.running()
+
+
 VERSIONED: dict[type[Row], tuple[Any, dict[str, Any]]] = {
     Project: (factories.make_project, {"name": "Other"}),
     Phase: (factories.make_phase, {"name": "Other"}),
@@ -227,6 +235,9 @@ VERSIONED: dict[type[Row], tuple[Any, dict[str, Any]]] = {
     GateRun: (factories.make_gate_run, {"runner": "other"}),
     Price: (factories.make_price, {"source": "other"}),
     CostRecord: (factories.make_cost, {"model": "other"}),
+    Budget: (factories.make_budget, {"timezone": "Europe/Berlin"}),
+    BudgetPeriod: (_make_period, {"spent": 1}),
+    Reservation: (factories.make_reservation, {"key": "other"}),
 }
 
 
@@ -411,6 +422,16 @@ WRONG: list[tuple[str, Any, dict[str, Any]]] = [
     ("cost_waste_has_cause", factories.make_cost, {"waste_cause": "failed"}),
     ("cost_void_says_why", factories.make_cost, {"voided_at": db_now}),
     ("cost_leaf_has_id", factories.make_cost, {"leaf_kind": "task"}),
+    ("price_per_search_not_negative", factories.make_price, {"per_search": -1}),
+    ("budget_limit_not_negative", factories.make_budget, {"limit_amount": -1}),
+    ("budget_currency_is_iso", factories.make_budget, {"currency": "usd"}),
+    ("budget_warns_within", factories.make_budget, {"warn_ratio": 0}),
+    ("budget_scope_is_named", factories.make_budget, {"scope_id": ""}),
+    ("budget_period_spent_not_negative", _make_period, {"spent": -1}),
+    ("budget_period_reserved_not_negative", _make_period, {"reserved": -1}),
+    ("reservation_amount_positive", factories.make_reservation, {"amount": 0}),
+    ("reservation_used_within", factories.make_reservation, {"used": 7}),
+    ("reservation_has_an_end", factories.make_reservation, {"expires_at": None}),
 ]
 
 

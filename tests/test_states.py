@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.db import IntegrityError, connection, transaction
 
+from costs.models import Reservation
 from gates.models import GateRun
 from ledger.models import MergeQueue, Patch, Push, QueueItem
 from pipeline import events
@@ -71,6 +72,10 @@ TABLES: dict[Model, str] = {
         idle,busy,paused     crashed      worker.crashed
         idle,busy,paused     stopped      worker.stopped
     """,
+    Reservation: """
+        held                 settled      reservation.settled
+        held                 released     reservation.released
+    """,
     Push: """
         waiting,held         pushed       push.pushed
         waiting              held         push.held
@@ -133,6 +138,7 @@ BIRTHS: dict[tuple[Model, str], str] = {
     (QueueItem, "waiting"): "queue_item.waiting",
     (GateRun, "pending"): "gate_run.created",
     (Push, "waiting"): "push.created",
+    (Reservation, "held"): "reservation.granted",
 }
 
 TERMINAL: dict[Model, set[str]] = {
@@ -146,6 +152,7 @@ TERMINAL: dict[Model, set[str]] = {
     QueueItem: {"landed", "evicted", "withdrawn"},
     GateRun: {"passed", "failed", "skipped", "error"},
     Push: {"pushed"},
+    Reservation: {"settled", "released"},
 }
 
 

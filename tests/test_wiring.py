@@ -11,8 +11,14 @@ REACTIONS = {
     "task.retrying": ["pipeline.reactions.advance_run"],
     "task.cancelled": ["pipeline.reactions.advance_run", "ledger.reactions.follow_the_task", "costs.reactions.reclass"],
     "task.failed": ["pipeline.reactions.advance_run", "ledger.reactions.follow_the_task", "costs.reactions.reclass"],
-    "hold.released": ["pipeline.reactions.advance_run"],
-    "lease.ended": ["pipeline.reactions.advance_run", "ledger.reactions.follow_the_task"],
+    "hold.released": ["pipeline.reactions.advance_run", "costs.reactions.go_on_in_the_next_period"],
+    "lease.ended": [
+        "pipeline.reactions.advance_run",
+        "ledger.reactions.follow_the_task",
+        "costs.reactions.judge_the_loop",
+    ],
+    "cost.anomaly": ["costs.reactions.pause_the_worker"],
+    "budget.breached": ["costs.reactions.hold_the_scope"],
     "patch.created": ["workers.reactions.see_progress", "ledger.reactions.start_validation"],
     "patch.resubmitted": ["workers.reactions.see_progress"],
     "patch.validated": ["ledger.reactions.enqueue"],
@@ -60,10 +66,10 @@ REACTIONS = {
 }
 
 ANSWERS = {
-    "task.claim": ["ledger.reactions.base_and_checkout"],
+    "task.claim": ["ledger.reactions.base_and_checkout", "costs.reactions.set_money_aside"],
     "lease.end": ["costs.reactions.book_use"],
     "lease.report": ["ledger.reactions.check_patches"],
-    "lease.extend": [],
+    "lease.extend": ["costs.reactions.set_more_aside"],
     "task.feedback": ["ledger.review_reactions.what_reviewers_said"],
     "task.stop": ["workers.reactions.ask_lease_to_stop"],
     "task.complete": ["ledger.reactions.are_patches_landed"],
@@ -95,6 +101,10 @@ CHORES = [
     "gates.external.close_unheard",
     "gates.reactions.open_missing_gates",
     "gates.running.run_pending",
+    "costs.guarding.end_overdue_reservations",
+    "costs.guarding.book_estimates",
+    "costs.fates.reclass_forgotten",
+    "costs.fates.reconcile_now_and_then",
 ]
 
 
@@ -114,6 +124,7 @@ def test_celery_knows_these_tasks_and_no_other_of_ours() -> None:
     current_app.loader.import_default_modules()
     ours = {name for name in current_app.tasks if not name.startswith("celery.")}
     assert ours == {
+        "costs.tasks.note_refusal",
         "gates.tasks.run_pending",
         "gates.tasks.tidy",
         *(f"ledger.landing_tasks.{name}" for name in LANDING_TASKS),

@@ -14,7 +14,15 @@ from pathlib import Path
 from pipeline import embedded
 from tests.bench.harness import BENCHES, Cluster, Outcome, measure, profile, stopwatch, table, write
 
-MODULES = ("bench_claim", "bench_events", "bench_verify", "bench_sweep", "bench_patch", "bench_gate")
+MODULES = (
+    "bench_claim",
+    "bench_events",
+    "bench_verify",
+    "bench_sweep",
+    "bench_patch",
+    "bench_gate",
+    "bench_costs",
+)
 
 
 def main() -> int:

@@ -101,3 +101,43 @@ def test_costs_of_other_projects_and_of_none_are_not_shown(viewer, run):
 
     assert answer.context["records"] == []
     assert "Nothing booked" in answer.text
+
+
+def test_budgets_are_shown_with_their_bar_status_and_forecast(viewer, project):
+    factories.make_budget(project, key="nightly", limit_amount=Decimal(4), period="month")
+    factories.make_budget(factories.make_project(), key="of-others")
+    factories.make_cost(project=project, amount="5")
+
+    answer = viewer.get("/costs/budgets/")
+
+    (row,) = answer.context["standings"]
+    assert (row["status"], row["spent"]) == ("exceeded", Decimal(5))
+    assert 'class="fill-bad"' in answer.text
+    assert "of-others" not in answer.text
+
+
+def test_the_sums_of_the_page_are_those_of_the_records(viewer, project, run):
+    rows = [factories.make_cost(run=run, amount="1.5", model="m"), factories.make_cost(project=project, amount="2")]
+    rows[0].reclass("landed", "", by=factories.BY)
+
+    whole, of_run = viewer.get("/costs/").context, viewer.get(f"/costs/?run={run.pk}").context
+
+    assert whole["totals"][0]["amount"] == Decimal("3.5")
+    assert of_run["totals"][0]["amount"] == Decimal("1.5")
+    (of,) = whole["classes"]
+    assert (of["landed"], of["overhead"], of["amount"]) == (Decimal("1.5"), Decimal(2), Decimal("3.5"))
+
+
+def test_the_other_pages_answer_for_what_the_person_may_see(viewer, run):
+    factories.make_price(model="m")
+    factories.make_cost(run=run, amount=None, model="m", tokens={"output": 1_000_000}, stated_amount="1")
+    factories.make_cost(amount="77", model="secret")
+
+    truth = viewer.get("/costs/truth/")
+    assert [one["label"] for one in truth.context["sessions"]] == ["agree"]
+    statement = viewer.get("/costs/statement/")
+    assert [line["total"] for line in statement.context["lines"]] == [Decimal(1)]
+    assert viewer.get("/costs/statement/?month=never").status_code == 400
+    text = b"".join(viewer.get("/costs/export.csv").streaming_content).decode()
+    assert "secret" not in text
+    assert len(text.splitlines()) == 2

@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from costs.models import CostRecord
+from costs.models import CostRecord, OtlpMark, OtlpMeter, SignalCount
 from gates.models import Gate, GateRun, TestResult
 from ledger.models import Patch, PatchContent, PatchReview, PolicyOverride, Receipt, Seal
 from pipeline.admin_site import DefinitionAdmin, LookOnlyAdmin
@@ -117,7 +117,12 @@ def fill() -> None:
     TestResult.objects.create(gate_run=gate_run, test_key="t", name="t", outcome="pass")
     fill_what_is_kept(project)
     make.make_price()
+    make.make_budget(project)
+    make.make_reservation(project)
     make.make_cost(attempt=lease.attempt)
+    OtlpMeter.objects.create(meter=f"claude:session:{make.number()}", tool="claude", project=project)
+    OtlpMark.objects.create(series=f"{make.number()}", value=1, at_ns=1)
+    SignalCount.add({"claude_code.user_prompt": 1})
     Tick.objects.take("sweep", timedelta(seconds=5))
     StoredAnswer.objects.create(
         principal="key", key=new_id(), body_hash="0", body="sbx_secret", expires_at=timezone.now() + timedelta(days=1)

@@ -1,0 +1,650 @@
+"""Booking, voiding and re-classing, many at once: one statement writes the records and what they add to the sums.
+
+The key (source, idempotency_key) makes a use booked once; budgets are charged in the same transaction.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from django.db import connection
+
+from costs import pricing
+from costs.models import budget, daily
+from costs.models.price import OwnQuote, Price
+from costs.models.record import CostRecord
+from pipeline import events, prepared
+from pipeline.clock import db_now
+from pipeline.ids import from_uuid, new_id, to_uuid
+from pipeline.models import ExecutionRequest, Project, Run, StepAttempt, Task, Tool
+from pipeline.refusals import InvalidField, Refused, need_reason
+from pipeline.rows import in_transaction
+from workers.models import Worker
+
+TOLD_ONE_BY_ONE = 25
+"""Up to so many records at once are told by an event each; more by one event that names and digests them."""
+
+ESTIMATE = "estimate"
+"""The source of what was booked at its reservation, since nobody reported it."""
+
+Types = CostRecord.Type.values
+FREE = CostRecord.Type.COMPUTE_TIME
+
+
+@dataclass
+class Use:
+    """One use to book, and what is known of it.
+
+    Without an amount it is quantity × rate, else the tokens at the model's price when it was used (`reported_at`, at
+    the latest now), else, for an unknown model, the ceiling, flagged `unpriced`. `stated_amount` is what the tool says,
+    `gateway_amount` what a gateway says, each kept beside ours. It belongs to the narrowest of attempt, request, task,
+    run and project that is given; with none of them to the installation's overhead.
+    """
+
+    resource_type: str
+    source: str
+    idempotency_key: str = ""
+    amount: Any = None
+    currency: str = "USD"
+    attempt: StepAttempt | None = None
+    task: Task | None = None
+    run: Run | None = None
+    request: ExecutionRequest | None = None
+    project: Project | None = None
+    worker: Worker | None = None
+    tokens: Mapping[str, int] | None = None
+    model: str = ""
+    provider: str = ""
+    usage_quantity: Any = None
+    usage_unit: str = ""
+    usage_rate: Any = None
+    duration_seconds: Any = None
+    resource_name: str = ""
+    override_reason: str = ""
+    reported_at: datetime | None = None
+    stated_amount: Any = None
+    gateway_amount: Any = None
+    assumed_ttl: bool = False
+    reasoning: int = 0
+    web_searches: int = 0
+    flags: Collection[str] = ()
+    is_request: bool = True
+    session: str = ""
+    meter: str = ""
+    replaces: CostRecord | None = None
+    basis: str = ""
+
+
+@dataclass
+class Booked:
+    """What became of one use: the record's id and columns, and whether it is new."""
+
+    pk: str
+    values: dict[str, Any] = field(repr=False)
+    is_new: bool = True
+    recorded_at: datetime | None = None
+    created_at: datetime | None = None
+
+    def row(self) -> CostRecord:
+        """The record; a query where it was known before."""
+        if not self.is_new:
+            return CostRecord.objects.get(pk=self.pk)
+        return CostRecord(pk=self.pk, recorded_at=self.recorded_at, created_at=self.created_at, **self.values)
+
+
+# The columns of an insert, in their order; the types are PostgreSQL's, for the arrays that carry them.
+_COLUMNS: dict[str, str] = {
+    "id": "uuid", "resource_type": "text", "amount": "numeric", "currency": "text", "leaf_kind": "text",
+    "leaf_id": "uuid", "project_id": "uuid", "phase_id": "uuid", "workstream_id": "uuid", "run_id": "uuid",
+    "task_id": "uuid", "request_id": "uuid", "attempt_id": "uuid", "worker_id": "uuid", "tool_id": "uuid",
+    "resource_name": "text", "model": "text", "provider": "text", "usage_quantity": "numeric", "usage_unit": "text",
+    "usage_rate": "numeric", "tokens_uncached_input": "bigint", "tokens_cache_read": "bigint",
+    "tokens_cache_write_5m": "bigint", "tokens_cache_write_1h": "bigint", "tokens_output": "bigint",
+    "duration_seconds": "numeric", "price_id": "uuid", "basis": "text", "unpriced": "bool", "assumed_ttl": "bool",
+    "stated_amount": "numeric", "override_reason": "text", "source": "text", "idempotency_key": "text",
+    "landing": "text", "waste_cause": "text", "reported_at": "timestamptz", "replaces_id": "uuid", "kind": "text",
+    "person": "text", "reasoning": "bigint", "web_searches": "int", "flags": "jsonb", "is_request": "bool",
+    "session": "text", "meter": "text", "price_source": "text", "price_version": "text", "price_dated": "date",
+    "gateway_amount": "numeric", "batch": "uuid",
+}  # fmt: skip
+_NAMES = ", ".join(_COLUMNS)
+_ARRAYS = ", ".join(f"%s::{kind}[]" for kind in _COLUMNS.values())
+_KNOWN = ", voided_by, void_reason"
+_BOOK = f"""
+WITH new AS (
+    INSERT INTO costs_costrecord ({_NAMES}{_KNOWN}, patch_id, version)
+    SELECT {_NAMES}, '', '', NULL, 1 FROM unnest({_ARRAYS}) AS u ({_NAMES})
+    ON CONFLICT (source, idempotency_key) WHERE idempotency_key <> '' DO NOTHING
+    RETURNING *
+), sums AS ({daily.add(daily.deltas("new"))})
+SELECT id, recorded_at, created_at, (SELECT EXISTS (SELECT 1 FROM costs_budget WHERE active)) FROM new
+"""
+_IDS = {name for name, kind in _COLUMNS.items() if kind == "uuid"}
+
+
+def book(uses: Sequence[Use], *, by: events.Actor) -> list[Booked]:
+    """Book these uses, all or none; answers what became of each, in their order.
+
+    The same (source, key) is booked once: its first record is the answer, voided or not. Raises InvalidField:
+    `invalid_resource_type`, `invalid_currency`, `amount_negative`, `amount_not_finite`, `amount_missing`,
+    `amount_contradicts_usage`, with the number of the use as `number`; Refused `duplicate_key` for a key that was used
+    for another content.
+    """
+    if not uses:
+        return []
+    with in_transaction():
+        prices = Price.objects.book_for({use.model for use in uses if use.model and use.tokens})
+        now = db_now() if any(use.model and use.tokens for use in uses) else None
+        places: dict[Any, dict[str, Any]] = {}
+        given = []
+        for number, use in enumerate(uses):
+            try:
+                given.append(_values(use, prices, now, places))
+            except Refused as refusal:
+                refusal.parts["number"] = number
+                raise
+        batch = new_id() if len(given) > TOLD_ONE_BY_ONE else None
+        first: dict[tuple[str, str], int] = {}
+        chosen, twins = [], {}
+        for number, values in enumerate(given):
+            key = (values["source"], values["idempotency_key"])
+            if key[1] and key in first:
+                twins[number] = first[key]
+                continue
+            first[key] = number
+            values["batch"] = batch
+            chosen.append(Booked(new_id(), values))
+        is_budgeted = _insert(chosen)
+        old = [one for one in chosen if not one.is_new]
+        _find(old)
+        answers = dict(zip([n for n in range(len(given)) if n not in twins], chosen, strict=True))
+        for number, twin in twins.items():
+            if not _same(given[twin], given[number]):
+                raise _another(given[number], number)
+            answers[number] = Booked(answers[twin].pk, answers[twin].values, is_new=False)
+        new = [one for one in chosen if one.is_new]
+        if new:
+            _tell(new, batch, by)
+            if is_budgeted:
+                _charge(new, by)
+                _replace_estimates(new, by)
+    return [answers[number] for number in range(len(given))]
+
+
+def _values(use: Use, prices: pricing.PriceBook, now: datetime | None, places: dict[Any, Any]) -> dict[str, Any]:
+    """The record's columns."""
+    if use.resource_type not in Types:
+        refusal = InvalidField("resource_type", "", code="invalid_resource_type")
+        refusal.args = (f"Invalid resource_type: {use.resource_type}; it is one of {', '.join(Types)}",)
+        raise refusal
+    tokens = pricing.check_tokens(use.tokens or {})
+    quantity, rate = pricing.figure("usage_quantity", use.usage_quantity), pricing.figure("usage_rate", use.usage_rate)
+    stated = pricing.figure("amount", use.amount)
+    told = stated if use.stated_amount is None else pricing.figure("stated_amount", use.stated_amount)
+    currency = pricing.check_currency(use.currency)
+    names = (use.attempt, use.task, use.run, use.request, use.project)
+    key = tuple(id(row) for row in names)
+    if key not in places:
+        places[key] = _place(*names)
+    place = places[key]
+    quote, priced = None, None
+    if stated is None and use.model and any(tokens.values()) and now is not None:
+        quote = prices.at(use.provider, use.model, _when(use, now))
+        if quote is not None:
+            priced = quote.amount(tokens, is_request=use.is_request, web_searches=use.web_searches)
+            currency = quote.currency
+    if priced is not None and quantity is None:
+        booked = pricing.Booked(priced, "priced")
+    else:
+        quote = None
+        booked = pricing.amount(
+            stated=stated,
+            quantity=quantity,
+            rate=rate,
+            tokens=tokens,
+            price=None,
+            model=use.model,
+            free=use.resource_type == FREE,
+            override=bool(use.override_reason),
+        )
+    return {
+        "resource_type": use.resource_type,
+        "amount": booked.amount,
+        "currency": currency,
+        **place,
+        "worker_id": use.worker.pk if use.worker else None,
+        "model": use.model[:100],
+        "provider": (use.provider or (quote.provider if quote else ""))[:64],
+        "resource_name": use.resource_name[:200],
+        "usage_quantity": quantity,
+        "usage_unit": use.usage_unit[:32],
+        "usage_rate": rate,
+        **{f"tokens_{name}": count for name, count in tokens.items()},
+        "duration_seconds": pricing.figure("duration_seconds", use.duration_seconds),
+        "price_id": quote.price_id if isinstance(quote, OwnQuote) else None,
+        "price_source": quote.source[:200] if quote else "",
+        "price_version": quote.version[:64] if quote else "",
+        "price_dated": quote.dated if quote else None,
+        "basis": use.basis or booked.basis,
+        "unpriced": booked.unpriced,
+        "stated_amount": told,
+        "gateway_amount": pricing.figure("gateway_amount", use.gateway_amount),
+        "assumed_ttl": bool(use.assumed_ttl) or "assumed_ttl" in use.flags,
+        "override_reason": use.override_reason,
+        "source": use.source[:64],
+        "idempotency_key": use.idempotency_key[:200],
+        "landing": "in_flight" if place["task_id"] else "overhead",
+        "waste_cause": "",
+        "reported_at": use.reported_at,
+        "reasoning": use.reasoning,
+        "web_searches": use.web_searches,
+        "flags": sorted(use.flags),
+        "is_request": use.is_request,
+        "session": use.session[:200],
+        "meter": use.meter[:300],
+        "replaces_id": use.replaces.pk if use.replaces else None,
+        "batch": None,
+    }
+
+
+def _when(use: Use, now: datetime) -> datetime:
+    """When it was used: as reported, but neither in the future nor before its attempt began."""
+    at = min(use.reported_at or now, now)
+    began = use.attempt.started_at if use.attempt else None
+    return max(at, began) if began is not None else at
+
+
+def _place(
+    attempt: StepAttempt | None,
+    task: Task | None,
+    run: Run | None,
+    request: ExecutionRequest | None,
+    project: Project | None,
+) -> dict[str, Any]:
+    """The leaf, which is the narrowest thing that is known, and its ancestors."""
+    leaf: tuple[str, Any] = ("none", None)
+    for kind, row in (("project", project), ("run", run), ("task", task), ("request", request), ("attempt", attempt)):
+        if row is not None:
+            leaf = (kind, row.pk)
+    task = attempt.task if attempt else request.task if request and request.task else task
+    run = attempt.run if attempt else task.run if task else run
+    project_id = run.project_id if run else request.project_id if request else project.pk if project else None
+    return {
+        "leaf_kind": leaf[0],
+        "leaf_id": leaf[1],
+        "project_id": project_id,
+        "phase_id": run.phase_id if run else None,
+        "workstream_id": run.workstream_id if run else None,
+        "run_id": run.pk if run else None,
+        "task_id": task.pk if task else None,
+        "request_id": attempt.request_id if attempt else request.pk if request else None,
+        "attempt_id": attempt.pk if attempt else None,
+        "tool_id": attempt.tool_id if attempt else None,
+        "kind": task.kind if task else "",
+        "person": run.requested_by if run else "",
+    }
+
+
+def _insert(chosen: Sequence[Booked]) -> bool:
+    """Write those that are not known yet; the others are no longer `is_new`. Answers whether any budget counts."""
+    columns: list[list[Any]] = []
+    known: dict[str | None, UUID | None] = {None: None}
+    for name in _COLUMNS:
+        if name == "id":
+            columns.append([to_uuid(one.pk) for one in chosen])
+            continue
+        values = [one.values[name] for one in chosen]
+        if name in _IDS:
+            for value in values:
+                if value not in known:
+                    known[value] = to_uuid(value)
+            values = [known[value] for value in values]
+        elif name == "flags":
+            values = ["[]" if not value else json.dumps(value) for value in values]
+        columns.append(values)
+    rows = prepared.execute(_BOOK, columns)
+    written = {pk: times for pk, *times, _is_budgeted in rows}
+    for one, pk in zip(chosen, columns[0], strict=True):
+        one.is_new = pk in written
+        if one.is_new:
+            one.recorded_at, one.created_at = written[pk]
+    return bool(rows) and bool(rows[0][-1])
+
+
+_SAME = (
+    "leaf_id", "resource_type", "model", "usage_quantity", "currency", "stated_amount",
+    *(f"tokens_{name}" for name in pricing.CLASSES),
+)  # fmt: skip
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two reports tell of one use: place, type, model, tokens, quantity, and what was stated.
+
+    Not its amount: a repeat may find another price.
+    """
+    return all(one[name] == other[name] for name in _SAME if name != "currency" or one["basis"] != "priced")
+
+
+def _find(old: Sequence[Booked]) -> None:
+    """Put the ids of the first records of these keys in their place. Raises Refused `duplicate_key`."""
+    if not old:
+        return
+    by_source = defaultdict(dict)
+    for one in old:
+        by_source[one.values["source"]][one.values["idempotency_key"]] = one
+    for source, keys in by_source.items():
+        rows = CostRecord.objects.filter(source=source, idempotency_key__in=list(keys)).values(
+            "pk", "idempotency_key", "basis", *_SAME
+        )
+        for row in rows:
+            one = keys[row["idempotency_key"]]
+            if not _same(row, one.values):
+                raise _another(one.values)
+            one.pk = row["pk"]
+
+
+def _another(values: Mapping[str, Any], number: int | None = None) -> Refused:
+    told = {} if number is None else {"number": number}
+    return Refused(
+        f"{values['source']}/{values['idempotency_key']} is booked already, with another content",
+        code="duplicate_key",
+        **told,
+    )
+
+
+# -- telling -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Batch:
+    """Many records that one event tells: which they are, what they come to, and a digest over all of them."""
+
+    pk: str
+    ids: dict[str, str | None]
+
+    @staticmethod
+    def noun() -> str:
+        """The subject's name in the log."""
+        return "cost_batch"
+
+    def correlation(self) -> dict[str, str | None]:
+        """What all of its records have in common."""
+        return self.ids
+
+
+_CORRELATION = {
+    "project_id": "project_id", "workstream_id": "workstream_id", "run_id": "run_id", "task_id": "task_id",
+    "step_id": "attempt_id", "worker_id": "worker_id",
+}  # fmt: skip
+
+
+def _tell(new: Sequence[Booked], batch: str | None, by: events.Actor) -> None:
+    composed = []
+    unpriced: dict[str, Decimal] = defaultdict(Decimal)
+    if batch is None:
+        for one in new:
+            row = one.row()
+            told = {"amount": row.amount, "currency": row.currency}
+            composed.append(events.compose("cost.recorded", row, by=by, data=told, before={}, after=row.birth()))
+            if row.unpriced:
+                told = {"model": row.model, "amount": row.amount}
+                composed.append(events.compose("cost.unpriced", row, by=by, data=told))
+    else:
+        sums: dict[str, Decimal] = defaultdict(Decimal)
+        digest = hashlib.sha256()
+        for one in new:
+            sums[one.values["currency"]] += one.values["amount"]
+            digest.update(_line(one))
+            if one.values["unpriced"]:
+                unpriced[one.values["model"]] += one.values["amount"]
+        common = {
+            name: values.pop() if len(values := {one.values[column] for one in new}) == 1 else None
+            for name, column in _CORRELATION.items()
+        }
+        subject = Batch(batch, common)
+        told = {"records": len(new), "amounts": dict(sums), "digest": digest.hexdigest()}
+        composed.append(events.compose("cost.recorded", subject, by=by, data=told))
+        if unpriced:
+            composed.append(events.compose("cost.unpriced", subject, by=by, data={"models": dict(unpriced)}))
+    events.append(composed)
+
+
+def _line(one: Booked) -> bytes:
+    """What a batch's digest is made of, a line a record: id, key, leaf, tokens, amount."""
+    values = one.values
+    told = (one.pk, values["source"], values["idempotency_key"], values["leaf_id"], *(values[n] for n in _TOKENS))
+    return f"{'|'.join(map(str, told))}|{values['amount']}|{values['currency']}\n".encode()
+
+
+_TOKENS = tuple(f"tokens_{name}" for name in pricing.CLASSES)
+
+
+def digest_of(batch: str) -> str:
+    """The digest of a batch's records as they are stored: what its event tells, if nobody changed them."""
+    digest = hashlib.sha256()
+    columns = ("source", "idempotency_key", "leaf_id", *_TOKENS, "amount", "currency")
+    for row in CostRecord.objects.filter(batch=batch).order_by("pk").values("pk", *columns):
+        digest.update(_line(Booked(row["pk"], row)))
+    return digest.hexdigest()
+
+
+def _replace_estimates(new: Sequence[Booked], by: events.Actor) -> None:
+    """Void what was estimated for attempts of which a report came after all."""
+    attempts = {one.values["attempt_id"] for one in new if one.values["basis"] != "estimated"} - {None}
+    if attempts:
+        rows = CostRecord.objects.live().filter(attempt__in=attempts, source=ESTIMATE, basis="estimated")
+        if ids := list(rows.values_list("pk", flat=True)):
+            void(ids, "the report came after all", by=by)
+
+
+# -- charging ------------------------------------------------------------------------------------------------------
+
+
+def _charge(new: Sequence[Booked], by: events.Actor) -> None:
+    """Count the records in every budget that covers them, and use up what was set aside for their leases."""
+    tools = _tool_keys({one.values["tool_id"] for one in new if one.values["tool_id"]})
+    scopes: dict[int, list[str]] = {}
+    known: dict[tuple[Any, ...], list[str]] = {}
+    names = ("project_id", "phase_id", "workstream_id", "run_id", "task_id", "worker_id")
+    for number, one in enumerate(new):
+        values = one.values
+        key = (*(values[name] for name in names), values["tool_id"], values["model"], values["person"])
+        if key not in known:
+            place = {name.removesuffix("_id"): values[name] for name in names}
+            known[key] = budget.scopes_of(
+                {
+                    **place,
+                    "tool_key": tools.get(values["tool_id"], ""),
+                    "model": values["model"],
+                    "person": values["person"],
+                }
+            )
+        scopes[number] = known[key]
+    everything = {scope for found in known.values() for scope in found}
+    covers = budget.covering(everything, {one.values["project_id"] for one in new})
+    used = _use_reservations(new, by)
+    movements: dict[str, budget.Movement] = defaultdict(budget.Movement)
+    foreign: dict[str, set[str]] = defaultdict(set)
+    for number, one in enumerate(new):
+        amount, currency = one.values["amount"], one.values["currency"]
+        for cover in covers:
+            if not cover.covers(scopes[number], one.values["project_id"]):
+                continue
+            if cover.currency != currency:
+                foreign[currency].add(cover.key)
+                continue
+            change = movements[budget.period_for(cover)]
+            change.spent += amount
+            change.records.append(one.pk)
+    for period, amount in used.items():
+        movements[period].reserved -= amount
+    budget.move_money(movements, by=by)
+    for currency, keys in foreign.items():
+        first = next(one for one in new if one.values["currency"] == currency)
+        events.record("cost.foreign_currency", first.row(), by=by, data={"currency": currency, "budgets": sorted(keys)})
+
+
+def _tool_keys(ids: set[str]) -> dict[str, str]:
+    return dict(Tool.objects.filter(pk__in=ids).values_list("pk", "key")) if ids else {}
+
+
+_HELD = """
+SELECT r.id, r.amount, r.used, r.currency, a.id,
+    (SELECT array_agg(s.period_id) FROM costs_reservationshare s WHERE s.reservation_id = r.id)
+FROM costs_reservation r JOIN pipeline_stepattempt a ON a.task_id = r.task_id AND a.generation = r.generation
+WHERE a.id = ANY(%s) AND (r.state = 'held' OR r.estimate_at IS NOT NULL) ORDER BY r.id FOR NO KEY UPDATE OF r
+"""
+
+
+def _use_reservations(new: Sequence[Booked], by: events.Actor) -> dict[str, Decimal]:
+    """What these records use of the money set aside for their leases, by period. Locks the reservations.
+
+    A record above the whole of it is told as an anomaly, by which its worker is paused.
+    """
+    attempts: dict[UUID, dict[str, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
+    for one in new:
+        if one.values["attempt_id"]:
+            attempts[to_uuid(one.values["attempt_id"])][one.values["currency"]] += one.values["amount"]
+    if not attempts:
+        return {}
+    freed: dict[str, Decimal] = defaultdict(Decimal)
+    with connection.cursor() as cursor:
+        cursor.execute(_HELD, [list(attempts)])
+        rows = cursor.fetchall()
+        for pk, amount, used, currency, attempt, shares in rows:
+            spent = attempts[attempt].get(currency, Decimal(0))
+            if spent > amount:
+                _tell_excess(new, from_uuid(attempt), amount, by)
+            taken = min(spent, amount - used)
+            cursor.execute(
+                "UPDATE costs_reservation SET used = CASE WHEN state = 'held' THEN used + %s ELSE used END, "
+                "estimate_at = NULL WHERE id = %s RETURNING state",
+                [taken, pk],
+            )
+            (state,) = cursor.fetchone()
+            if state != "held":
+                continue
+            for period in shares or ():
+                freed[from_uuid(period)] += taken
+    return freed
+
+
+def _tell_excess(new: Sequence[Booked], attempt: str, amount: Decimal, by: events.Actor) -> None:
+    for one in new:
+        if one.values["attempt_id"] == attempt and one.values["amount"] > amount and one.values["basis"] != "estimated":
+            row = one.row()
+            message = f"{row.amount} {row.currency} is more than all that was set aside for its lease ({amount})"
+            told = {"above_reservation": amount, "amount": row.amount, "currency": row.currency}
+            events.record("cost.anomaly", row, by=by, message=message, data=told)
+
+
+# -- voiding -------------------------------------------------------------------------------------------------------
+
+_VOID = f"""
+WITH gone AS (
+    UPDATE costs_costrecord c SET voided_at = clock_timestamp(), voided_by = %s, void_reason = %s
+    WHERE c.id = ANY(%s) AND c.voided_at IS NULL RETURNING *
+), sums AS ({daily.add(daily.deltas("gone", "-"))})
+SELECT id, voided_at FROM gone
+"""
+
+
+def void(ids: Sequence[str], reason: str, *, by: events.Actor) -> list[str]:
+    """Take these records out of every sum, with a reason; answers those that were live. Raises ReasonRequired.
+
+    What they count in budgets is given back; a budget that is no longer breached lets go of its hold.
+    """
+    reason = need_reason(reason)
+    with in_transaction():
+        # Locked in their order, so that two who void the same never wait for each other in a circle.
+        live = CostRecord.objects.live().filter(pk__in=list(ids)).select_for_update(no_key=True, of=("self",))
+        rows = {row.pk: row for row in live.order_by("pk")}
+        if not rows:
+            return []
+        with connection.cursor() as cursor:
+            cursor.execute(_VOID, [by.name, reason, [to_uuid(pk) for pk in rows]])
+            done = {from_uuid(pk): at for pk, at in cursor.fetchall()}
+        after = {"voided_by": by.name, "void_reason": reason}
+        events.append(
+            [
+                events.compose(
+                    "cost.voided",
+                    rows[pk],
+                    by=by,
+                    reason=reason,
+                    data={"amount": rows[pk].amount, "currency": rows[pk].currency},
+                    before={"voided_at": None, "voided_by": "", "void_reason": ""},
+                    after={"voided_at": at, **after},
+                )
+                for pk, at in sorted(done.items())
+            ]
+        )
+        _give_back([rows[pk] for pk in done], by)
+    return list(done)
+
+
+def _give_back(rows: Iterable[CostRecord], by: events.Actor) -> None:
+    amounts = {row.pk: row.amount for row in rows}
+    movements: dict[str, budget.Movement] = defaultdict(budget.Movement)
+    charges = budget.Charge.objects.filter(record__in=list(amounts)).values_list("record_id", "period_id")
+    for record, period in charges:
+        movements[period].spent -= amounts[record]
+    budget.move_money(movements, by=by)
+    breached = budget.BudgetPeriod.objects.filter(pk__in=list(movements)).exclude(breached_at=None)
+    for period in breached.select_related("budget").order_by("budget_id", "starts_at"):
+        if not period.budget.standing(period).is_breached:
+            budget.BudgetPeriod.objects.filter(pk=period.pk).update(breached_at=None, hold=None)
+            period.budget.release_holds(by=by, cause="records voided")
+
+
+# -- classes -------------------------------------------------------------------------------------------------------
+
+_OLD_LANDING = {"landing": "c.old_landing", "waste_cause": "c.old_cause"}
+_RECLASS = f"""
+WITH moved AS (
+    UPDATE costs_costrecord r SET landing = u.landing, waste_cause = u.cause, patch_id = COALESCE(u.patch, r.patch_id)
+    FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[], %s::uuid[])
+        AS u (key, old_landing, old_cause, landing, cause, patch)
+    WHERE r.id = u.key AND r.voided_at IS NULL RETURNING r.*, u.old_landing, u.old_cause
+), sums AS ({daily.add(daily.deltas("moved", "-", **_OLD_LANDING) + " UNION ALL " + daily.deltas("moved"))})
+SELECT id FROM moved
+"""
+
+
+def reclass(
+    classes: Mapping[str, tuple[str, str]], *, by: events.Actor, patches: Mapping[str, str | None] | None = None
+) -> int:
+    """Give these live records their class and waste cause; answers how many had another. One statement for all."""
+    patches = patches or {}
+    with in_transaction():
+        live = CostRecord.objects.live().filter(pk__in=list(classes)).select_for_update(no_key=True, of=("self",))
+        rows = [row for row in live.order_by("pk") if (row.landing, row.waste_cause) != classes[row.pk]]
+        if not rows:
+            return 0
+        with connection.cursor() as cursor:
+            cursor.execute(
+                _RECLASS,
+                [
+                    [to_uuid(row.pk) for row in rows],
+                    [row.landing for row in rows],
+                    [row.waste_cause for row in rows],
+                    [classes[row.pk][0] for row in rows],
+                    [classes[row.pk][1] for row in rows],
+                    [to_uuid(pk) if (pk := patches.get(row.pk)) else None for row in rows],
+                ],
+            )
+        composed = []
+        for row in rows:
+            after: dict[str, Any] = {"landing": classes[row.pk][0], "waste_cause": classes[row.pk][1]}
+            before: dict[str, Any] = {"landing": row.landing, "waste_cause": row.waste_cause}
+            if (patch := patches.get(row.pk)) and patch != row.patch_id:
+                before["patch_id"], after["patch_id"] = row.patch_id, patch
+            composed.append(events.compose("cost.reclassed", row, by=by, before=before, after=after))
+        events.append(composed)
+    return len(rows)
