@@ -1,20 +1,20 @@
 """Running a gate: a fresh copy of the tree, the command in it, the evidence it left, the judgement."""
 
-import hashlib
+import functools
 import os
 import shutil
 import socket
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.db import close_old_connections, connection
 
-from gates import criteria, evidence, runner
-from gates.junit import Results
+from gates import criteria, measuring, runner
 from gates.models import GateRun, is_ours
 from ledger import git
 from pipeline import events
@@ -116,67 +116,42 @@ def _judge(gate_run: GateRun, stop: threading.Event) -> dict[str, Any]:
         git.export(gate_run.project.mirror, gate_run.tree_hash, tree)
         output.mkdir(mode=0o700)
         crashpoint("gate.copied")
-        executed = runner.execute(
-            gate_run.command,
-            tree / gate.cwd if gate.cwd else tree,
-            timeout_seconds=gate.limit_seconds,
-            # Asked again: an older row may have been saved before the rule.
-            env={name: os.environ[name] for name in gate.env_allow if name in os.environ and not is_ours(name)},
-            output_dir=output,
-            stop=stop,
-            secrets=(settings.SECRET_KEY, settings.SIGNALBOX_PEPPER),
-        )
+        seen = measuring.look(gate, tree)
+        executed = _execute(gate_run, gate_run.command, tree, output, gate.limit_seconds, stop)
         crashpoint("gate.executed")
-        results, told = _results(gate.evidence, output)
+        again = functools.partial(_execute_again, gate_run, place, stop)
+        return measuring.measure(gate_run, seen, output, executed, again)
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    if results is not None and executed.output_limited:
-        results = None
-    judgement = criteria.evaluate(
-        gate_run.criteria,
-        results,
-        exit_code=executed.exit_code,
-        expected_exit_codes=gate.expected_exit_codes or [0],
-        timed_out=executed.timed_out,
-        output_limited=executed.output_limited,
-        infra=executed.exit_code is None and not executed.timed_out and not executed.output_limited,
-        duration_seconds=executed.duration_seconds,
-        gate_type=gate_run.gate_type,
-        evidence_declared=list(gate.evidence),
-        shards_expected=gate.shards,
-        shards_seen=1 if results is not None else 0,
+
+
+def _execute(
+    gate_run: GateRun, command: Sequence[str], tree: Path, output: Path, seconds: float, stop: threading.Event
+) -> runner.Execution:
+    """Run one command of a gate in its copy."""
+    gate = gate_run.gate
+    assert gate is not None
+    return runner.execute(
+        command,
+        tree / gate.cwd if gate.cwd else tree,
+        timeout_seconds=seconds,
+        # Asked again: an older row may have been saved before the rule.
+        env={name: os.environ[name] for name in gate.env_allow if name in os.environ and not is_ours(name)},
+        output_dir=output,
+        stop=stop,
+        secrets=(settings.SECRET_KEY, settings.SIGNALBOX_PEPPER),
     )
-    return {
-        "judgement": judgement,
-        "results": results,
-        "exit_code": executed.exit_code,
-        "duration_seconds": f"{executed.duration_seconds:.3f}",
-        "output_tail": executed.output,
-        "sandbox_level": executed.level,
-        "evidence": {**told, "notes": list(executed.notes), "killed": executed.killed},
-    }
 
 
-def _results(declared: dict[str, str], output: Path) -> tuple[Results | None, dict[str, Any]]:
-    """The test results that the command left, and what is to be said about each kind of evidence."""
-    told: dict[str, Any] = {}
-    results = None
-    for kind, found in evidence.collect(output, declared).items():
-        if isinstance(found, evidence.Missing):
-            told[kind] = {"missing": found.reason}
-        elif kind == "junit":
-            try:
-                results = evidence.parse(kind, found)
-                told[kind] = {"bytes": len(found), "sha256": _sha256(found)}
-            except evidence.EvidenceRefused as refusal:
-                told[kind] = {"refused": str(refusal)}
-        else:
-            told[kind] = {"bytes": len(found), "sha256": _sha256(found)}
-    return results, told
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _execute_again(
+    gate_run: GateRun, place: Path, stop: threading.Event, asked: measuring.Again, seconds: float
+) -> tuple[runner.Execution, Path]:
+    """A further execution within the run, in a fresh copy beside the first; how it ended, and its evidence."""
+    tree, output = place / asked.name / "tree", place / asked.name / "evidence"
+    git.export(gate_run.project.mirror, asked.tree_hash, tree)
+    measuring.lay_over(tree, asked.overlay)
+    output.mkdir(mode=0o700)
+    return _execute(gate_run, asked.command, tree, output, seconds, stop), output
 
 
 def sweep_copies() -> int:
