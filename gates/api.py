@@ -4,14 +4,17 @@ from typing import Any
 
 from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from gates.models import Gate, GateRun, TestResult
+from gates import bootstrap
+from gates.flaky_api import FindingSerializer, FlakyTestEndpoint, PresetSerializer
+from gates.models import Finding, Gate, GateRun, TestResult
 from pipeline.clock import db_now
+from pipeline.models import Project
 from pipeline.refusals import InvalidField, Refused
 from pipeline.rest import (
     DefinitionEndpoint,
@@ -23,6 +26,7 @@ from pipeline.rest import (
     Reason,
     Router,
     StrictModel,
+    find_project,
 )
 
 MAX_WORDS = 200
@@ -67,7 +71,7 @@ class GateSerializer(StrictModel):
         fields = (
             "id", "version", "created_at", "updated_at", "project", "key", "name", "gate_type", "phase", "workstream",
             "applies_to", "command", "cwd", "env_allow", "evidence", "criteria", "expected_exit_codes", "shards",
-            "depends_on", "timeout_seconds", "required", "judges", "enabled", "gate_version",
+            "depends_on", "timeout_seconds", "reruns", "base_tests", "required", "judges", "enabled", "gate_version",
         )  # fmt: skip
         read_only_fields = ("id", "version", "created_at", "updated_at", "gate_version")
         extra_kwargs = {
@@ -108,6 +112,19 @@ class GateEndpoint(DefinitionEndpoint):
     serializer_class = GateSerializer
     filterset_class = GateFilters
     ordering_fields = ("key", "created_at")
+    needs = {**DefinitionEndpoint.needs, "presets": "viewer"}
+    other_parameters = ("project",)
+
+    @extend_schema(
+        parameters=[OpenApiParameter("project", str, required=True, description="The project's key or id.")],
+        responses=PresetSerializer(many=True),
+    )
+    @action(detail=False, methods=["get"], filterset_class=None, pagination_class=None)
+    def presets(self, request: Request) -> Response:
+        """Gates that suit the files of the project's branch and that it does not have yet; nothing is saved."""
+        named = request.query_params.get("project", "")
+        project = find_project(Project.objects.visible_to(self.principal), named)
+        return Response(PresetSerializer(bootstrap.proposals(project), many=True).data)
 
 
 # -- runs --------------------------------------------------------------------------------------------------------
@@ -123,13 +140,16 @@ class GateRunSerializer(StrictModel):
     """One execution of a gate against one tree, with what it says of the tree now: passed, failed or unknown."""
 
     verdict = serializers.CharField(read_only=True)
+    needs_person = serializers.BooleanField(read_only=True)
 
     class Meta:
         model = GateRun
         fields = (
             "id", "version", "created_at", "updated_at", "name", "gate_type", "criteria", "required", "gate",
             "gate_version", "project", "patch", "queue_item", "run", "task", "request", "tree_hash", "base_tree",
-            "state", "state_reason", "verdict", "command", "started_at", "completed_at", "duration_seconds",
+            "baseline", "environment", "state", "state_reason", "verdict",
+            "needs_person", "command",
+            "started_at", "completed_at", "duration_seconds",
             "exit_code", "runner", "seen_at", "sandbox_level", "deadline_at", "total_tests", "passed_tests",
             "failed_tests", "skipped_tests", "flaky_tests", "coverage_percent", "patch_coverage_percent", "parsed",
             "decision_passed", "decision_reason", "decided_by", "decided_at", "verdicts", "error_kind", "skip_reason",
@@ -159,7 +179,7 @@ class GateRunFilters(Filters):
         model = GateRun
         fields = (
             "state", "gate", "gate_type", "patch", "run", "task", "queue_item", "tree_hash", "required", "error_kind",
-            "retry_of", "created_at",
+            "retry_of", "baseline", "created_at",
         )  # fmt: skip
 
 
@@ -175,6 +195,7 @@ class GateRunEndpoint(Listed, Endpoint):
         "list": "viewer",
         "retrieve": "viewer",
         "results": "viewer",
+        "findings": "viewer",
         "log": "viewer",
         "skip": "approver",
         "waive": "approver",
@@ -188,6 +209,14 @@ class GateRunEndpoint(Listed, Endpoint):
         rows = TestResult.objects.filter(gate_run=self.get_object())
         page = self.paginate_queryset(self.filter_queryset(rows))
         return self.get_paginated_response(TestResultSerializer(page, many=True).data)
+
+    @extend_schema(responses=FindingSerializer(many=True))
+    @action(detail=True, methods=["get"], filterset_class=None)
+    def findings(self, request: Request, id: str) -> Response:
+        """What analysers found, newest first."""
+        rows = Finding.objects.filter(gate_run=self.get_object())
+        page = self.paginate_queryset(self.filter_queryset(rows))
+        return self.get_paginated_response(FindingSerializer(page, many=True).data)
 
     @extend_schema(responses={(200, "text/plain"): OpenApiTypes.STR})
     @action(detail=True, methods=["get"])
@@ -233,5 +262,6 @@ class GateRunEndpoint(Listed, Endpoint):
 
 router = Router()
 router.register("gates", GateEndpoint, basename="gate")
+router.register("flaky-tests", FlakyTestEndpoint, basename="flaky-test")
 router.register("gate-runs", GateRunEndpoint, basename="gate-run")
 urlpatterns = router.urls

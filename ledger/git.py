@@ -479,6 +479,24 @@ def apply(repo: StrPath, base_commit: str, diff_text: str) -> str:
         return _text(_git(repo, "write-tree", env=index).stdout).strip()
 
 
+@dataclass(frozen=True)
+class TreeFile:
+    """One plain file of a tree: its path, and the object name of its content."""
+
+    path: str
+    oid: str
+
+
+def files(repo: StrPath, tree: str) -> list[TreeFile]:
+    """The plain files of a tree (or commit), in byte order; links and submodules are not among them.
+
+    Source: `git ls-tree -r -z` (git-ls-tree(1)). Raises UnknownCommit.
+    """
+    raw = _text(_git(repo, "ls-tree", "-r", "-z", "--full-tree", tree_of(repo, tree)).stdout)
+    entries = (entry.split("\t", 1) for entry in raw.split("\0")[:-1])
+    return [TreeFile(path, facts.split(" ")[2]) for facts, path in entries if facts.startswith("100")]
+
+
 def changes(repo: StrPath, old_tree: str, new_tree: str) -> list[TreeChange]:
     """Every path that differs between two trees (or commits), in byte order; a change of type is a `change`.
 
