@@ -4,7 +4,7 @@ from typing import Any
 
 from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -113,18 +113,19 @@ class GateEndpoint(DefinitionEndpoint):
     filterset_class = GateFilters
     ordering_fields = ("key", "created_at")
     needs = {**DefinitionEndpoint.needs, "presets": "viewer"}
-    other_parameters = ("project",)
 
-    @extend_schema(
-        parameters=[OpenApiParameter("project", str, required=True, description="The project's key or id.")],
-        responses=PresetSerializer(many=True),
+    @extend_schema(responses=PresetSerializer(many=True))
+    @action(
+        detail=False,
+        methods=["get"],
+        url_path="presets/(?P<project>[^/]+)",
+        filterset_class=None,
+        pagination_class=None,
     )
-    @action(detail=False, methods=["get"], filterset_class=None, pagination_class=None)
-    def presets(self, request: Request) -> Response:
-        """Gates that suit the files of the project's branch and that it does not have yet; nothing is saved."""
-        named = request.query_params.get("project", "")
-        project = find_project(Project.objects.visible_to(self.principal), named)
-        return Response(PresetSerializer(bootstrap.proposals(project), many=True).data)
+    def presets(self, request: Request, project: str) -> Response:
+        """Gates that suit the files of the project's branch (key or id) and that it does not have; nothing is saved."""
+        found = find_project(Project.objects.visible_to(self.principal), project)
+        return Response(PresetSerializer(bootstrap.proposals(found), many=True).data)
 
 
 # -- runs --------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from gates.models import Gate
 from ledger import git
 from pipeline import events
 from pipeline.models import Project
-from pipeline.refusals import InvalidField
+from pipeline.refusals import InvalidField, Refused
 from pipeline.rows import in_transaction
 
 MAX_TEXT_BYTES = 1024 * 1024
@@ -16,9 +16,11 @@ MAX_TEXT_BYTES = 1024 * 1024
 def proposals(project: Project) -> list[presets.Preset]:
     """What suits the head of the project's branch, without the keys that it has already. Reads the mirror only.
 
-    Raises what git raises when the mirror or the branch is not there.
+    Raises Refused `repository_missing`, and what git raises when the branch is not there.
     """
     mirror = project.mirror
+    if not mirror.exists():
+        raise Refused(f"Project {project.key} has no repository here to look at", code="repository_missing")
     tree = git.tree_of(mirror, git.head(mirror, project.default_branch))
     oids = {file.path: file.oid for file in git.files(mirror, tree)}
 

@@ -63,7 +63,9 @@ def gather(gate: Gate, output: Path, tree: Tree) -> Gathered:
     """Everything that the command left in `output`, read in the bounded child, shard by shard, and joined."""
     gathered = Gathered()
     read: dict[str, list[Any]] = {}
-    shards = range(1, gate.shards + 1)
+    # Where no path says which shard, what is there is one of them, whatever their number.
+    by_shard = any(SHARD in path for path in gate.evidence.values())
+    shards = range(1, gate.shards + 1) if by_shard else range(1, 2)
     complete = dict.fromkeys(shards, True)
     for shard in shards:
         declared = {kind: path.replace(SHARD, str(shard)) for kind, path in gate.evidence.items()}
@@ -72,7 +74,7 @@ def gather(gate: Gate, output: Path, tree: Tree) -> Gathered:
             if "missing" in told or "refused" in told:
                 complete[shard] = False
                 gathered.missing.setdefault(kind, str(told.get("missing") or told.get("refused")))
-            _note(gathered.told, kind, shard if gate.shards > 1 else 0, told)
+            _note(gathered.told, kind, shard if by_shard else 0, told)
     gathered.shards_seen = sum(complete.values()) if gate.evidence else gate.shards
     tests = [test for kind in TEST_KINDS for one in read.get(kind, ()) for test in one.tests]
     if any(kind in read for kind in TEST_KINDS):

@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 
 from gates import criteria as rules
 from gates import environment
-from gates.evidence import KINDS, SHARD
+from gates.evidence import KINDS
 from gates.findings import Finding as Finding
 from gates.flaky import FlakyTest as FlakyTest
 from gates.junit import Results
@@ -176,10 +176,6 @@ class Gate(Definition):
             )
         for path in self.evidence.values():
             scope.check_path(path, "evidence")
-        if self.shards > 1 and not all(SHARD in path for path in self.evidence.values()):
-            raise InvalidField(
-                "evidence", f"with {self.shards} shards, every path says {SHARD} where its number stands"
-            )
         if self.base_tests and "goalposts" not in self.criteria:
             raise InvalidField(
                 "base_tests", "the tests of the base are part of the goalposts criterion: ask for it too"

@@ -317,6 +317,7 @@ OBJECTS: dict[str, Callable[[World], dict[str, Any]]] = {
     "project-policy": lambda world: {"project": world.project.key},
     "policy": lambda world: {"id": factories.make_policy(project=world.project).pk},
     "gate": lambda world: {"id": factories.make_gate(world.project).pk},
+    "gate-presets": lambda world: {"project": world.project.key},
     "flaky-test": lambda world: {"id": factories.make_flaky_test(world.project).pk},
     "gate-run": lambda world: {"id": factories.make_gate_run(factories.make_gate(world.project)).pk},
     "cost": lambda world: {"id": factories.make_cost(project=world.project).pk},
