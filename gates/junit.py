@@ -182,6 +182,8 @@ class _Reader:
         self._attempts: list[_Attempt] = []
         self._open: _Attempt | None = None
         self._text_left = MAX_TEXT_CHARS
+        # Of each key, how many tests had it so far, and whether the newest of them has only failed yet.
+        self._last: dict[str, tuple[int, bool]] = {}
 
     def _doctype(self, *_: Any) -> None:
         raise Unreadable("the report has a DOCTYPE, which reports do not need and bombs do")
@@ -227,11 +229,22 @@ class _Reader:
         self._text_left -= len(text)
         return text
 
+    def _key(self, key: str) -> str:
+        """The key, or one of its own for a further test of the same name.
+
+        Nobody runs a test again that passed: a case behind one that did not fail is another test (mocha and others let
+        many share a title), and a case behind one that failed is its next attempt.
+        """
+        number, failed = self._last.get(key, (1, True))
+        if not failed:
+            self._last[key] = (number + 1, True)
+        return key if failed and number == 1 else bounded_name(f"{key} ({self._last[key][0]})")
+
     def _close_case(self, given: dict[str, str]) -> None:
         name = given.get("name", "")
         classname = given.get("classname", "") or "/".join(suite for suite in self._suites if suite)
         file = given.get("file", "")
-        key = key_of(name, classname, file)
+        key = self._key(key_of(name, classname, file))
 
         def attempt(outcome: str, told: _Attempt | None = None, seconds: float | None = None) -> TestCase:
             return TestCase(
@@ -254,6 +267,8 @@ class _Reader:
         self.tests += [attempt(_EARLIER_ATTEMPT[one.element], one) for one in earlier]
         self.tests.append(attempt(outcome, told, _seconds(given.get("time", ""))))
         self.tests += [attempt(_LATER_ATTEMPT[one.element], one) for one in later]
+        named = key_of(name, classname, file)
+        self._last[named] = (self._last.get(named, (1, True))[0], outcome in {FAIL, ERROR})
         if len(self.tests) > MAX_CASES:
             raise Unreadable(f"the report has more than {MAX_CASES} attempts")
 

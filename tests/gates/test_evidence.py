@@ -145,16 +145,18 @@ class TestAttempts:
         [
             ([FAILURE, ""], [(1, "fail"), (2, "flaky_pass")], (1, 1, 0, 0, 1)),
             ([ERROR, FAILURE, ""], [(1, "error"), (2, "fail"), (3, "flaky_pass")], (1, 1, 0, 0, 1)),
-            (["", FAILURE], [(1, "pass"), (2, "fail")], (1, 0, 1, 0, 0)),
-            ([FAILURE, "", FAILURE], [(1, "fail"), (2, "flaky_pass"), (3, "fail")], (1, 0, 1, 0, 0)),
+            # Behind a test that did not fail stands another of its name.
+            (["", FAILURE], [(1, "pass"), (1, "fail")], (2, 1, 1, 0, 0)),
+            ([FAILURE, "", FAILURE], [(1, "fail"), (2, "flaky_pass"), (1, "fail")], (2, 1, 1, 0, 1)),
+            (["", FAILURE, ""], [(1, "pass"), (1, "fail"), (2, "flaky_pass")], (2, 2, 0, 0, 1)),
             ([FAILURE, SKIPPED], [(1, "fail"), (2, "skip")], (1, 0, 1, 0, 0)),
-            (["", SKIPPED], [(1, "pass"), (2, "skip")], (1, 0, 0, 1, 0)),
-            ([SKIPPED, ""], [(1, "skip"), (2, "pass")], (1, 1, 0, 0, 0)),
-            (["", ""], [(1, "pass"), (2, "pass")], (1, 1, 0, 0, 0)),
+            (["", SKIPPED], [(1, "pass"), (1, "skip")], (2, 1, 0, 1, 0)),
+            ([SKIPPED, ""], [(1, "skip"), (1, "pass")], (2, 1, 0, 1, 0)),
+            (["", "", ""], [(1, "pass"), (1, "pass"), (1, "pass")], (3, 3, 0, 0, 0)),
             ([FAILURE, FAILURE], [(1, "fail"), (2, "fail")], (1, 0, 1, 0, 0)),
         ],
     )
-    def test_one_key_many_times_is_one_test_with_attempts(
+    def test_one_key_many_times_is_one_test_with_attempts_or_many_tests(
         self, insides: list[str], told: list[tuple[int, str]], counted: tuple[int, int, int, int, int]
     ) -> None:
         results = read_junit(report(*(case(inside=inside) for inside in insides)))

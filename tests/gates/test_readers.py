@@ -16,8 +16,8 @@ TREE = Tree({"src/a.py": 10, "src/b.py": 4, "c.py": 3, "lib/big.bin": -1}, ("/tm
 COBERTURA = """<?xml version="1.0" ?><!DOCTYPE coverage SYSTEM "http://cobertura.sourceforge.net/xml/coverage-04.dtd">
 <coverage line-rate="1" lines-covered="900" lines-valid="900"><sources><source>/src/src</source></sources><packages>
 <package name="."><classes><class name="a" filename="a.py"><methods><method name="f"><lines><line number="1" hits="1"/>
-</lines></method></methods><lines><line number="1" hits="1"/><line number="2" hits="0"/><line number="3" hits="7"/></lines>
-</class></classes></package></packages></coverage>"""
+</lines></method></methods><lines><line number="1" hits="1"/><line number="2" hits="0"/>
+<line number="3" hits="7"/></lines></class></classes></package></packages></coverage>"""
 PY_JSON: dict[str, Any] = {
     "meta": {"format": 3},
     "files": {"src/a.py": {"executed_lines": [1, 3], "missing_lines": [2], "summary": {"percent_covered": 100}}},
@@ -185,7 +185,10 @@ def test_levels_come_from_the_result_then_its_rule_then_the_standard() -> None:
 
 @pytest.mark.parametrize(
     ("address", "kept"),
-    [("https://x.example/E1", True), ("http://x.example", False), ("javascript:alert(1)", False), ("https://", False), ("data:text/html,x", False), (7, False), ("https://x\n.example", False)],
+    [
+        ("https://x.example/E1", True), ("http://x.example", False), ("javascript:alert(1)", False),
+        ("https://", False), ("data:text/html,x", False), (7, False), ("https://x\n.example", False),
+    ],
     ids=["https", "http", "javascript", "no host", "data", "number", "line end"],
 )  # fmt: skip
 def test_only_https_is_linked(address: Any, kept: bool) -> None:
