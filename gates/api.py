@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from gates import bootstrap
-from gates.flaky_api import FindingSerializer, FlakyTestEndpoint, PresetSerializer
+from gates.flaky_api import FlakyTestEndpoint, GateFindingSerializer, PresetSerializer
 from gates.models import Finding, Gate, GateRun, TestResult
 from pipeline.clock import db_now
 from pipeline.models import Project
@@ -211,13 +211,13 @@ class GateRunEndpoint(Listed, Endpoint):
         page = self.paginate_queryset(self.filter_queryset(rows))
         return self.get_paginated_response(TestResultSerializer(page, many=True).data)
 
-    @extend_schema(responses=FindingSerializer(many=True))
+    @extend_schema(responses=GateFindingSerializer(many=True))
     @action(detail=True, methods=["get"], filterset_class=None)
     def findings(self, request: Request, id: str) -> Response:
         """What analysers found, newest first."""
         rows = Finding.objects.filter(gate_run=self.get_object())
         page = self.paginate_queryset(self.filter_queryset(rows))
-        return self.get_paginated_response(FindingSerializer(page, many=True).data)
+        return self.get_paginated_response(GateFindingSerializer(page, many=True).data)
 
     @extend_schema(responses={(200, "text/plain"): OpenApiTypes.STR})
     @action(detail=True, methods=["get"])

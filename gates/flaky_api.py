@@ -61,7 +61,7 @@ class FlakyTestEndpoint(DefinitionEndpoint):
         return Response(status=204)
 
 
-class FindingSerializer(StrictModel):
+class GateFindingSerializer(StrictModel):
     """What an analyser found. `is_new` compares with the base by fingerprint; `help_uri` is https or empty."""
 
     class Meta:

@@ -117,7 +117,8 @@ def _node(tree: _Tree) -> Iterator[Preset]:
     if not script or "no test specified" in script:
         return
     why = f"package.json has a test script: {script[:80]}"
-    report, command, note = {"junit": "junit.xml"}, ("npm", "test", "--silent"), ""
+    report, note = {"junit": "junit.xml"}, ""
+    command: tuple[str, ...] = ("npm", "test", "--silent")
     if found := re.fullmatch(r"node\s+--test((?:\s+[\w./*-]+)*)\s*", script):
         words = [word for word in found[1].split() if not word.startswith("--test-reporter")]
         to = ("--test-reporter=junit", "--test-reporter-destination={evidence}/junit.xml")

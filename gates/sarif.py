@@ -137,9 +137,11 @@ class _Reader:
         if need(index, int, "ruleIndex") >= 0:
             if index >= len(self.rules):
                 raise Unreadable(f"a result names rule {index} of {len(self.rules)}")
-            return self.rules[index]
+            rule: Mapping[str, Any] = self.rules[index]
+            return rule
         rule_id = need(result.get("ruleId", ""), str, "ruleId")
-        return self.by_id.get(rule_id) or self.by_id.get(rule_id.partition("/")[0]) or {}
+        found: Mapping[str, Any] = self.by_id.get(rule_id) or self.by_id.get(str(rule_id).partition("/")[0]) or {}
+        return found
 
     def level(self, result: Mapping[str, Any], rule: Mapping[str, Any]) -> str:
         default = rule.get("defaultConfiguration") or {}
@@ -157,9 +159,9 @@ class _Reader:
             text = need(named, dict, "a message string").get("text", str(message["id"]))
             for number, argument in enumerate(need(message.get("arguments", []), list, "arguments")[:20]):
                 text = str(text).replace(f"{{{number}}}", str(argument))
-        text = need(text or "", str, "message.text")[: min(MAX_MESSAGE_CHARS, self.room)]
-        self.room -= len(text)
-        return text
+        kept = str(need(text or "", str, "message.text"))[: min(MAX_MESSAGE_CHARS, self.room)]
+        self.room -= len(kept)
+        return kept
 
     def place(self, result: Mapping[str, Any]) -> tuple[str, int]:
         """Where it is; each location of a result is held against the tree, the first is kept."""
@@ -198,7 +200,7 @@ class _Reader:
         return path
 
     def fingerprint(self, result: Mapping[str, Any], rule_id: str, path: str, message: str) -> str:
-        own = {}
+        own: dict[str, Any] = {}
         for name in ("fingerprints", "partialFingerprints"):
             own |= need(result.get(name) or {}, dict, name)
         told = sorted((str(key)[:200], str(value)[:500]) for key, value in list(own.items())[:20]) or message

@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from gates.models import EVIDENCE_KINDS, Finding, Gate, GateRun, TestResult
-from gates.pages import BULK_OF_GATE_RUN, ISOLATED_FROM
+from gates.pages import BULK_OF_GATE_RUN, ISOLATED_FROM, evidence_rows
 from pipeline import pages
 from pipeline.auth import signed_in
 from pipeline.models import Event
@@ -78,7 +78,7 @@ def gate_run(request: HttpRequest, pk: str) -> HttpResponse:
             "failures": failures,
             "findings": findings[:FINDINGS_SHOWN],
             "more_findings": len(findings) > FINDINGS_SHOWN,
-            "reports": {kind: shown.evidence[kind] for kind in EVIDENCE_KINDS if kind in shown.evidence},
+            "reports": evidence_rows(shown.evidence, EVIDENCE_KINDS),
             "notes": shown.evidence.get("notes") or [],
             "moved": [
                 dict(zip(("kind", "path", "line", "what"), one, strict=True))
