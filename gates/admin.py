@@ -3,7 +3,7 @@
 from django.contrib import admin
 from django.utils.translation import gettext_lazy as _
 
-from gates.models import Gate, GateEvidence, GateRun, RunnerHost, TestResult
+from gates.models import Finding, FlakyTest, Gate, GateEvidence, GateRun, RunnerHost, TestResult
 from pipeline.admin_site import DefinitionAdmin, InstallationAdmin, LookOnlyAdmin, move_action
 
 
@@ -64,8 +64,37 @@ class GateEvidenceAdmin(LookOnlyAdmin):
         return row.gate_run.project_id
 
 
+@admin.register(Finding)
+class FindingAdmin(LookOnlyAdmin):
+    """What analysers found."""
+
+    list_display = ["rule_id", "level", "path", "line", "is_new", "suppressed", "gate_run"]
+    list_filter = ["level", "is_new", "suppressed"]
+    list_select_related = ["gate_run"]
+    search_fields = ["=rule_id", "path"]
+    heavy = ("message",)
+    project_path = "gate_run__project"
+
+    def project_of(self, row: Finding) -> str | None:
+        """The project of its gate run."""
+        return row.gate_run.project_id
+
+
 @admin.register(RunnerHost)
 class RunnerHostAdmin(InstallationAdmin):
     """Machines that run gates, and the sandbox level that each holds."""
 
     list_display = ["host", "level", "missing", "seen_at"]
+
+
+@admin.register(FlakyTest)
+class FlakyTestAdmin(DefinitionAdmin):
+    """Tests in quarantine."""
+
+    list_display = ["test_key", "project", "owner", "expires_at", "consecutive_passes"]
+    list_filter = [("project", admin.RelatedOnlyFieldListFilter), "owner"]
+    list_select_related = ["project"]
+    search_fields = ["test_key", "owner"]
+    ordering = ["project", "test_key"]
+    fixed = ("project", "test_key")
+    actions = [move_action("release", _("Release"), role="approver", reason=True)]

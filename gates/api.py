@@ -13,11 +13,13 @@ from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from gates import external, live
-from gates.evidence import MAX_BYTES
-from gates.models import EVIDENCE_KINDS, Gate, GateRun, TestResult
+from gates import bootstrap, external, live
+from gates.evidence import KINDS, MAX_BYTES
+from gates.flaky_api import FlakyTestEndpoint, GateFindingSerializer, PresetSerializer
+from gates.models import Finding, Gate, GateRun, TestResult
 from ledger.models import Patch, QueueItem
 from pipeline.clock import db_now
+from pipeline.models import Project
 from pipeline.refusals import InvalidField, MissingField, Refused
 from pipeline.rest import (
     BadQuery,
@@ -32,6 +34,7 @@ from pipeline.rest import (
     Router,
     Strict,
     StrictModel,
+    find_project,
 )
 from pipeline.stream import RETRY_MS
 
@@ -79,8 +82,8 @@ class GateSerializer(StrictModel):
         fields = (
             "id", "version", "created_at", "updated_at", "project", "key", "name", "gate_type", "phase", "workstream",
             "applies_to", "command", "cwd", "env_allow", "evidence", "criteria", "expected_exit_codes", "shards",
-            "depends_on", "timeout_seconds", "sandbox_level_min", "resources", "caches", "external", "required",
-            "judges", "enabled", "gate_version",
+            "depends_on", "timeout_seconds", "reruns", "base_tests", "sandbox_level_min", "resources", "caches",
+            "external", "required", "judges", "enabled", "gate_version",
         )  # fmt: skip
         read_only_fields = ("id", "version", "created_at", "updated_at", "gate_version")
         extra_kwargs = {
@@ -124,6 +127,20 @@ class GateEndpoint(DefinitionEndpoint):
     serializer_class = GateSerializer
     filterset_class = GateFilters
     ordering_fields = ("key", "created_at")
+    needs = {**DefinitionEndpoint.needs, "presets": "viewer"}
+
+    @extend_schema(responses=PresetSerializer(many=True))
+    @action(
+        detail=False,
+        methods=["get"],
+        url_path="presets/(?P<project>[^/]+)",
+        filterset_class=None,
+        pagination_class=None,
+    )
+    def presets(self, request: Request, project: str) -> Response:
+        """Gates that suit the files of the project's branch (key or id) and that it does not have; nothing is saved."""
+        found = find_project(Project.objects.visible_to(self.principal), project)
+        return Response(PresetSerializer(bootstrap.proposals(found), many=True).data)
 
 
 # -- runs --------------------------------------------------------------------------------------------------------
@@ -143,18 +160,20 @@ class GateRunSerializer(StrictModel):
         help_text="Keys of the gates that it waits for, while it is pending."
     )
     check_run = serializers.SerializerMethodField(help_text="The same as GitHub's check-run document.")
+    needs_person = serializers.BooleanField(read_only=True)
 
     class Meta:
         model = GateRun
         fields = (
             "id", "version", "created_at", "updated_at", "name", "gate_type", "criteria", "required", "gate",
             "gate_version", "project", "patch", "queue_item", "run", "task", "request", "tree_hash", "base_tree",
-            "state", "state_reason", "verdict", "command", "started_at", "completed_at", "duration_seconds",
-            "exit_code", "runner", "seen_at", "sandbox_level", "sandbox_level_min", "external", "deadline_at",
-            "total_tests", "passed_tests", "failed_tests", "skipped_tests", "flaky_tests", "coverage_percent",
-            "patch_coverage_percent", "parsed", "decision_passed", "decision_reason", "decided_by", "decided_at",
-            "verdicts", "error_kind", "skip_reason", "skipped_by", "waived_at", "waived_by", "waive_reason",
-            "waiver_expires_at", "retry_of", "shards_seen", "evidence", "metadata", "blocked_by", "check_run",
+            "baseline", "environment", "state", "state_reason", "verdict", "needs_person", "command", "started_at",
+            "completed_at", "duration_seconds", "exit_code", "runner", "seen_at", "sandbox_level", "sandbox_level_min",
+            "external", "deadline_at", "total_tests", "passed_tests", "failed_tests", "skipped_tests", "flaky_tests",
+            "coverage_percent", "patch_coverage_percent", "parsed", "decision_passed", "decision_reason", "decided_by",
+            "decided_at", "verdicts", "error_kind", "skip_reason", "skipped_by", "waived_at", "waived_by",
+            "waive_reason", "waiver_expires_at", "retry_of", "shards_seen", "evidence", "metadata", "blocked_by",
+            "check_run",
         )  # fmt: skip
         read_only_fields = fields
 
@@ -269,7 +288,7 @@ class GateRunFilters(Filters):
         model = GateRun
         fields = (
             "state", "gate", "gate_type", "patch", "run", "task", "queue_item", "tree_hash", "required", "error_kind",
-            "retry_of", "external", "created_at",
+            "retry_of", "baseline", "external", "created_at",
         )  # fmt: skip
 
 
@@ -285,6 +304,7 @@ class GateRunEndpoint(Listed, Endpoint):
         "list": "viewer",
         "retrieve": "viewer",
         "results": "viewer",
+        "findings": "viewer",
         "log": "viewer",
         "log_stream": "viewer",
         "create": "operator",
@@ -303,6 +323,14 @@ class GateRunEndpoint(Listed, Endpoint):
         rows = TestResult.objects.filter(gate_run=self.get_object())
         page = self.paginate_queryset(self.filter_queryset(rows))
         return self.get_paginated_response(TestResultSerializer(page, many=True).data)
+
+    @extend_schema(responses=GateFindingSerializer(many=True))
+    @action(detail=True, methods=["get"], filterset_class=None)
+    def findings(self, request: Request, id: str) -> Response:
+        """What analysers found, newest first."""
+        rows = Finding.objects.filter(gate_run=self.get_object())
+        page = self.paginate_queryset(self.filter_queryset(rows))
+        return self.get_paginated_response(GateFindingSerializer(page, many=True).data)
 
     @extend_schema(responses={(200, "text/plain"): OpenApiTypes.STR})
     @action(detail=True, methods=["get"])
@@ -372,7 +400,7 @@ class GateRunEndpoint(Listed, Endpoint):
 
     @extend_schema(
         parameters=[
-            OpenApiParameter("kind", str, required=True, enum=list(EVIDENCE_KINDS), description="What the report is."),
+            OpenApiParameter("kind", str, required=True, enum=list(KINDS), description="What the report is."),
             OpenApiParameter("claim", str, required=True, description="As the start answered it."),
         ],
         request={"application/octet-stream": OpenApiTypes.BINARY},
@@ -440,5 +468,6 @@ class GateRunEndpoint(Listed, Endpoint):
 
 router = Router()
 router.register("gates", GateEndpoint, basename="gate")
+router.register("flaky-tests", FlakyTestEndpoint, basename="flaky-test")
 router.register("gate-runs", GateRunEndpoint, basename="gate-run")
 urlpatterns = router.urls

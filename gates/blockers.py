@@ -40,6 +40,8 @@ def _tested(item: QueueItem | None) -> Wait | None:
     if run.state not in GateRun.ENDED:
         return Wait(code="gates_open", reason=f"Gate {run.name} is {run.get_state_display()}", on=run)
     code, verb = ("gate_failed", "waive") if run.verdict == "failed" else ("gate_unknown", "rerun")
+    if run.needs_person:
+        code, verb = "goalposts_moved", "waive"
     reason = run.decision_reason or run.state_reason or f"{run.name} did not pass"
     action = Action(verb, f"/gate-runs/{run.pk}/{verb}/", "approver" if verb == "waive" else "operator")
     return Wait(code=code, reason=reason, holder=_gate(run), since=run.completed_at, action=action)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from gates.junit import FAIL, FLAKY_PASS, PASS, Results, TestCase, final_outcome
+from gates.junit import ERROR, FAIL, FLAKY_PASS, INFRA, PASS, Results, TestCase, final_outcome
 from pipeline.refusals import Refused
 
 MAX_FLAKY = 2
@@ -18,6 +18,9 @@ MAX_FIGURE = 10**15
 MAX_REQUIRED_TESTS = 1000
 MAX_CUSTOM_RULES = 50
 TEST_TYPES = frozenset({"unit_tests", "integration_tests", "e2e_tests"})
+TEST_EVIDENCE = frozenset({"junit", "tap"})
+# Criteria that compare with what the same gate measures on the base.
+AGAINST_BASE = frozenset({"max_skipped_increase", "max_new_findings"})
 LEVELS = ("none", "note", "warning", "error")
 OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
@@ -31,6 +34,13 @@ TEST_FIELDS = frozenset({"total_tests", "passed_tests", "failed_tests", "skipped
 FIELDS = TEST_FIELDS | {"coverage_percent", "patch_coverage_percent", "duration_seconds", "exit_code"}
 
 _TOLD_CHARS = 2000
+# Of each kind of evidence, the verdicts that rest on it; the last one is written when it is missing and none does.
+_RESTS_ON: Mapping[str, tuple[str, ...]] = {
+    "junit": ("failures", "required_tests", "skipped_increase", "tests"),
+    "tap": ("failures", "required_tests", "skipped_increase", "tests"),
+    "coverage": ("patch_coverage", "coverage"),
+    "sarif": ("new_findings",),
+}
 
 
 class InvalidCriteria(Refused):
@@ -182,17 +192,23 @@ def evaluate(
     shards_expected: int,
     shards_seen: int,
     base: Results | None = None,
+    missing: Mapping[str, str] | None = None,
+    quarantined: Collection[str] = (),
 ) -> Judgement:
     """The judgement of one gate run, by domain.md §2.4.2.
 
     `criteria` has passed `check`. `results` is None when nothing could be read. `evidence_declared` holds the kinds of
-    evidence that the gate promises ("junit", "coverage", "sarif"); `base` is what the same gate measured on the base.
+    evidence that the gate promises ("junit", "tap", "coverage", "sarif"), `missing` those of them that could not be
+    read, with the reason; `base` is what the same gate measured on the base. `quarantined` are keys of flaky tests that
+    somebody answers for: they run, and their failures are told and not judged, unless they are required.
     Raises ResultsInconsistent when stated counts contradict each other.
 
-    Stricter than the letter in two places, so that unknown is never good. Failed tests without max_failures are
+    Stricter than the letter in three places, so that unknown is never good. Failed tests without max_failures are
     judged as if it were 0, even where other criteria are met. A test gate with a declared report in which no test
-    ran gets a failing `tests` verdict, whatever min_tests says.
+    ran gets a failing `tests` verdict, whatever min_tests says. Declared evidence that is missing gets a verdict of its
+    own, `not_measured`, where no criterion rests on it.
     """
+    missing = missing or {}
     if results is not None:
         _need_consistent(results)
     error = _error(
@@ -211,21 +227,59 @@ def evaluate(
     measured = results if complete else None
     figures = _Figures(
         measured,
+        measured if measured is not None and measured.counted else None,
         base,
         duration_seconds,
         exit_code,
-        unmeasured=_why_unmeasured(complete, shards_seen, shards_expected),
-        must_run=gate_type in TEST_TYPES and "junit" in evidence_declared,
+        unmeasured=_why_unmeasured(complete, shards_seen, shards_expected, missing),
+        must_run=gate_type in TEST_TYPES and bool(TEST_EVIDENCE & set(evidence_declared)),
+        missing=missing,
+        excused=_excused(results, quarantined, criteria),
+        goalposts=results.goalposts_clean if results is not None else None,
+        told=results.told if results is not None else {},
     )
     verdicts = _verdicts(criteria, figures)
+    for kind, why in missing.items():
+        if not verdicts.keys() & set(_RESTS_ON[kind]):
+            verdicts[_RESTS_ON[kind][-1]] = _not_measured(None, why)
     if not verdicts and evidence_declared and measured is None:
         return Judgement("failed", "", False, f"Not passed: {figures.unmeasured}")
     return _decision(verdicts)
 
 
-def failing_tests(results: Results) -> int:
-    """Tests that did not pass; the flaky ones are among them when more than MAX_FLAKY are."""
-    return results.failed + (results.flaky if results.flaky > MAX_FLAKY else 0)
+def failing_tests(results: Results, excused: _Excused | None = None) -> int:
+    """Tests that did not pass; the flaky ones are among them when more than MAX_FLAKY are. Without the excused."""
+    failed = results.failed - (excused.failed if excused else 0)
+    flaky = results.flaky - (excused.flaky if excused else 0)
+    return failed + (flaky if flaky > MAX_FLAKY else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Excused:
+    """How many tests in quarantine failed, and how many passed after a failure."""
+
+    failed: int = 0
+    flaky: int = 0
+
+
+def _excused(results: Results | None, quarantined: Collection[str], criteria: Mapping[str, Any]) -> _Excused:
+    if results is None or not quarantined:
+        return _Excused()
+    finals = _finals(results)
+    required = set(criteria.get("required_tests", ()))
+    chosen = [finals[key] for key in set(quarantined) - required if key in finals]
+    return _Excused(
+        failed=sum(outcome in {FAIL, ERROR} for outcome in chosen),
+        flaky=sum(outcome == FLAKY_PASS for outcome in chosen),
+    )
+
+
+def _finals(results: Results) -> dict[str, str]:
+    """The final outcome of each test by its key."""
+    attempts: dict[str, list[str]] = {}
+    for test in results.tests:
+        attempts.setdefault(test.test_key, []).append(test.outcome)
+    return {key: final_outcome(outcomes) for key, outcomes in attempts.items()}
 
 
 def _need_consistent(results: Results) -> None:
@@ -258,6 +312,9 @@ def _error(
     limit = criteria.get("timeout_seconds")
     if infra:
         return _errored("infra", "the runner was lost")
+    lost = sum(outcome == INFRA for outcome in _finals(results).values()) if results is not None else 0
+    if lost:
+        return _errored("infra", f"the machine lost {lost} tests")
     if timed_out or (limit is not None and duration_seconds is not None and duration_seconds > limit):
         return _errored("timeout", "over the time limit")
     if output_limited:
@@ -265,8 +322,8 @@ def _error(
     if expected:
         return None
     told = "without an exit code" if exit_code is None else f"with exit code {exit_code}"
-    if "max_new_findings" in criteria and _new_findings(results):
-        return None
+    if "max_new_findings" in criteria and _has_findings(results):
+        return None  # analysers end so when they find something, be it old or new
     if results is None or results.total == 0:
         return _errored("command", f"ended {told} and reported no test")
     if not failing_tests(results):
@@ -278,11 +335,16 @@ def _errored(kind: str, reason: str) -> Judgement:
     return Judgement("error", kind, None, f"Error ({kind}): {reason}")
 
 
-def _new_findings(results: Results | None) -> int:
-    return sum(results.new_findings.values()) if results is not None and results.new_findings else 0
+def _has_findings(results: Results | None) -> bool:
+    if results is None:
+        return False
+    return bool(results.findings or (results.new_findings and sum(results.new_findings.values())))
 
 
-def _why_unmeasured(complete: bool, shards_seen: int, shards_expected: int) -> str:
+def _why_unmeasured(complete: bool, shards_seen: int, shards_expected: int, missing: Mapping[str, str]) -> str:
+    told = [missing[kind] for kind in sorted(TEST_EVIDENCE) if kind in missing]
+    if told:
+        return "; ".join(told)
     if not complete:
         return f"{shards_seen} of {shards_expected} shards reported"
     return "no evidence could be read"
@@ -290,14 +352,22 @@ def _why_unmeasured(complete: bool, shards_seen: int, shards_expected: int) -> s
 
 @dataclass(frozen=True, slots=True)
 class _Figures:
-    """What there is to compare; `unmeasured` says why the tests were not measured, where `results` is None."""
+    """What there is to compare: `results` in all, and `tests`, the same where tests were counted.
+
+    `unmeasured` says why the tests were not measured, where `tests` is None; `missing` which evidence was not readable.
+    """
 
     results: Results | None
+    tests: Results | None
     base: Results | None
     duration_seconds: float | None
     exit_code: int | None
     unmeasured: str
     must_run: bool
+    missing: Mapping[str, str]
+    excused: _Excused
+    goalposts: bool | None
+    told: Mapping[str, str]
 
     def of(self, name: str) -> Any:
         """The figure of a custom rule's `field`, or None when it was not measured."""
@@ -305,21 +375,20 @@ class _Figures:
             return self.duration_seconds
         if name == "exit_code":
             return self.exit_code
-        if self.results is None:
-            return None
-        return getattr(self.results, name.removesuffix("_tests"))
+        of = self.tests if name in TEST_FIELDS else self.results
+        return None if of is None else getattr(of, name.removesuffix("_tests"))
 
 
 def _verdicts(criteria: Mapping[str, Any], figures: _Figures) -> dict[str, dict[str, Any]]:
-    results = figures.results
+    results, tests = figures.results, figures.tests
     verdicts: dict[str, dict[str, Any]] = {}
     for criterion, key, value in (
         ("min_coverage", "coverage", results and results.coverage_percent),
         ("min_patch_coverage", "patch_coverage", results and results.patch_coverage_percent),
     ):
         if criterion in criteria:
-            verdicts[key] = _at_least_percent(value, criteria[criterion], figures)
-    if "max_failures" in criteria or (results is not None and failing_tests(results)):
+            verdicts[key] = _at_least_percent(key, value, criteria[criterion], figures)
+    if "max_failures" in criteria or (tests is not None and failing_tests(tests, figures.excused)):
         verdicts["failures"] = _failures(criteria.get("max_failures", 0), figures)
     if "required_tests" in criteria:
         verdicts["required_tests"] = _required(criteria["required_tests"], figures)
@@ -366,31 +435,38 @@ def _not_measured(threshold: Any, why: str) -> dict[str, Any]:
     return _verdict("not_measured", None, threshold, why)
 
 
-def _at_least_percent(value: Any, threshold: Any, figures: _Figures) -> dict[str, Any]:
+def _at_least_percent(key: str, value: Any, threshold: Any, figures: _Figures) -> dict[str, Any]:
+    if "coverage" in figures.missing:
+        return _not_measured(threshold, figures.missing["coverage"])
     if figures.results is None:
         return _not_measured(threshold, figures.unmeasured)
     if value is None:
-        return _not_measured(threshold, "no coverage report was read")
+        return _not_measured(threshold, figures.told.get(key) or "no coverage report was read")
     if not _is_number(value) or not 0 <= value <= 100:
         return _verdict("error", None, threshold, f"{value} is no percentage")
     # Through text: 79.9999999 is below 80 in either type, and 80.1 is 80.1.
-    return _verdict(Decimal(str(value)) >= Decimal(str(threshold)), value, threshold, "coverage report")
+    return _verdict(
+        Decimal(str(value)) >= Decimal(str(threshold)), value, threshold, figures.told.get(key) or "coverage report"
+    )
 
 
 def _failures(threshold: int, figures: _Figures) -> dict[str, Any]:
-    results = figures.results
+    results, excused = figures.tests, figures.excused
     if results is None:
         return _not_measured(threshold, figures.unmeasured)
-    value = failing_tests(results)
+    value = failing_tests(results, excused)
     evidence = f"{results.failed} of {results.total} tests failed"
+    if excused.failed:
+        evidence += f", {excused.failed} of them in quarantine and not judged"
     if results.flaky:
-        judged = f"more than {MAX_FLAKY}, so counted" if results.flaky > MAX_FLAKY else "not counted"
-        evidence += f"; {results.flaky} passed after a failure: {judged}"
+        judged = results.flaky - excused.flaky
+        counted = f"more than {MAX_FLAKY}, so counted" if judged > MAX_FLAKY else "not counted"
+        evidence += f"; {results.flaky} passed after a failure: {counted}"
     return _verdict(value <= threshold, value, threshold, evidence)
 
 
 def _required(names: Sequence[str], figures: _Figures) -> dict[str, Any]:
-    results = figures.results
+    results = figures.tests
     if results is None:
         return _not_measured(len(names), figures.unmeasured)
     if results.total and not results.tests:
@@ -436,7 +512,7 @@ def _split_node(rest: str) -> list[str]:
 
 
 def _tests(threshold: int, figures: _Figures) -> dict[str, Any]:
-    results = figures.results
+    results = figures.tests
     if results is None:
         return _not_measured(threshold, figures.unmeasured)
     ran = results.passed + results.failed
@@ -446,33 +522,34 @@ def _tests(threshold: int, figures: _Figures) -> dict[str, Any]:
 
 
 def _skipped_increase(threshold: int, figures: _Figures) -> dict[str, Any]:
-    if figures.results is None:
+    if figures.tests is None:
         return _not_measured(threshold, figures.unmeasured)
-    if figures.base is None:
-        return _not_measured(threshold, "there are no results on the base")
-    value = figures.results.skipped - figures.base.skipped
-    told = f"{figures.results.skipped} skipped, {figures.base.skipped} on the base"
+    if figures.base is None or not figures.base.counted:
+        return _not_measured(threshold, figures.told.get("base") or "there are no results on the base")
+    value = figures.tests.skipped - figures.base.skipped
+    told = f"{figures.tests.skipped} skipped, {figures.base.skipped} on the base"
     return _verdict(value <= threshold, value, threshold, told)
 
 
 def _findings_verdict(threshold: Mapping[str, Any], figures: _Figures) -> dict[str, Any]:
     shown = dict(threshold)
+    if "sarif" in figures.missing:
+        return _not_measured(shown, figures.missing["sarif"])
     if figures.results is None:
         return _not_measured(shown, figures.unmeasured)
     if figures.results.new_findings is None:
-        return _not_measured(shown, "no report of findings was compared with the base")
+        told = figures.told.get("new_findings") or figures.told.get("base")
+        return _not_measured(shown, told or "no report of findings was compared with the base")
     counted = LEVELS[LEVELS.index(threshold["level"]) :]
     value = sum(number for level, number in figures.results.new_findings.items() if level in counted)
     return _verdict(value <= threshold["count"], value, shown, f"new findings of level {', '.join(counted)}")
 
 
 def _goalposts(figures: _Figures) -> dict[str, Any]:
-    if figures.results is None:
-        return _not_measured(True, figures.unmeasured)
-    clean = figures.results.goalposts_clean
+    clean, told = figures.goalposts, figures.told.get("goalposts")
     if clean is None:
-        return _not_measured(True, "the tests of the base were not run against the patch")
-    return _verdict(clean, clean, True, "the tests of the base, and what the patch changed in tests")
+        return _not_measured(True, told or "what the patch changed in its tests was not looked at")
+    return _verdict(clean, clean, True, told or "the tests of the base, and what the patch changed in tests")
 
 
 def _custom(rule: Mapping[str, Any], figures: _Figures) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from typing import Any
 
 from django.conf import settings
 
-from gates import criteria, evidence, runner, running
-from gates.models import EVIDENCE_KINDS, GateRun
+from gates import criteria, evidence, measuring, runner
+from gates.models import GateRun
 from gates.records import GateEvidence
 from pipeline import events
 from pipeline.clock import db_now
@@ -60,8 +60,8 @@ def keep_evidence(gate_run: GateRun, kind: str, content: bytes, *, claim: str) -
     Raises NotExternal, InvalidField for a kind that nobody reads or content over the limit, `stale_claim`.
     """
     _must_be_external(gate_run)
-    if kind not in EVIDENCE_KINDS:
-        raise InvalidField("kind", f"unknown kind {kind[:40]!r}; known are {', '.join(EVIDENCE_KINDS)}")
+    if kind not in evidence.KINDS:
+        raise InvalidField("kind", f"unknown kind {kind[:40]!r}; known are {', '.join(evidence.KINDS)}")
     if not content or len(content) > evidence.MAX_BYTES:
         raise InvalidField("content", f"1 to {evidence.MAX_BYTES} bytes, not {len(content)}", code="invalid_evidence")
     with in_transaction():
@@ -123,33 +123,37 @@ def complete(
     if took is None and gate_run.started_at is not None:
         took = Decimal(round((db_now() - gate_run.started_at).total_seconds(), 3))
     sent = {row.kind: row for row in GateEvidence.objects.filter(gate_run=gate_run)}
-    declared = dict(gate_run.gate.evidence) if gate_run.gate_id else {kind: kind for kind in sent}
+    if gate_run.gate is None:
+        raise Refused("a run without a gate has nothing to be judged by", code="gate_not_found")
+    declared = gate_run.gate.evidence
+    executed = runner.Execution(
+        exit_code=ended if isinstance(ended, int) else None,
+        duration_seconds=float(took or 0),
+        timed_out=ended == TIMEOUT,
+        output_limited=False,
+        output="",
+        killed=0,
+        level=0,
+    )
     with tempfile.TemporaryDirectory(prefix="gate-evidence-") as folder:
         for kind, row in sent.items():
             if kind in declared and row.content is not None:
                 place = Path(folder, declared[kind])
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(zlib.decompress(row.content))
-        results, told = running.results_of(declared, Path(folder))
-    seen = 0 if results is None else (shards or 1)
-    judgement = running.judgement_of(
-        gate_run,
-        results,
-        exit_code=ended if isinstance(ended, int) else None,
-        timed_out=ended == TIMEOUT,
-        infra=ended == INFRA,
-        duration_seconds=float(took) if took is not None else None,
-        declared=declared,
-        shards_seen=seen,
-    )
+        tree = measuring.look_in_mirror(gate_run)
+        judged = measuring.measure(gate_run, tree, Path(folder), executed, None, shards=shards)
+    told, judgement = judged.pop("evidence"), judged.pop("judgement")
     text, redactions = runner.clean(output[-MAX_OUTPUT_CHARS:], (settings.SECRET_KEY, settings.SIGNALBOX_PEPPER))
     with in_transaction():
         moved = gate_run.complete(
             judgement,
             by=by,
             runner=claim,
-            results=results,
-            exit_code=ended if isinstance(ended, int) else None,
+            results=judged["results"],
+            findings=judged["findings"],
+            shards_seen=judged["shards_seen"],
+            exit_code=executed.exit_code,
             duration_seconds=took,
             output_tail=text,
             evidence={**told, "reported": {"conclusion": conclusion, "redactions": redactions}},

@@ -1,23 +1,21 @@
-"""Pure: bytes of a JUnit XML report in, recounted test results out; also the program of evidence.py's bounded child.
+"""Pure: bytes of a JUnit XML report in, recounted test results out.
 
-Standard library only, and nothing of the house: the child runs this file by its path, isolated, in a few milliseconds.
-No specification of the format exists; elements and attributes are those that pytest, Surefire, jest-junit, gtest and
+Runs in evidence.py's bounded child: standard library only, and nothing of the house but `gates.reading`. No
+specification of the format exists; elements and attributes are those that pytest, Surefire, jest-junit, gtest and
 go-junit-report write. An event reader (expat) is used, not a tree: a tree of one million cases costs 340 MB.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import resource
-import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any, BinaryIO
 from xml.parsers import expat
 
-MAX_BYTES = 64 * 1024 * 1024
+from gates.reading import MAX_BYTES, Unreadable
+
 MAX_DEPTH = 32
 MAX_CASES = 50_000
 MAX_NAME_CHARS = 500
@@ -28,9 +26,6 @@ MAX_SECONDS = 10_000_000.0
 
 _PIECE_BYTES = 1024 * 1024
 
-CHILD_MEMORY_BYTES = 512 * 1024 * 1024
-CHILD_CPU_SECONDS = 20
-
 PASS, FAIL, ERROR, SKIP, FLAKY_PASS, INFRA = "pass", "fail", "error", "skip", "flaky_pass", "infra"
 
 _OUTCOME_OF_CHILD = {"failure": FAIL, "error": ERROR, "skipped": SKIP, "disabled": SKIP}
@@ -39,10 +34,6 @@ _LATER_ATTEMPT = {"rerunFailure": FAIL, "rerunError": ERROR}  # Surefire: it fai
 _TEXT_KEPT = _OUTCOME_OF_CHILD.keys() | _EARLIER_ATTEMPT.keys() | _LATER_ATTEMPT.keys()
 _WORST_FIRST = (ERROR, FAIL, SKIP)
 _STATUS = {"fail": FAIL, "failed": FAIL, "failure": FAIL, "error": ERROR, "notrun": SKIP, "disabled": SKIP}
-
-
-class Unreadable(ValueError):
-    """These bytes are no JUnit report that we would judge by; the text says why, for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +61,9 @@ class Results:
     """What a gate measured: passed + failed + skipped = total, by test and not by attempt; flaky ones are in passed.
 
     `tests` holds every attempt, in the order of the report. None means "not measured", for each figure that is not
-    counted from `tests`: percentages 0 to 100, `new_findings` by level, `goalposts_clean`.
+    counted from `tests`: percentages 0 to 100, `findings`, `new_findings` by level, `goalposts_clean`. `counted` is
+    False where no report of tests was to be had; the counts are then zeros that say nothing.
+    `told` holds a sentence on how a figure came about, or why there is none, by its criterion's key.
     """
 
     total: int = 0
@@ -84,6 +77,9 @@ class Results:
     patch_coverage_percent: float | None = None
     new_findings: Mapping[str, int] | None = None
     goalposts_clean: bool | None = None
+    counted: bool = True
+    findings: int | None = None
+    told: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, tests: Iterable[TestCase]) -> Results:
@@ -99,7 +95,7 @@ class Results:
             outcome = PASS if test.outcome == FLAKY_PASS else test.outcome
             if outcome == PASS and failed_before:
                 outcome = FLAKY_PASS
-            told = _again(test, attempt=len(earlier) + 1, outcome=outcome)
+            told = replace(test, attempt=len(earlier) + 1, outcome=outcome)
             earlier.append(told)
             numbered.append(told)
         finals = [final_outcome(one.outcome for one in each) for each in attempts.values()]
@@ -120,20 +116,6 @@ def final_outcome(outcomes: Iterable[str]) -> str:
         if outcome != SKIP or final in {"", PASS}:
             final = outcome
     return final
-
-
-def _again(test: TestCase, *, attempt: int, outcome: str) -> TestCase:
-    return TestCase(
-        test.test_key,
-        test.name,
-        test.classname,
-        test.file,
-        attempt,
-        outcome,
-        test.duration_seconds,
-        test.message,
-        test.trace,
-    )
 
 
 def key_of(name: str, classname: str, file: str) -> str:
@@ -200,6 +182,8 @@ class _Reader:
         self._attempts: list[_Attempt] = []
         self._open: _Attempt | None = None
         self._text_left = MAX_TEXT_CHARS
+        # Of each key, how many tests had it so far, and whether the newest of them has only failed yet.
+        self._last: dict[str, tuple[int, bool]] = {}
 
     def _doctype(self, *_: Any) -> None:
         raise Unreadable("the report has a DOCTYPE, which reports do not need and bombs do")
@@ -245,11 +229,22 @@ class _Reader:
         self._text_left -= len(text)
         return text
 
+    def _key(self, key: str) -> str:
+        """The key, or one of its own for a further test of the same name.
+
+        Nobody runs a test again that passed: a case behind one that did not fail is another test (mocha and others let
+        many share a title), and a case behind one that failed is its next attempt.
+        """
+        number, failed = self._last.get(key, (1, True))
+        if not failed:
+            self._last[key] = (number + 1, True)
+        return key if failed and number == 1 else bounded_name(f"{key} ({self._last[key][0]})")
+
     def _close_case(self, given: dict[str, str]) -> None:
         name = given.get("name", "")
         classname = given.get("classname", "") or "/".join(suite for suite in self._suites if suite)
         file = given.get("file", "")
-        key = key_of(name, classname, file)
+        key = self._key(key_of(name, classname, file))
 
         def attempt(outcome: str, told: _Attempt | None = None, seconds: float | None = None) -> TestCase:
             return TestCase(
@@ -272,6 +267,8 @@ class _Reader:
         self.tests += [attempt(_EARLIER_ATTEMPT[one.element], one) for one in earlier]
         self.tests.append(attempt(outcome, told, _seconds(given.get("time", ""))))
         self.tests += [attempt(_LATER_ATTEMPT[one.element], one) for one in later]
+        named = key_of(name, classname, file)
+        self._last[named] = (self._last.get(named, (1, True))[0], outcome in {FAIL, ERROR})
         if len(self.tests) > MAX_CASES:
             raise Unreadable(f"the report has more than {MAX_CASES} attempts")
 
@@ -297,30 +294,16 @@ def _seconds(text: str) -> float | None:
     return seconds if math.isfinite(seconds) and 0 <= seconds <= MAX_SECONDS else None
 
 
-def to_document(results: Results) -> dict[str, Any]:
-    """Results as a JSON object; `from_document` is its inverse."""
-    return {**asdict(results), "tests": [asdict(test) for test in results.tests]}
+def to_lines(results: Results) -> Iterator[Any]:
+    """The results as documents of a line each; `from_lines` is the inverse."""
+    yield {"total": results.total}
+    for test in results.tests:
+        yield astuple(test)
 
 
-def from_document(document: Mapping[str, Any]) -> Results:
-    """Results from what `to_document` wrote. Raises TypeError or KeyError for anything else."""
-    return Results(**{**document, "tests": tuple(TestCase(**test) for test in document["tests"])})
-
-
-def main() -> int:
-    """Reads a report from standard input, writes {"results": …} or {"refused": "why"}; the child of evidence.py."""
-    resource.setrlimit(resource.RLIMIT_AS, (CHILD_MEMORY_BYTES, CHILD_MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (CHILD_CPU_SECONDS, CHILD_CPU_SECONDS))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    answer: dict[str, Any]
-    try:
-        answer = {"results": to_document(read(sys.stdin.buffer))}
-    except Unreadable as refused:
-        answer = {"refused": str(refused)}
-    json.dump(answer, sys.stdout)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def from_lines(documents: list[Any]) -> Results:
+    """What `to_lines` wrote, counted again. Raises TypeError, KeyError or ValueError for anything else."""
+    results = Results.of(TestCase(*test) for test in documents[1:])
+    if results.total != documents[0]["total"]:
+        raise ValueError("tests are missing")
+    return results

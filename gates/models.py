@@ -1,21 +1,29 @@
 """The checks that a patch must pass, each time one was run, and what every test said."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from decimal import ROUND_DOWN, Decimal
 from typing import Any, Self
 
 from django.conf import settings
+from django.contrib.postgres.indexes import HashIndex
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from gates import criteria as rules
+from gates import environment
 from gates import resources as bounds
+from gates.evidence import KINDS
+from gates.findings import Finding as Finding
+from gates.flaky import FlakyTest as FlakyTest
 from gates.junit import Results
 from gates.records import GateEvidence as GateEvidence
 from gates.records import GateOutput as GateOutput
 from gates.records import RunnerHost as RunnerHost
+from gates.sarif import Found
+from ledger import git
 from ledger.models import Patch, PatchPolicy, QueueItem
 from pipeline import events, scope
 from pipeline.clock import ClockNow, db_now
@@ -27,13 +35,13 @@ from pipeline.refusals import InvalidField, Refused, need_reason
 from pipeline.rows import Kept, append_only, in_transaction, versioned
 from pipeline.states import NOW, InvalidMove, Stateful, held_by_postgres
 
-EVIDENCE_KINDS = ("junit", "coverage", "sarif")
+MAX_RERUNS = 3
 RUNNER_SILENCE_SECONDS = 45
 
 # What a gate executes or judges by: a change of one of these is a new gate_version, and voids every cached verdict.
 VERSIONED = (
     "gate_type", "applies_to", "command", "cwd", "env_allow", "evidence", "criteria", "expected_exit_codes", "shards",
-    "depends_on", "timeout_seconds", "sandbox_level_min", "resources", "caches", "external",
+    "depends_on", "timeout_seconds", "reruns", "base_tests", "sandbox_level_min", "resources", "caches", "external",
 )  # fmt: skip
 
 
@@ -101,6 +109,8 @@ class Gate(Definition):
     resources = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()), blank=True)
     caches = models.JSONField(default=list, db_default=models.Value([], models.JSONField()), blank=True)
     external = models.BooleanField(default=False, db_default=False)
+    reruns = models.PositiveSmallIntegerField(default=1, validators=[MaxValueValidator(MAX_RERUNS)])
+    base_tests = models.BooleanField(default=False)
     required = models.BooleanField(default=True)
     judges = models.CharField(max_length=8, choices=Judges, default=Judges.PATCH)
     enabled = models.BooleanField(default=True)
@@ -121,6 +131,16 @@ class Gate(Definition):
     def correlation(self) -> dict[str, str | None]:
         """Events about a gate belong to its project."""
         return {"project_id": self.project_id}
+
+    @property
+    def compares_with_base(self) -> bool:
+        """Whether a criterion of it asks what the same gate measures on the base."""
+        return bool(rules.AGAINST_BASE & set(self.criteria))
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether it has to know the tree onto which a patch comes: to compare, or to tell the patch's own lines."""
+        return self.compares_with_base or "goalposts" in self.criteria or "coverage" in self.evidence
 
     @property
     def limit_seconds(self) -> int:
@@ -161,13 +181,15 @@ class Gate(Definition):
             raise InvalidField("env_allow", f"{', '.join(ours)}: no gate gets what Signalbox itself is configured with")
         if not isinstance(self.evidence, dict) or not all(isinstance(path, str) for path in self.evidence.values()):
             raise InvalidField("evidence", "an object: kind of evidence to its path")
-        unknown = set(self.evidence) - set(EVIDENCE_KINDS)
+        unknown = set(self.evidence) - set(KINDS)
         if unknown:
-            raise InvalidField(
-                "evidence", f"unknown kind {', '.join(sorted(unknown))}; known are {', '.join(EVIDENCE_KINDS)}"
-            )
+            raise InvalidField("evidence", f"unknown kind {', '.join(sorted(unknown))}; known are {', '.join(KINDS)}")
         for path in self.evidence.values():
             scope.check_path(path, "evidence")
+        if self.base_tests and "goalposts" not in self.criteria:
+            raise InvalidField(
+                "base_tests", "the tests of the base are part of the goalposts criterion: ask for it too"
+            )
         if self.cwd:
             scope.check_path(self.cwd, "cwd")
         for glob in self.applies_to:
@@ -252,14 +274,46 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
         with in_transaction():
             QueueItem.objects.select_for_update(no_key=True).get(pk=item.pk)
             for gate in Gate.objects.judging(patch):
-                if self.newest(gate, item.candidate_tree) is None:
-                    opened.append(self.ask_for(gate, item.candidate_tree, by=by, patch=patch, item=item))
+                known = self.newest(gate, item.candidate_tree)
+                if known is None or not known.stands_for(item):
+                    base = base_tree_of(item, patch) if gate.needs_base else ""
+                    opened.append(
+                        self.ask_for(gate, item.candidate_tree, by=by, patch=patch, item=item, base_tree=base)
+                    )
         return opened
 
+    def measure_base(self, gate: Gate, base_tree: str, *, by: events.Actor) -> "GateRun | None":
+        """A pending run of `gate` on the base that judges nothing, for others to compare with; None when there is one,
+        or a measurement, already.
+        """
+        known = self.filter(gate=gate, gate_version=gate.gate_version, tree_hash=base_tree)
+        if known.filter(state__in=["pending", "running", "passed", "failed"]).exists():
+            return None
+        if not self.may_measure(known):
+            return None  # it cannot be measured: what asks for it says so
+        return self.ask_for(gate, base_tree, by=by, baseline=True)
+
+    def may_measure(self, on_base: "GateRunQuerySet") -> bool:
+        """Whether a base without a measurement is to be tried (again): its own errors end that, the machine's do not at
+        once.
+        """
+        errors = on_base.filter(baseline=True, state=GateRun.State.ERROR)
+        lost = errors.filter(error_kind=GateRun.ErrorKind.INFRA).count()
+        return errors.count() == lost <= settings.SIGNALBOX_GATE_INFRA_RERUNS
+
+    def on_base(self, gate_run: "GateRun") -> "GateRun | None":
+        """The newest run of the same gate, as it is in this run, that measured the base of this run."""
+        if not gate_run.base_tree:
+            return None
+        same = self.filter(gate=gate_run.gate_id, gate_version=gate_run.gate_version, tree_hash=gate_run.base_tree)
+        return same.filter(state__in=["passed", "failed"]).exclude(pk=gate_run.pk).order_by("-pk").first()
+
     def newest(self, gate: Gate, tree_hash: str) -> "GateRun | None":
-        """The newest run of this version of `gate` on this tree that was not skipped as superseded."""
+        """The newest run of this version of `gate` on this tree that was to judge it, and was not skipped as
+        superseded.
+        """
         return (
-            self.filter(gate=gate, gate_version=gate.gate_version, tree_hash=tree_hash)
+            self.filter(gate=gate, gate_version=gate.gate_version, tree_hash=tree_hash, baseline=False)
             .exclude(state=GateRun.State.SKIPPED, waived_at=None)
             .order_by("-pk")
             .first()
@@ -274,14 +328,24 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
         patch: Patch | None = None,
         item: QueueItem | None = None,
         retry_of: "GateRun | None" = None,
+        base_tree: str = "",
+        baseline: bool = False,
     ) -> "GateRun":
-        """A pending run of `gate` on a tree, with a snapshot of its definition."""
+        """A pending run of `gate` on a tree, with a snapshot of its definition.
+
+        A `baseline` judges nothing: it is measured for others to be compared with, and has no criteria. One is asked
+        for here, of the same gate on `base_tree`, where the gate compares with it and it was not measured yet.
+        """
+        base_tree = base_tree or (retry_of.base_tree if retry_of else "") or (patch.base_tree if patch else "")
         with in_transaction():
+            if gate.compares_with_base and base_tree not in ("", tree_hash) and not baseline:
+                self.measure_base(gate, base_tree, by=by)
             run = GateRun(
                 name=gate.name,
                 gate_type=gate.gate_type,
-                criteria=gate.criteria,
-                required=gate.required,
+                criteria={} if baseline else gate.criteria,
+                required=gate.required and not baseline,
+                baseline=baseline,
                 gate=gate,
                 gate_version=gate.gate_version,
                 project=gate.project,
@@ -291,7 +355,7 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
                 task=patch and patch.task,
                 request=patch and patch.request,
                 tree_hash=tree_hash,
-                base_tree=patch.base_tree if patch else "",
+                base_tree="" if baseline else base_tree,
                 command=gate.command,
                 external=gate.external,
                 retry_of=retry_of,
@@ -373,6 +437,8 @@ class GateRun(Stateful):
     request = models.ForeignKey(ExecutionRequest, models.PROTECT, null=True, related_name="gate_runs")
     tree_hash = models.CharField(max_length=64)
     base_tree = models.CharField(max_length=64, blank=True)
+    baseline = models.BooleanField(default=False)
+    environment = models.CharField(max_length=64, blank=True)
     state = models.CharField(max_length=7, choices=State, default=State.PENDING)
     state_reason = models.TextField(blank=True)
     command = models.JSONField(default=list)
@@ -465,14 +531,36 @@ class GateRun(Stateful):
 
     @property
     def verdict(self) -> str:
-        """passed (or waived), failed, or unknown: pending, running, skipped, and errors that are not the patch's."""
+        """passed (or waived), failed, or unknown: pending, running, skipped, errors that are not the patch's, and what
+        waits for a person.
+        """
         if self.state == self.State.PASSED or self.is_waived:
             return "passed"
+        if self.needs_person:
+            return "unknown"
         if self.state == self.State.FAILED:
             return "failed"
         if self.state == self.State.ERROR and self.error_kind != self.ErrorKind.INFRA:
             return "failed"
         return "unknown"
+
+    @property
+    def needs_person(self) -> bool:
+        """Whether all that it holds against the patch is that its goalposts moved: a person looks at that, and waives
+        or drops; the agent that moved them is not asked to mend it.
+        """
+        if self.state != self.State.FAILED or self.is_waived:
+            return False
+        missed = {key for key, verdict in self.verdicts.items() if verdict["status"] != "pass"}
+        return missed == {"goalposts"} and self.verdicts["goalposts"]["status"] == "fail"
+
+    def stands_for(self, item: QueueItem) -> bool:
+        """Whether it answers for this item's tree: it was asked for it, is under way, was waived, or ran where the
+        programs and settings were what they are now. An older row does not say where it ran, and stands.
+        """
+        if self.queue_item_id == item.pk or self.state not in self.ENDED or self.is_waived or not self.environment:
+            return True
+        return self.gate is not None and self.environment == environment.digest(self.gate, self.sandbox_level)
 
     @property
     def level_wanted(self) -> int:
@@ -518,15 +606,30 @@ class GateRun(Stateful):
         )
 
     def blocking(self) -> list[str]:
-        """The keys of the gates that it depends on and that have no passed or waived run on this tree."""
-        if not self.gate or not self.gate.depends_on:
+        """The keys of the gates that it depends on and that have no passed or waived run on this tree; and its own,
+        while the base that it is compared with is being measured.
+        """
+        if not self.gate or self.baseline:
             return []
+        waits_for = [f"{self.gate.key} on the base"] if self._waits_for_base() else []
+        if not self.gate.depends_on:
+            return waits_for
         needed = Gate.objects.filter(project=self.project_id, key__in=self.gate.depends_on)
-        return [
+        return waits_for + [
             gate.key
             for gate in needed.order_by("key")
             if (run := GateRun.objects.newest(gate, self.tree_hash)) is None or run.verdict != "passed"
         ]
+
+    def _waits_for_base(self) -> bool:
+        if not self.base_tree or self.gate is None or not self.gate.compares_with_base:
+            return False
+        on_base = GateRun.objects.filter(gate=self.gate, gate_version=self.gate_version, tree_hash=self.base_tree)
+        on_base = on_base.exclude(pk=self.pk)
+        if on_base.filter(state__in=["passed", "failed"]).exists():
+            return False
+        lost = on_base.filter(baseline=True, state=self.State.ERROR).exists()
+        return on_base.open().exists() or (lost and GateRun.objects.may_measure(on_base))
 
     def beat(self, runner: str) -> bool:
         """Note that its runner lives. False when it is not running, or another runs it: that runner is to stop."""
@@ -546,8 +649,11 @@ class GateRun(Stateful):
         sandbox_level: int | None = None,
         evidence: Mapping[str, Any] | None = None,
         runner: str | None = None,
+        shards_seen: int | None = None,
+        environment: str = "",
+        findings: Sequence[Found] = (),
     ) -> bool:
-        """running -> passed, failed or error, with the results of every test. Raises InvalidMove.
+        """running -> passed, failed or error, with the results of every test and the findings. Raises InvalidMove.
 
         `runner` fences it: a runner whose run was given to another is refused as `stale_claim`.
         """
@@ -564,10 +670,11 @@ class GateRun(Stateful):
                     "skipped_tests": results.skipped,
                     "flaky_tests": results.flaky,
                     "parsed": results.parsed,
-                    "coverage_percent": results.coverage_percent,
-                    "patch_coverage_percent": results.patch_coverage_percent,
+                    "coverage_percent": _percentage(results.coverage_percent),
+                    "patch_coverage_percent": _percentage(results.patch_coverage_percent),
                 }
-            columns |= {"shards_seen": 1 if results is not None else 0}
+            told_shards = 1 if results is not None and results.counted else 0
+            columns |= {"shards_seen": told_shards if shards_seen is None else shards_seen, "environment": environment}
             if sandbox_level is not None:
                 columns["sandbox_level"] = sandbox_level
             moved = self.move(
@@ -593,6 +700,7 @@ class GateRun(Stateful):
             )
             if results is not None:
                 TestResult.objects.keep(self, results)
+            Finding.objects.keep(self, findings)
         return moved
 
     def skip(self, reason: str, *, by: events.Actor) -> bool:
@@ -646,8 +754,26 @@ class GateRun(Stateful):
         if self.state not in self.ENDED or self.gate is None:
             raise InvalidMove(self, self.state, "pending", verb="rerun gate", allowed=self.MOVES[self.state])
         return GateRun.objects.ask_for(
-            self.gate, self.tree_hash, by=by, patch=self.patch, item=self.queue_item, retry_of=self
+            self.gate,
+            self.tree_hash,
+            by=by,
+            patch=self.patch,
+            item=self.queue_item,
+            retry_of=self,
+            baseline=self.baseline,
         )
+
+
+def base_tree_of(item: QueueItem, patch: Patch) -> str:
+    """The tree onto which the queue puts the patch: what lands before it, and what it is compared with."""
+    if not item.base_commit or not patch.project.mirror.exists():
+        return patch.base_tree
+    return git.tree_of(patch.project.mirror, item.base_commit)
+
+
+def _percentage(value: Any) -> Decimal | None:
+    """As the column holds it; cut and not rounded, so that only a whole hundred reads as one."""
+    return None if value is None else Decimal(str(value)).quantize(Decimal("0.001"), ROUND_DOWN)
 
 
 class TestResultQuerySet(models.QuerySet["TestResult"]):
@@ -707,7 +833,11 @@ class TestResult(Kept):
     objects = TestResultQuerySet.as_manager()
 
     class Meta:
-        indexes = [models.Index(fields=["gate_run", "outcome"], name="testresult_of_run")]
+        indexes = [
+            models.Index(fields=["gate_run", "outcome"], name="testresult_of_run"),
+            # Equality only: a key may be longer than an entry of a B-tree.
+            HashIndex(fields=["test_key"], name="testresult_of_test"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.name}: {self.outcome}"

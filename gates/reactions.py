@@ -5,7 +5,7 @@ from django.conf import settings
 from gates import blockers as blockers
 from gates import external, running
 from gates import receipts as receipts
-from gates.models import Gate, GateRun
+from gates.models import FlakyTest, Gate, GateRun
 from ledger.models import Patch, QueueItem
 from pipeline import events
 from pipeline.events import Event, nudge_later, on
@@ -42,6 +42,9 @@ def run_again(event: Event) -> None:
     gate_run = GateRun.objects.get(pk=event.subject_id)
     if gate_run.error_kind != GateRun.ErrorKind.INFRA or gate_run.gate is None:
         return
+    if gate_run.baseline:
+        GateRun.objects.measure_base(gate_run.gate, gate_run.tree_hash, by=events.SYSTEM)
+        return
     newest = GateRun.objects.newest(gate_run.gate, gate_run.tree_hash)
     if newest is None or newest.pk != gate_run.pk:
         return
@@ -50,6 +53,12 @@ def run_again(event: Event) -> None:
     ).count()
     if tries <= settings.SIGNALBOX_GATE_INFRA_RERUNS:
         gate_run.rerun(by=events.SYSTEM)
+
+
+@on("gate_run.passed", "gate_run.failed")
+def count_passes(event: Event) -> None:
+    """Tests in quarantine that pass long enough leave it."""
+    FlakyTest.objects.recount(GateRun.objects.get(pk=event.subject_id))
 
 
 @on("queue_item.restarted", "queue_item.withdrawn", "queue_item.evicted")
@@ -91,6 +100,11 @@ def is_verdict_fresh(*, patch: Patch) -> str | None:
     return None if verdict == "passed" else f"the verdict of the tested tree is {verdict}"
 
 
+def wake_owners() -> int:
+    """Tell of quarantines that have expired."""
+    return FlakyTest.objects.wake_owners()
+
+
 def _send_work() -> None:
     """The sweep's part: wake a runner when something waits."""
     if GateRun.objects.filter(state=GateRun.State.PENDING, external=False).exists():
@@ -100,4 +114,5 @@ def _send_work() -> None:
 events.chore(running.close_lost)
 events.chore(external.close_unheard)
 events.chore(open_missing_gates)
+events.chore(wake_owners)
 events.chore(running.run_pending, send=_send_work)

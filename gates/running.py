@@ -1,21 +1,19 @@
 """Running a gate: a fresh copy of the tree, the command in it, the evidence it left, the judgement."""
 
 import functools
-import hashlib
 import os
 import socket
 import tempfile
 import threading
 import time
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.db import close_old_connections, connection
 
-from gates import criteria, evidence, resources, runner, sandbox
-from gates.junit import Results
+from gates import criteria, measuring, resources, runner, sandbox
 from gates.live import LiveLog
 from gates.models import GateRun, RunnerHost, is_ours
 from ledger import git
@@ -134,7 +132,6 @@ def _judge(gate_run: GateRun, stop: threading.Event, log: LiveLog, level: int) -
         raise Refused("a run without a gate has nothing to execute", code="gate_not_found")
     copies = Path(settings.GATES_DIR)
     copies.mkdir(mode=0o700, parents=True, exist_ok=True)
-    limits = resources.limits(gate.resources)
     if copies.stat().st_uid != os.geteuid():
         raise Refused(f"{copies} belongs to somebody else; name another by SIGNALBOX_GATES_DIR", code="gates_dir_taken")
     place = Path(tempfile.mkdtemp(prefix="run-", dir=copies))
@@ -143,107 +140,55 @@ def _judge(gate_run: GateRun, stop: threading.Event, log: LiveLog, level: int) -
         git.export(gate_run.project.mirror, gate_run.tree_hash, tree)
         output.mkdir(mode=0o700)
         crashpoint("gate.copied")
+        bench = _Bench(gate_run, place, stop, log, level)
+        seen = measuring.look(gate, tree)
+        executed = bench.execute(gate_run.command, tree, output, gate.limit_seconds)
+        crashpoint("gate.executed")
+        return measuring.measure(gate_run, seen, output, executed, bench.execute_again)
+    finally:
+        runner.remove(place)
+
+
+class _Bench:
+    """Where the commands of one gate run are executed: its place, its limits, its log, and who may stop it."""
+
+    def __init__(self, gate_run: GateRun, place: Path, stop: threading.Event, log: LiveLog, level: int) -> None:
+        self.gate_run, self.place, self.stop, self.log, self.level = gate_run, place, stop, log, level
+
+    def execute(self, command: Sequence[str], tree: Path, output: Path, seconds: float) -> runner.Execution:
+        """Run one command of the gate in its copy."""
+        gate = self.gate_run.gate
+        assert gate is not None
         with sandbox.own_user(settings.SIGNALBOX_GATE_UID) as user:
             if user is not None:  # at level 1 it walks in from above; at level 2 it would not have to
-                copies.chmod(0o711)
-                place.chmod(0o711)
-            executed = runner.execute(
-                gate_run.command,
+                self.place.parent.chmod(0o711)
+                self.place.chmod(0o711)
+                tree.parent.chmod(0o711)
+            return runner.execute(
+                command,
                 tree,
                 cwd=gate.cwd,
-                timeout_seconds=gate.limit_seconds,
+                timeout_seconds=seconds,
                 # Asked again: an older row may have been saved before the rule.
                 env={name: os.environ[name] for name in gate.env_allow if name in os.environ and not is_ours(name)},
                 output_dir=output,
-                limits=limits,
-                level=level,
+                limits=resources.limits(gate.resources),
+                level=self.level,
                 uid=user,
-                on_output=log.take,
-                stop=stop,
+                on_output=self.log.take,
+                stop=self.stop,
                 secrets=(settings.SECRET_KEY, settings.SIGNALBOX_PEPPER),
                 readonly=[folder for folder in settings.SIGNALBOX_GATE_READONLY if folder.is_dir()],
                 caches={name: path for name, path in settings.SIGNALBOX_GATE_CACHES.items() if name in gate.caches},
             )
-        crashpoint("gate.executed")
-        results, told = results_of(gate.evidence, output)
-    finally:
-        runner.remove(place)
-    if results is not None and executed.output_limited:
-        results = None
-    judgement = judgement_of(
-        gate_run,
-        results,
-        exit_code=executed.exit_code,
-        timed_out=executed.timed_out,
-        output_limited=executed.output_limited,
-        infra=executed.exit_code is None and not (executed.timed_out or executed.output_limited),
-        duration_seconds=executed.duration_seconds,
-        declared=gate.evidence,
-        shards_seen=1 if results is not None else 0,
-    )
-    if executed.error and judgement.state == "error":
-        judgement = replace(judgement, reason=f"{judgement.reason} ({executed.error})")
-    return {
-        "judgement": judgement,
-        "results": results,
-        "exit_code": executed.exit_code,
-        "duration_seconds": f"{executed.duration_seconds:.3f}",
-        "output_tail": executed.output,
-        "sandbox_level": executed.level,
-        "evidence": {**told, "notes": list(executed.notes), "killed": executed.killed},
-    }
 
-
-def judgement_of(
-    gate_run: GateRun,
-    results: Results | None,
-    *,
-    exit_code: int | None,
-    timed_out: bool,
-    infra: bool,
-    duration_seconds: float | None,
-    declared: dict[str, str],
-    shards_seen: int,
-    output_limited: bool = False,
-) -> criteria.Judgement:
-    """What the gate's criteria say of an end and its results, whoever executed it."""
-    gate = gate_run.gate
-    return criteria.evaluate(
-        gate_run.criteria,
-        results,
-        exit_code=exit_code,
-        expected_exit_codes=(gate.expected_exit_codes if gate else None) or [0],
-        timed_out=timed_out,
-        output_limited=output_limited,
-        infra=infra,
-        duration_seconds=duration_seconds,
-        gate_type=gate_run.gate_type,
-        evidence_declared=list(declared),
-        shards_expected=gate.shards if gate else 1,
-        shards_seen=shards_seen,
-    )
-
-
-def results_of(declared: dict[str, str], output: Path) -> tuple[Results | None, dict[str, Any]]:
-    """The test results that the command left, and what is to be said about each kind of evidence."""
-    told: dict[str, Any] = {}
-    results = None
-    for kind, found in evidence.collect(output, declared).items():
-        if isinstance(found, evidence.Missing):
-            told[kind] = {"missing": found.reason}
-        elif kind == "junit":
-            try:
-                results = evidence.parse(kind, found)
-                told[kind] = {"bytes": len(found), "sha256": _sha256(found)}
-            except evidence.EvidenceRefused as refusal:
-                told[kind] = {"refused": str(refusal)}
-        else:
-            told[kind] = {"bytes": len(found), "sha256": _sha256(found)}
-    return results, told
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    def execute_again(self, asked: measuring.Again, seconds: float) -> tuple[runner.Execution, Path]:
+        """A further execution within the run, in a fresh copy beside the first; how it ended, and its evidence."""
+        tree, output = self.place / asked.name / "tree", self.place / asked.name / "evidence"
+        git.export(self.gate_run.project.mirror, asked.tree_hash, tree)
+        measuring.lay_over(tree, asked.overlay)
+        output.mkdir(mode=0o700)
+        return self.execute(asked.command, tree, output, seconds), output
 
 
 def sweep_copies() -> int:

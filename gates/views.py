@@ -9,8 +9,9 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
-from gates.models import Gate, GateRun, RunnerHost, TestResult
-from gates.pages import BULK_OF_GATE_RUN, ISOLATED_FROM
+from gates.evidence import KINDS
+from gates.models import Finding, Gate, GateRun, RunnerHost, TestResult
+from gates.pages import BULK_OF_GATE_RUN, ISOLATED_FROM, evidence_rows
 from pipeline import pages
 from pipeline.auth import signed_in
 from pipeline.clock import db_now
@@ -19,6 +20,7 @@ from pipeline.refusals import need_reason
 
 FAILURES_SHOWN = 50
 MOST_WAIVED_HOURS = 24 * 366
+FINDINGS_SHOWN = 50
 FAILED_OUTCOMES = ("fail", "error", "infra")
 
 
@@ -45,6 +47,8 @@ def gate_runs(request: HttpRequest) -> HttpResponse:
             "filters": filters,
             "states": GateRun.State.choices,
             "projects": pages.project_choices(request.principal),
+            "chosen_gate": filters["gate"],
+            "chosen_project": dict(pages.project_choices(request.principal)).get(filters["project"], ""),
             "gates": [(pk, f"{project}/{key}") for pk, project, key in gates.values_list("pk", "project__key", "key")],
             "isolated_from": ISOLATED_FROM,
             "runners": RunnerHost.objects.all()[:50],
@@ -69,6 +73,7 @@ def gate_run(request: HttpRequest, pk: str) -> HttpResponse:
     if outcome := filters.one_of("outcome", TestResult.Outcome.values):
         results = results.filter(outcome=outcome)
     page = pages.page_of(results.defer("trace", "message"), request)
+    findings = list(Finding.objects.filter(gate_run=shown).order_by("-is_new", "pk")[: FINDINGS_SHOWN + 1])
     return render(
         request,
         "gates/gate_run.html",
@@ -76,6 +81,14 @@ def gate_run(request: HttpRequest, pk: str) -> HttpResponse:
             "gate_run": shown,
             "may": pages.roles_in(request.principal, shown.project_id),
             "failures": failures,
+            "findings": findings[:FINDINGS_SHOWN],
+            "more_findings": len(findings) > FINDINGS_SHOWN,
+            "reports": evidence_rows(shown.evidence, KINDS),
+            "notes": shown.evidence.get("notes") or [],
+            "moved": [
+                dict(zip(("kind", "path", "line", "what"), one, strict=True))
+                for one in shown.evidence.get("goalposts") or []
+            ],
             "results": page.rows,
             "next_cursor": page.next_cursor,
             "filters": filters,
@@ -86,7 +99,11 @@ def gate_run(request: HttpRequest, pk: str) -> HttpResponse:
             "events": pages.with_addresses(
                 Event.objects.about(shown).defer("canonical", "before", "after", "data").reverse()[:20]
             ),
-            "trail": [(_("Gates"), reverse("gates:list")), (shown.name, "")],
+            "trail": [
+                (_("Gates"), reverse("gates:list")),
+                *([(shown.gate.name, reverse("gates:gate", args=[shown.gate_id]))] if shown.gate else []),
+                (_("Run"), ""),
+            ],
         },
     )
 

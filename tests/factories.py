@@ -16,7 +16,7 @@ import pgtrigger.registry
 from django.db import connection, transaction
 
 from costs.models import Budget, CostRecord, Price, Reservation, budget
-from gates.models import Gate, GateRun
+from gates.models import FlakyTest, Gate, GateRun
 from ledger import git
 from ledger.models import MergeQueue, Patch, PatchPolicy, Push, QueueItem, Remote
 from pipeline import events
@@ -337,6 +337,15 @@ def make_gate(project: Project | None = None, **fields: Any) -> Gate:
     fields.setdefault("gate_type", "lint")
     fields.setdefault("command", ["true"])
     return Gate.objects.add(by=BY, project=project or make_project(), **fields)
+
+
+def make_flaky_test(project: Project | None = None, **fields: Any) -> FlakyTest:
+    """A test in quarantine for a week."""
+    fields.setdefault("test_key", f"tests/test_it.py::test_{number()}")
+    fields.setdefault("owner", "ada")
+    fields.setdefault("reason", "it depends on the time of day")
+    fields.setdefault("expires_at", db_now() + timedelta(days=7))
+    return FlakyTest.objects.add(by=BY, project=project or make_project(), **fields)
 
 
 def make_gate_run(gate: Gate | None = None, *, tree_hash: str = "", **fields: Any) -> GateRun:

@@ -7,7 +7,7 @@ import pytest
 from django.db import IntegrityError, connection, models, transaction
 
 from costs.models import Budget, BudgetPeriod, CostRecord, Price, Reservation
-from gates.models import Gate, GateRun, TestResult
+from gates.models import Finding, FlakyTest, Gate, GateRun, TestResult
 from ledger.models import MergeQueue, Patch, PatchContent, PatchPolicy, QueueItem
 from pipeline import events
 from pipeline.clock import db_now
@@ -184,12 +184,20 @@ def make_result() -> TestResult:
     return TestResult.objects.create(gate_run=factories.make_gate_run(), test_key="k", name="n", outcome="pass")
 
 
+def make_finding() -> Finding:
+    """What some analyser found."""
+    return Finding.objects.create(
+        gate_run=factories.make_gate_run(), rule_id="E1", level="error", fingerprint="f", is_new=True, message="m"
+    )
+
+
 WRITTEN_ONCE: dict[str, tuple[Any, dict[str, Any]]] = {
     "prompt": (make_prompt, {"text": "Do something else"}),
     "request": (make_request, {"task_kind": "repair"}),
     "routing decision": (make_decision, {"reason": "another"}),
     "patch content": (lambda: factories.make_patch().content, {"diff_text": "another"}),
     "test result": (make_result, {"outcome": "fail"}),
+    "finding": (make_finding, {"is_new": False}),
 }
 
 
@@ -233,6 +241,7 @@ VERSIONED: dict[type[Row], tuple[Any, dict[str, Any]]] = {
     QueueItem: (factories.make_queue_item, {"restarts": 7}),
     Gate: (factories.make_gate, {"name": "Other"}),
     GateRun: (factories.make_gate_run, {"runner": "other"}),
+    FlakyTest: (factories.make_flaky_test, {"owner": "other"}),
     Price: (factories.make_price, {"source": "other"}),
     CostRecord: (factories.make_cost, {"model": "other"}),
     Budget: (factories.make_budget, {"timezone": "Europe/Berlin"}),
@@ -273,6 +282,7 @@ QUIET: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "lease": (factories.make_lease, {"expires_at": db_now, "renewed_at": db_now}),
     "gate run": (factories.make_gate_run, {"seen_at": db_now}),
+    "flaky test": (factories.make_flaky_test, {"consecutive_passes": lambda: 3}),
 }
 
 

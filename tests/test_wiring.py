@@ -55,13 +55,17 @@ REACTIONS = {
     "queue_item.withdrawn": ["ledger.reactions.advance_queue", "gates.reactions.skip_what_is_left"],
     "queue_item.evicted": ["ledger.reactions.advance_queue", "gates.reactions.skip_what_is_left"],
     "gate_run.created": ["gates.reactions.start_runner"],
-    "gate_run.passed": ["ledger.reactions.advance_queue", "gates.reactions.start_runner"],
+    "gate_run.passed": [
+        "ledger.reactions.advance_queue",
+        "gates.reactions.start_runner",
+        "gates.reactions.count_passes",
+    ],
     "gate_run.waived": [
         "pipeline.reactions.advance_run",
         "ledger.reactions.advance_queue",
         "gates.reactions.start_runner",
     ],
-    "gate_run.failed": ["ledger.reactions.advance_queue"],
+    "gate_run.failed": ["ledger.reactions.advance_queue", "gates.reactions.count_passes"],
     "gate_run.error": ["ledger.reactions.advance_queue", "gates.reactions.run_again"],
 }
 
@@ -100,6 +104,7 @@ CHORES = [
     "gates.running.close_lost",
     "gates.external.close_unheard",
     "gates.reactions.open_missing_gates",
+    "gates.reactions.wake_owners",
     "gates.running.run_pending",
     "costs.guarding.end_overdue_reservations",
     "costs.guarding.book_estimates",

@@ -57,7 +57,9 @@ from ledger.git.names import (
     UnknownCommit,
 )
 from ledger.git.objects import (
+    TreeFile,
     blob,
+    files,
     knows,
     names_in,
     note_file,
@@ -97,6 +99,7 @@ __all__ = [
     "StrPath",
     "TimedOut",
     "TreeChange",
+    "TreeFile",
     "UnknownCommit",
     "add_note",
     "apply",
@@ -109,6 +112,7 @@ __all__ = [
     "diff_text",
     "export",
     "fetch",
+    "files",
     "fsck",
     "head",
     "init",

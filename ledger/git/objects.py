@@ -1,6 +1,7 @@
 """Looks into the mirror: whether it holds a commit, which tree that has, what stands in a folder or a file."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from ledger.git.names import UnknownCommit, is_object_id, object_id
 from ledger.git.running import StrPath, decoded, run
@@ -70,6 +71,24 @@ def _names(tree: bytes, oid_bytes: int) -> Iterator[bytes]:
         end = tree.index(b"\0", at)
         yield tree[at:end].split(b" ", 1)[1]
         at = end + 1 + oid_bytes
+
+
+@dataclass(frozen=True)
+class TreeFile:
+    """One plain file of a tree: its path, and the object name of its content."""
+
+    path: str
+    oid: str
+
+
+def files(repo: StrPath, tree: str) -> list[TreeFile]:
+    """The plain files of a tree (or commit), in byte order; links and submodules are not among them.
+
+    Source: `git ls-tree -r -z` (git-ls-tree(1)). Raises UnknownCommit.
+    """
+    raw = decoded(run(repo, "ls-tree", "-r", "-z", "--full-tree", tree_of(repo, tree)).stdout)
+    entries = (entry.split("\t", 1) for entry in raw.split("\0")[:-1])
+    return [TreeFile(path, facts.split(" ")[2]) for facts, path in entries if facts.startswith("100")]
 
 
 def blob(repo: StrPath, oid: str) -> bytes:

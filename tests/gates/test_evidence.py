@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gates import evidence, junit
+from gates import evidence, junit, reader
 from gates.evidence import EvidenceRefused, Missing, Results, collect, parse, read_junit
 
 
@@ -145,16 +145,18 @@ class TestAttempts:
         [
             ([FAILURE, ""], [(1, "fail"), (2, "flaky_pass")], (1, 1, 0, 0, 1)),
             ([ERROR, FAILURE, ""], [(1, "error"), (2, "fail"), (3, "flaky_pass")], (1, 1, 0, 0, 1)),
-            (["", FAILURE], [(1, "pass"), (2, "fail")], (1, 0, 1, 0, 0)),
-            ([FAILURE, "", FAILURE], [(1, "fail"), (2, "flaky_pass"), (3, "fail")], (1, 0, 1, 0, 0)),
+            # Behind a test that did not fail stands another of its name.
+            (["", FAILURE], [(1, "pass"), (1, "fail")], (2, 1, 1, 0, 0)),
+            ([FAILURE, "", FAILURE], [(1, "fail"), (2, "flaky_pass"), (1, "fail")], (2, 1, 1, 0, 1)),
+            (["", FAILURE, ""], [(1, "pass"), (1, "fail"), (2, "flaky_pass")], (2, 2, 0, 0, 1)),
             ([FAILURE, SKIPPED], [(1, "fail"), (2, "skip")], (1, 0, 1, 0, 0)),
-            (["", SKIPPED], [(1, "pass"), (2, "skip")], (1, 0, 0, 1, 0)),
-            ([SKIPPED, ""], [(1, "skip"), (2, "pass")], (1, 1, 0, 0, 0)),
-            (["", ""], [(1, "pass"), (2, "pass")], (1, 1, 0, 0, 0)),
+            (["", SKIPPED], [(1, "pass"), (1, "skip")], (2, 1, 0, 1, 0)),
+            ([SKIPPED, ""], [(1, "skip"), (1, "pass")], (2, 1, 0, 1, 0)),
+            (["", "", ""], [(1, "pass"), (1, "pass"), (1, "pass")], (3, 3, 0, 0, 0)),
             ([FAILURE, FAILURE], [(1, "fail"), (2, "fail")], (1, 0, 1, 0, 0)),
         ],
     )
-    def test_one_key_many_times_is_one_test_with_attempts(
+    def test_one_key_many_times_is_one_test_with_attempts_or_many_tests(
         self, insides: list[str], told: list[tuple[int, str]], counted: tuple[int, int, int, int, int]
     ) -> None:
         results = read_junit(report(*(case(inside=inside) for inside in insides)))
@@ -253,6 +255,9 @@ class TestRefusing:
         assert sum(len(test.message) + len(test.trace) for test in results.tests) == 1000
 
 
+ANSWERS = ["", "{", "[]", "{}", '{"total": 0}', '{"end": 0}', '{"total": 1}\n{"end": 1}', '{"end": 7}', "null", "[1]"]
+
+
 class TestTheChild:
     def test_what_the_child_reads_is_what_we_would_read(self) -> None:
         data = report(case("a", FAILURE), case("a"), case("b", SKIPPED), case("ü", "<error>é</error>"))
@@ -265,39 +270,45 @@ class TestTheChild:
         assert parse("junit", data).failed == 48_000
 
         script = (
-            "import re, runpy, sys\ntry: runpy.run_path(sys.argv[1], run_name='__main__')\nexcept SystemExit: pass\n"
+            "import re, runpy, sys\nsys.argv = sys.argv[1:]\n"
+            "try: runpy.run_path(sys.argv[0], run_name='__main__')\nexcept SystemExit: pass\n"
             "print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1], file=sys.stderr)"
         )
-        command = [sys.executable, "-c", script, junit.__file__]
+        command = [sys.executable, "-c", script, reader.__file__, "junit"]
         # Without the tests' own measuring, which would be counted too and speaks on stderr.
         env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
         told = subprocess.run(
-            command, input=data, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True, env=env
+            command,
+            input=b'{"lines": {}, "roots": [], "cwd": ""}\n' + data,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            check=True,
+            env=env,
         ).stderr
         assert int(told) < 256 * 1024
 
     def test_a_child_that_dies_is_refused_evidence(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         program = tmp_path / "dies.py"
         program.write_text("import os; os.kill(os.getpid(), 9)")
-        monkeypatch.setitem(evidence._PROGRAMS, "junit", str(program))
+        monkeypatch.setattr(evidence, "_PROGRAM", str(program))
         with pytest.raises(EvidenceRefused, match="died"):
             parse("junit", report(case()))
 
     def test_a_child_that_hangs_is_refused_evidence(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         program = tmp_path / "hangs.py"
         program.write_text("import time; time.sleep(600)")
-        monkeypatch.setitem(evidence._PROGRAMS, "junit", str(program))
+        monkeypatch.setattr(evidence, "_PROGRAM", str(program))
         monkeypatch.setattr(evidence, "PARSE_SECONDS", 0.3)
         with pytest.raises(EvidenceRefused, match="took over"):
             parse("junit", report(case()))
 
-    @pytest.mark.parametrize("answer", ["", "{", "[]", "{}", '{"results": {}}', '{"results": {"tests": [1]}}', "null"])
+    @pytest.mark.parametrize("answer", ANSWERS, ids=[f"answer-{number}" for number in range(len(ANSWERS))])
     def test_an_answer_of_the_child_that_is_none_is_refused(
         self, answer: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         program = tmp_path / "babbles.py"
         program.write_text(f"import sys; sys.stdin.buffer.read(); print({answer!r})")
-        monkeypatch.setitem(evidence._PROGRAMS, "junit", str(program))
+        monkeypatch.setattr(evidence, "_PROGRAM", str(program))
         with pytest.raises(EvidenceRefused, match="died"):
             parse("junit", report(case()))
 

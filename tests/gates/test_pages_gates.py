@@ -7,7 +7,8 @@ from django.urls import reverse
 
 from gates.criteria import Judgement
 from gates.junit import Results, TestCase
-from gates.models import GateRun
+from gates.models import FlakyTest, GateRun
+from gates.sarif import Found
 from pipeline.events import SYSTEM
 from tests import factories
 
@@ -145,3 +146,59 @@ def test_a_skip_owes_a_reason(client, project, gate_run):
     assert "A reason is required" in answer.text
     gate_run.refresh_from_db()
     assert gate_run.state == "pending"
+
+
+def test_a_gate_run_shows_its_evidence_findings_and_moved_goalposts(client, project, gate_run):
+    signed_in_as(client, project, "viewer")
+    gate_run.start(by=SYSTEM, runner="r", sandbox_level=1)
+    gate_run.complete(
+        Judgement(
+            "failed", "", False, "goalposts", {"goalposts": {"status": "fail", "value": False, "threshold": True}}
+        ),
+        by=SYSTEM,
+        exit_code=0,
+        evidence={
+            "junit": {"bytes": 20, "sha256": "ab" * 32, "tests": 2},
+            "coverage": {
+                "shards": {"1": {"missing": "c.xml: was not written"}, "2": {"lines": 4, "covered": 3, "files": 1}}
+            },
+            "goalposts": [["test_skipped", "tests/a.py", 9, "test_add is <b>skipped</b>"]],
+        },
+        findings=[Found("E501", "error", "<i>long</i>", "a.py", 3, "f", help_uri="https://docs.example/E501")],
+    )
+
+    text = page_of(client, gate_run).text
+
+    for told in (
+        "2 tests",
+        "c.xml: was not written",
+        "3 of 4 lines ran",
+        "tests/a.py:9",
+        "&lt;b&gt;skipped",
+        "&lt;i&gt;long",
+    ):
+        assert told in text
+    assert 'href="https://docs.example/E501"' in text
+    assert "for a person to look at" in text
+
+
+def test_a_gates_page_shows_pass_rate_flaky_tests_and_puts_one_aside_by_an_approver(client, project, gate_run):
+    gate_run.start(by=SYSTEM, runner="r", sandbox_level=1)
+    tests = [TestCase("k", "k", outcome="fail"), TestCase("k", "k", duration_seconds=2.0)]
+    judgement = Judgement("passed", "", True, "fine")
+    gate_run.complete(judgement, by=SYSTEM, exit_code=0, results=Results.of(tests), duration_seconds="2")
+    address = reverse("gates:quarantine", args=[gate_run.gate_id])
+    body = {"test_key": "k", "reason": "the clock"}
+    signed_in_as(client, project, "operator")
+    assert client.post(address, body).status_code == 403
+    signed_in_as(client, project, "approver")
+    report = client.get(reverse("gates:gate", args=[gate_run.gate_id])).context["report"]
+    assert (report.pass_rate, [row["test_key"] for row in report.flakiest], len(report.slowest)) == (1.0, ["k"], 1)
+    client.post(address, {**body, "test_key": "unknown"})
+    client.post(address, {**body, "reason": " "})
+    assert FlakyTest.objects.count() == 0
+    client.post(address, body)
+    row = FlakyTest.objects.get()
+    assert (row.test_key, row.reason, row.is_standing) == ("k", "the clock", True)
+    client.post(reverse("gates:flaky-release", args=[row.pk]), {"reason": "mended", "gate": gate_run.gate_id})
+    assert FlakyTest.objects.count() == 0

@@ -1,0 +1,85 @@
+"""The API of flaky tests: put one into quarantine with owner, reason and expiry, and let it out again."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from gates.findings import Finding
+from gates.flaky import FlakyTest
+from pipeline.rest import DefinitionEndpoint, Filters, ProjectFilter, Reason, StrictModel
+
+
+class FlakyTestSerializer(StrictModel):
+    """A test in quarantine. `consecutive_passes` counts up to 20, at which it is released."""
+
+    class Meta:
+        model = FlakyTest
+        fields = (
+            "id", "version", "created_at", "updated_at", "project", "test_key", "owner", "reason", "since",
+            "expires_at", "consecutive_passes",
+        )  # fmt: skip
+        read_only_fields = ("id", "version", "created_at", "updated_at", "since", "consecutive_passes")
+        extra_kwargs = {"reason": {"max_length": 2000}}
+
+
+class FlakyTestFilters(Filters):
+    """By project, test and owner."""
+
+    project = ProjectFilter("project")
+
+    class Meta:
+        model = FlakyTest
+        fields = ("test_key", "owner", "created_at")
+
+
+class FlakyTestEndpoint(DefinitionEndpoint):
+    """Tests in quarantine: they run and are reported, and their failure is not judged until the quarantine ends."""
+
+    queryset = FlakyTest.objects.select_related("project")
+    serializer_class = FlakyTestSerializer
+    filterset_class = FlakyTestFilters
+    ordering_fields = ("created_at", "expires_at")
+    fixed = ("project", "test_key")
+    needs = {
+        "list": "viewer",
+        "retrieve": "viewer",
+        "create": "approver",
+        "partial_update": "approver",
+        "destroy": "approver",
+        "release": "approver",
+    }
+
+    @extend_schema(request=Reason, responses={204: None})
+    @action(detail=True, methods=["post"])
+    def release(self, request: Request, id: str) -> Response:
+        """End the quarantine: 204, and its test is judged again. Refuses with `reason_required`."""
+        self.get_object().release(self.body(Reason)["reason"], by=self.by)
+        return Response(status=204)
+
+
+class GateFindingSerializer(StrictModel):
+    """What an analyser found. `is_new` compares with the base by fingerprint; `help_uri` is https or empty."""
+
+    class Meta:
+        model = Finding
+        fields = (
+            "id", "rule_id", "level", "path", "line", "fingerprint", "is_new", "suppressed", "message", "help_uri",
+        )  # fmt: skip
+        read_only_fields = fields
+
+
+class PresetSerializer(serializers.Serializer[Any]):
+    """A gate that suits the project's files, as it would be made; `why` says what speaks for it."""
+
+    key = serializers.CharField()
+    name = serializers.CharField()
+    gate_type = serializers.CharField()
+    command = serializers.ListField(child=serializers.CharField())
+    evidence = serializers.DictField(child=serializers.CharField())
+    criteria = serializers.DictField()
+    why = serializers.CharField()
+    note = serializers.CharField(allow_blank=True)
