@@ -78,7 +78,7 @@ class FlakyTestQuerySet(DefinitionQuerySet["FlakyTest"]):
                         row,
                         by=events.SYSTEM,
                         reason=f"the quarantine of {row.test_key} has expired: its failures are judged again",
-                        data={"alert": "flaky_test_expired", "owner": row.owner, "test_key": row.test_key},
+                        data={"cause": "flaky_test_expired", "owner": row.owner, "test_key": row.test_key},
                     )
         return told
 

@@ -5,9 +5,10 @@ import django.core.validators
 import django.db.models.deletion
 import pgtrigger.compiler
 import pgtrigger.migrations
+from django.db import migrations, models
+
 import pipeline.clock
 import pipeline.ids
-from django.db import migrations, models
 
 
 class Migration(migrations.Migration):

@@ -140,15 +140,13 @@ def test_without_a_measurement_of_the_base_nothing_is_said_of_what_is_new(tmp_pa
 # -- flaky tests ---------------------------------------------------------------------------------------------------
 
 # Fails in the first copy and passes in the second: what it remembers lies outside, as the time of day does.
+# In the box nothing outlives a run, so this one depends on what many do: whether it runs beside others.
 FLAKY = """\
-import pathlib
+import sys
 
 
 def test_flaky():
-    place = pathlib.Path({place!r})
-    seen = place.exists()
-    place.touch()
-    assert seen
+    assert any("::" in word for word in sys.argv)
 """
 
 
@@ -156,7 +154,7 @@ def test_flaky():
 def test_a_flaky_pass_is_labelled_and_blocks_where_the_test_is_required(tmp_path: Path, required: bool) -> None:
     criteria = {"required_tests": ["test_flaky"]} if required else {"max_failures": 0}
     house = house_with(tmp_path, tests={**TESTS, "criteria": criteria})
-    house.work({"test_flaky.py": FLAKY.format(place=str(tmp_path / "seen"))})
+    house.work({"test_flaky.py": FLAKY})
     run = only_run(house)
     assert run.state == ("failed" if required else "passed"), run.decision_reason
     assert (run.total_tests, run.passed_tests, run.flaky_tests) == (2, 2, 1)
