@@ -7,6 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 
+from costs import blockers as blockers
 from costs import fates, guarding
 from costs.models import CostRecord, Reservation, booking, budget
 from costs.pricing import CLASSES

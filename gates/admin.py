@@ -3,7 +3,7 @@
 from django.contrib import admin
 from django.utils.translation import gettext_lazy as _
 
-from gates.models import Finding, FlakyTest, Gate, GateEvidence, GateRun, RunnerHost, TestResult
+from gates.models import Finding, FlakyTest, Gate, GateEvidence, GateOutput, GateRun, RunnerHost, TestResult
 from pipeline.admin_site import DefinitionAdmin, InstallationAdmin, LookOnlyAdmin, move_action
 
 
@@ -46,6 +46,20 @@ class TestResultAdmin(LookOnlyAdmin):
     project_path = "gate_run__project"
 
     def project_of(self, row: TestResult) -> str | None:
+        """The project of its gate run."""
+        return row.gate_run.project_id
+
+
+@admin.register(GateOutput)
+class GateOutputAdmin(LookOnlyAdmin):
+    """Pieces of output that a running gate wrote lately."""
+
+    list_display = ["gate_run", "number", "created_at"]
+    list_select_related = ["gate_run"]
+    heavy = ("text",)
+    project_path = "gate_run__project"
+
+    def project_of(self, row: GateOutput) -> str | None:
         """The project of its gate run."""
         return row.gate_run.project_id
 

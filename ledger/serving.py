@@ -393,7 +393,7 @@ def _check_service(asked: Asked, method: str) -> None:
 
 def _command(mirror: Path, arguments: list[str], asked: Asked) -> tuple[list[str], dict[str, str]]:
     """The command line and environment of one upload-pack: nobody's configuration, as everywhere in ledger.git."""
-    told = (*git._SETTINGS, *_SETTINGS, f"safe.directory={mirror}")
+    told = (*git.running.SETTINGS, *_SETTINGS, f"safe.directory={mirror}")
     command = ["git", *(part for setting in told for part in ("-c", setting))]
     command += ["upload-pack", "--strict", "--stateless-rpc", *arguments, str(mirror)]
     environment = {

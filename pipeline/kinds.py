@@ -107,7 +107,6 @@ _NEEDS = {
     "cost.unpriced": "model amount",
     "patch.resubmitted": "attempt",
     "patch.apply_started": "onto",
-    "patch.apply_failed": "stage",
     "delivery.dead": "event url status error",
     "webhook.disabled": "url",
     "receipt.written": "sha256 commit",

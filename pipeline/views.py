@@ -15,7 +15,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from pipeline import kinds, pages
 from pipeline.auth import signed_in
-from pipeline.clock import db_now
+from pipeline.clock import ClockNow, db_now
 from pipeline.models import Event, FailedReaction, Hold, Run, StepAttempt, Task, TaskDependency, Workstream
 from pipeline.models.hold import stored
 from pipeline.progress import Progress, TaskProgress
@@ -35,7 +35,7 @@ BULK_OF_ATTEMPT = ("input_prompt", "error_log", "output_tail", "usage_summary", 
 def overview(request: HttpRequest) -> HttpResponse:
     """Is it moving, is it safe, what does it cost, and what waits for a person. Each app draws its own panels."""
     principal = request.principal
-    since = db_now() - timedelta(days=FAILED_RUNS_SHOWN_DAYS)
+    since = ClockNow() - timedelta(days=FAILED_RUNS_SHOWN_DAYS)
     runs = Run.objects.visible_to(principal).select_related("project", "workstream", "phase")
     holds = list(Hold.objects.visible_to(principal).active().select_related("project").order_by("-pk")[:SHOWN])
     for hold in holds:

@@ -25,6 +25,7 @@ from workers.models import Lease, Worker
 FINISHED = {
     "succeeded", "failed", "quarantined", "canceled", "cancelled", "completed", "released", "stopped", "crashed",
     "committed", "rolled_back", "dropped", "landed", "evicted", "withdrawn", "passed", "skipped", "error", "pushed",
+    "settled",
 }  # fmt: skip
 # A patch in quarantine waits for its owner; a queue that runs waits for nobody.
 STANDING = {(Patch, "quarantined")}

@@ -81,7 +81,12 @@ ANSWERS = {
     "tree.verdict": ["gates.reactions.verdict_of_tree"],
     "patch.commit": ["gates.reactions.is_verdict_fresh"],
     "patch.receipt": ["gates.receipts.gates_of_patch", "costs.reactions.cost_of_patch"],
-    "blockers": [],
+    "blockers": [
+        "gates.blockers.who_holds",
+        "costs.blockers.who_holds",
+        "ledger.blockers.who_holds",
+        "workers.blockers.who_holds",
+    ],
 }
 
 LANDING_TASKS = ("push", "push_due", "fetch", "fetch_due", "note_receipts", "tidy_mirrors", "watch_receipts")

@@ -71,6 +71,8 @@ def test_nothing_goes_while_a_git_works_on_the_mirror(project: Project) -> None:
     arguments = ["-c", "import time; time.sleep(60)", "git", f"--git-dir={project.mirror}", "update-ref"]
     child = subprocess.Popen([sys.executable, *arguments])
     try:
+        while not Path(f"/proc/{child.pid}/cmdline").read_bytes():
+            pass  # Popen returns a moment before the new program's command line can be read
         assert child.pid in janitor.at_work(project.mirror)
         assert janitor.sweep(project) == []
         assert all(path.exists() for path in left)

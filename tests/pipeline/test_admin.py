@@ -15,7 +15,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from costs.models import CostRecord, OtlpMark, OtlpMeter, SignalCount
-from gates.models import Gate, GateRun, TestResult
+from gates.models import Finding, Gate, GateEvidence, GateOutput, GateRun, RunnerHost, TestResult
 from ledger.models import Patch, PatchContent, PatchReview, PolicyOverride, Receipt, Seal
 from pipeline.admin_site import DefinitionAdmin, LookOnlyAdmin
 from pipeline.events import Event, EventEpoch
@@ -115,6 +115,11 @@ def fill() -> None:
     make.make_policy()
     gate_run = make.make_gate_run(make.make_gate(project), patch=patch)
     TestResult.objects.create(gate_run=gate_run, test_key="t", name="t", outcome="pass")
+    GateOutput.objects.create(gate_run=gate_run, number=1, text="ok")
+    GateEvidence.objects.create(gate_run=gate_run, kind="junit", sha256="0" * 64, size_bytes=1)
+    RunnerHost.objects.seen(f"host-{make.number()}", 2, [])
+    Finding.objects.create(gate_run=gate_run, rule_id="r", level="note", fingerprint="f", is_new=True, message="m")
+    make.make_flaky_test(project)
     fill_what_is_kept(project)
     make.make_price()
     make.make_budget(project)

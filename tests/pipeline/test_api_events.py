@@ -216,10 +216,10 @@ def test_what_a_kind_must_tell_is_asked_of_outsiders_too() -> None:
     run = factories.make_run()
     client = client_of("operator", run.project)
     count = Event.objects.count()
-    answer = send(client, [{"kind": "x", "run": run.pk}, {"kind": "patch_apply_failed", "run": run.pk}])
+    answer = send(client, [{"kind": "x", "run": run.pk}, {"kind": "alert.raised", "run": run.pk}])
     assert (answer.status_code, answer.json()["code"]) == (422, "missing_required_field")
-    assert (answer.json()["field"], Event.objects.count()) == ("data.stage", count)
-    assert send(client, {"kind": "patch_apply_failed", "run": run.pk, "data": {"stage": "apply"}}).status_code == 201
+    assert (answer.json()["field"], Event.objects.count()) == ("data.cause", count)
+    assert send(client, {"kind": "alert.raised", "run": run.pk, "data": {"cause": "disk"}}).status_code == 201
 
 
 def test_many_stars_cost_no_more_than_one() -> None:

@@ -13,13 +13,29 @@ pytestmark = pytest.mark.django_db
 QUERIES_MAX = 20
 SECTIONS = ("runs", "events", "workers", "ledger", "gates", "costs")
 # Pages whose form is sent to themselves.
-FORMS = {"ledger": {"rewind"}}
+FORMS = {"ledger": {"rewind"}, "gates": {"proposals"}}
+# Addresses for programs, with keys and manners of their own.
+PROGRAMS = {"costs": {"otlp_metrics", "otlp_logs", "otlp_traces"}}
 ACTIONS = {
     "events": {"replay"},
     "runs": {"start_workstream", "start", "cancel", "hold", "release", "retry", "hold_release"},
-    "workers": {"pause", "resume", "drain", "stop", "crash"},
-    "ledger": {"quarantine", "release", "drop", "requeue", "rollback", "approve", "reject", "comment", "override"},
-    "gates": {"rerun", "skip", "waive"},
+    "workers": {"pause", "resume", "drain", "stop", "crash", "assign"},
+    "ledger": {
+        "quarantine",
+        "release",
+        "drop",
+        "requeue",
+        "rollback",
+        "approve",
+        "reject",
+        "comment",
+        "override",
+        "bulk",
+        "remote_fetch",
+        "queue_pause",
+        "queue_resume",
+    },
+    "gates": {"rerun", "skip", "waive", "quarantine", "flaky-release"},
 }
 
 
@@ -80,7 +96,7 @@ def viewer_of(project) -> Client:
 
 
 def queries_of(client, address, django_assert_max_num_queries):
-    with django_assert_max_num_queries(QUERIES_MAX) as captured:
+    with django_assert_max_num_queries(QUERIES_MAX, info=address) as captured:
         assert client.get(address).status_code == 200, address
     return [re.sub(r"'[^']*'|\d+", "?", query["sql"]) for query in captured.captured_queries]
 
@@ -135,6 +151,8 @@ def addresses(namespace):
     }
     _prefix, resolver = get_resolver().namespace_dict[namespace]
     for name in filter(lambda name: isinstance(name, str), resolver.reverse_dict):
+        if name in PROGRAMS.get(namespace, ()):
+            continue
         ((_pattern, names),) = resolver.reverse_dict.getlist(name)[0][0]
         yield name, reverse(f"{namespace}:{name}", kwargs={given: made_up[given] for given in names})
 
@@ -143,6 +161,7 @@ def addresses(namespace):
 def test_buttons_are_posts_with_a_token_and_pages_are_gets(namespace, admin_client, admin_user):
     strict = Client(enforce_csrf_checks=True)
     strict.force_login(admin_user)
+    factories.make_project(key="none", repository=factories.sample_repository())
     for name, address in addresses(namespace):
         if name in ACTIONS.get(namespace, ()):
             assert admin_client.get(address).status_code == 405, address
