@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 from ledger import contents, git, policy, validation, verdicts
 from ledger import diff as diffs
 from ledger.models import Patch, PatchPolicy, PatchReview, PolicyOverride
-from ledger.models.review import belong_to, lapsed_overrides, reviews_of
+from ledger.models.review import Reviews, belong_to, lapsed_overrides, reviews_of
 from pipeline import events
 from pipeline.auth import Principal
 from pipeline.constraints import Effective
@@ -60,19 +60,20 @@ def facts_of(patch: Patch) -> policy.Facts | None:
     return contents.look(parsed, content.diff_text, None, issue_ref=patch.issue_ref)
 
 
-def requirements(patch: Patch) -> list[verdicts.Requirement]:
-    """What every requirement says of the patch now, in a fixed order."""
-    standing = verdicts.Standing(
-        reviews_of([patch])[patch.pk], patch.tests_passed, landed=patch.state == Patch.State.COMMITTED
-    )
+def requirements(
+    patch: Patch, *, reviews: Reviews | None = None, effective: Effective | None = None
+) -> list[verdicts.Requirement]:
+    """What every requirement says of the patch now, in a fixed order; the rest is asked for where it is not known."""
+    reviews = reviews or reviews_of([patch])[patch.pk]
+    standing = verdicts.Standing(reviews, patch.tests_passed, landed=patch.state == Patch.State.COMMITTED)
     overrides = {rule: row.document() for (_pk, rule), row in patch.overrides.holding().items()}
-    return verdicts.requirements(facts_of(patch), judged_by(patch), standing, overrides)
+    return verdicts.requirements(facts_of(patch), effective or judged_by(patch), standing, overrides)
 
 
-def risk(patch: Patch) -> verdicts.Risk:
-    """How closely the patch should be looked at, and why."""
+def risk(patch: Patch, *, effective: Effective | None = None) -> verdicts.Risk:
+    """How closely the patch should be looked at, and why; `effective` where it is known."""
     replaced = Patch.objects.chain(patch.chain_id).filter(pk__lt=patch.pk).count() if patch.replaces_id else 0
-    return verdicts.risk(facts_of(patch), judged_by(patch, with_layers=False), replaced=replaced)
+    return verdicts.risk(facts_of(patch), effective or judged_by(patch, with_layers=False), replaced=replaced)
 
 
 def override(

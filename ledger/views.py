@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from ledger import bulk, rendering
-from ledger.models import MergeQueue, Patch, PatchContent, Push, QueueItem, Receipt
+from ledger.models import MergeQueue, Patch, PatchContent, QueueItem
 from ledger.pages import BULK_OF_PATCH, queues_with_items
 from pipeline import pages
 from pipeline.auth import signed_in
@@ -83,8 +83,8 @@ def patch(request: HttpRequest, pk: str) -> HttpResponse:
             "content": content,
             "judged": patch.is_valid or bool(patch.validation_errors),
             "item": QueueItem.objects.filter(patch=patch).order_by("-pk").first(),
-            "receipt": Receipt.objects.filter(patch=patch).defer("statement").first(),
-            "push": Push.objects.filter(patch=patch).defer("request_text").first(),
+            "receipt": getattr(patch, "receipt", None),
+            "push": getattr(patch, "push", None),
             "chain": chain.defer(*BULK_OF_PATCH)[:20],
             "events": pages.with_addresses(history),
             "trail": [(_("Ledger"), reverse("ledger:list")), (title, "")],
@@ -92,11 +92,18 @@ def patch(request: HttpRequest, pk: str) -> HttpResponse:
     )
 
 
+# Long texts of what is read with a patch.
+BULK_BESIDE = (
+    "attempt__output_tail", "attempt__input_prompt", "attempt__error_log", "receipt__statement", "push__request_text",
+)  # fmt: skip
+
+
 def _patch(request: HttpRequest, pk: str) -> Patch:
     rows = Patch.objects.visible_to(request.principal).select_related(
-        "project", "phase", "workstream__phase", "content", "run__workstream", "run__phase", "task", "attempt"
-    )
-    return get_object_or_404(rows.defer("attempt__output_tail", "attempt__input_prompt", "attempt__error_log"), pk=pk)
+        "project", "phase", "workstream__phase", "content", "run__workstream", "run__phase", "task", "attempt",
+        "receipt", "push",
+    )  # fmt: skip
+    return get_object_or_404(rows.defer(*BULK_BESIDE), pk=pk)
 
 
 def _comments(patch: Patch) -> list[rendering.Comment]:

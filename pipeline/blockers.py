@@ -93,8 +93,11 @@ ENGINE = Holder("queue", "", "engine")
 OPERATORS = Holder("user", "", "operators")
 
 
-def blocker(subject: Row) -> Blocker | None:
-    """Who holds `subject`, a row of any noun; None when it is finished, or is nothing that could wait."""
+def blocker(subject: Row, *, to_the_root: bool = True) -> Blocker | None:
+    """Who holds `subject`, a row of any noun; None when it is finished, or is nothing that could wait.
+
+    Without `to_the_root` the chain ends where the holder is known, which costs fewer queries.
+    """
     chain: list[Link] = []
     decided: Wait | None = None
     here: Any = subject
@@ -107,7 +110,7 @@ def blocker(subject: Row) -> Blocker | None:
         chain.append(Link(here.noun(), here.pk, str(here), said.code, said.reason))
         if decided is None and said.holder is not None:
             decided = said
-        here = said.on
+        here = said.on if decided is None or to_the_root else None
     if not chain:
         return None
     # What it waited for may have finished between two looks: then it goes on by itself.

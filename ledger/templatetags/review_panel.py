@@ -20,11 +20,12 @@ REVIEWS_SHOWN = 50
 def review_box(context: Context, patch: Patch) -> dict[str, Any]:
     """Requirements, risk, reviews with their comments at lines, and the forms that the viewer may use."""
     principal = context["request"].principal
-    risk = reviewing.risk(patch)
-    tone, tier = review_words.TIERS[risk.tier]
-    rows = [review_words.row(one) for one in reviewing.requirements(patch)]
-    may_admin = principal.may("admin", patch.project_id)
+    effective = reviewing.judged_by(patch)
     standing = reviews_of([patch])[patch.pk]
+    risk = reviewing.risk(patch, effective=effective)
+    tone, tier = review_words.TIERS[risk.tier]
+    rows = [review_words.row(one) for one in reviewing.requirements(patch, reviews=standing, effective=effective)]
+    may_admin = principal.may("admin", patch.project_id)
     is_open = patch.state not in Patch.FINAL
     return {
         "request": context["request"],

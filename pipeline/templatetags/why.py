@@ -12,4 +12,4 @@ register = template.Library()
 @register.inclusion_tag("_parts/why.html")
 def why(subject: Any) -> dict[str, Any]:
     """Who holds `subject`, why, and what would help; nothing when it is finished."""
-    return {"blocker": blocker(subject)}
+    return {"blocker": blocker(subject, to_the_root=False)}
