@@ -24,7 +24,7 @@ bench: .venv/dev
 
 # The same faults as in `make test`, at full size: an hour of kills. CHAOS_SEED=2 throws other dice.
 chaos: .venv/dev
-	@CHAOS=full exec $(BIN)/python -m pytest -m kill -p no:randomly -s tests/chaos $(ARGS)
+	@CHAOS=full PYTEST_TIMEOUT=0 exec $(BIN)/python -m pytest -m kill -p no:randomly -s tests/chaos $(ARGS)
 
 fmt: .venv/dev
 	$(BIN)/ruff check --fix .

@@ -442,6 +442,8 @@ WRONG: list[tuple[str, Any, dict[str, Any]]] = [
     ("reservation_amount_positive", factories.make_reservation, {"amount": 0}),
     ("reservation_used_within", factories.make_reservation, {"used": 7}),
     ("reservation_has_an_end", factories.make_reservation, {"expires_at": None}),
+    ("flakytest_says_who_and_why", factories.make_flaky_test, {"reason": ""}),
+    ("flakytest_says_who_and_why", factories.make_flaky_test, {"owner": ""}),
 ]
 
 
