@@ -1,28 +1,74 @@
-"""What every test may ask for, and what a flush between transactional tests must put back."""
+"""What every test may ask for, and how the database is emptied between transactional tests."""
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.apps import apps
 from django.db import connection
-from django.db.models.signals import post_migrate
+from django.test import TransactionTestCase
+from pytest_django.plugin import DjangoDbBlocker
 
 from pipeline import events
 from pipeline.models import EventEpoch
+from tests import schema
 
 PATIENCE_SECONDS = 20.0
 """How long a thread of a test may take before the test fails instead of hanging."""
 
 
-def _put_back_the_epoch(**_signal: Any) -> None:
-    """The flush after a transactional test empties every table, also of the row that the first migration made."""
-    if EventEpoch._meta.db_table in connection.introspection.table_names():
-        EventEpoch.objects.get_or_create(number=1, defaults={"reason": "first start"})
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
+    """The test database begins as a copy of the migrated one that an earlier run kept; migrate finds nothing to do."""
+    connection.settings_dict["TEST"]["TEMPLATE"] = schema.restore()
 
 
-post_migrate.connect(_put_back_the_epoch, sender=apps.get_app_config("pipeline"), dispatch_uid="tests.epoch")
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> None:
+    """Keeps the migrated database for the next run."""
+    with django_db_blocker.unblock():
+        schema.keep()
+
+
+# Written by migrations, the same for every test.
+KEPT = frozenset({"django_migrations", "django_content_type", "auth_permission"})
+
+
+@functools.cache
+def _referring() -> dict[str, set[str]]:
+    """table -> the tables that refer to it, which PostgreSQL wants emptied with it."""
+    found: dict[str, set[str]] = {table: set() for table in connection.introspection.django_table_names(True)}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT confrelid::regclass::text, conrelid::regclass::text FROM pg_constraint"
+            " WHERE contype = 'f' AND conparentid = 0 AND confrelid <> conrelid"
+        )
+        for table, by in cursor.fetchall():
+            found.setdefault(table, set()).add(by)
+    return found
+
+
+def _empty_the_tables(_case: TransactionTestCase) -> None:
+    """What a transactional test left behind: a flush of only those tables that hold rows, and of what refers to them.
+
+    Django's own empties every table and makes content types and permissions anew: five times as long.
+    """
+    referring = _referring()
+    asked = " UNION ALL ".join(f"SELECT '{table}' WHERE EXISTS (SELECT FROM {table})" for table in sorted(referring))
+    with connection.cursor() as cursor:
+        cursor.execute(asked)
+        waiting = {table for (table,) in cursor.fetchall()} - KEPT
+        emptied: set[str] = set()
+        while waiting:
+            emptied.add(table := waiting.pop())
+            waiting |= referring.get(table, set()) - emptied
+        if emptied:
+            cursor.execute(f"TRUNCATE {', '.join(sorted(emptied))}")
+    EventEpoch.objects.get_or_create(number=1, defaults={"reason": "first start"})
+
+
+TransactionTestCase._fixture_teardown = _empty_the_tables
 
 
 @pytest.fixture
