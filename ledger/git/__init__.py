@@ -9,6 +9,8 @@ when it took too long; the other errors are named where they can occur.
 
 The rooms: `running` (one git in its bounds), `names`, `objects` (looking), `branches` (where they stand and how they
 move), `changing` (from a diff to a commit), `mirrors` (as a whole), `chains` (commits of our own beside any branch).
+Two are entered by their own name, since few need them: `commit_notes` (receipts on commits) and `remotes` (one fetch
+or push with a credential that shows nowhere).
 """
 
 from ledger.git.branches import (
