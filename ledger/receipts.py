@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from django.utils.translation import gettext as _
 
-from ledger import git, git_notes
+from ledger import git
+from ledger.git import commit_notes
 from ledger.janitor import alone
 from ledger.models import Patch, PatchContent, PatchReview, Receipt
 from pipeline import events, fold
@@ -120,7 +121,7 @@ def note_rest() -> int:
 
 def _note(project: Project, receipt: Receipt) -> int:
     try:
-        note = git_notes.add(project.mirror, receipt.commit_sha, receipt.statement)
+        note = commit_notes.add(project.mirror, receipt.commit_sha, receipt.statement)
     except (git.GitFailed, git.UnknownCommit) as problem:
         log.warning("%s of %s hangs nowhere yet: %s", receipt, project.key, problem)  # one mirror stops no other
         return 0
@@ -158,7 +159,7 @@ def verify(project: Project | None = None) -> Iterator[Fault]:
     for one in [project] if project else projects:
         landed = Patch.objects.filter(project=one).exclude(commit_sha="").order_by("pk")
         ids = list(landed.values_list("pk", flat=True))
-        notes = git_notes.read(one.mirror)
+        notes = commit_notes.read(one.mirror)
         for start in range(0, len(ids), PAGE):
             yield from _verify_page(one, ids[start : start + PAGE], notes)
 
@@ -168,7 +169,7 @@ def _verify_page(project: Project, ids: Sequence[str], notes: dict[str, bytes]) 
     told = Event.objects.filter(kind="receipt.written", patch_id__in=ids).values_list("subject_id", "data")
     sealed = {subject: data["sha256"] for subject, data in told}
     rows = list(patches)
-    commits = git_notes.commits(project.mirror, [patch.commit_sha for patch in rows])
+    commits = commit_notes.commits(project.mirror, [patch.commit_sha for patch in rows])
     for patch in rows:
         yield from _row_faults(patch)
         yield from _content_faults(patch)
@@ -233,7 +234,7 @@ def _statement_faults(patch: Patch, receipt: Receipt, sealed: str, notes: dict[s
             yield Fault(patch.pk, where, _differs(told, held))
 
 
-def _commit_faults(patch: Patch, commit: git_notes.Landed | None) -> Iterator[Fault]:
+def _commit_faults(patch: Patch, commit: commit_notes.Landed | None) -> Iterator[Fault]:
     if commit is None:
         yield Fault(patch.pk, _("commit"), _("the mirror does not hold %(commit)s") % {"commit": patch.commit_sha})
         return

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from django.db import transaction
 from django.utils.translation import gettext as _
 
-from ledger import git, git_remote, receipts
+from ledger import git, receipts
+from ledger.git import remotes
 from ledger.janitor import alone
 from ledger.models import MergeQueue, Patch, Push, Remote
 from ledger.models.remote import CredentialMissing, read_secret
@@ -53,9 +54,9 @@ def fetch(remote: Remote, *, by: events.Actor = events.SYSTEM) -> Fetched | None
 def _fetch(remote: Remote, by: events.Actor) -> Fetched:
     mirror = remote.project.mirror
     try:
-        address = git_remote.check_address(remote.url)
+        address = remotes.check_address(remote.url)
         secret = read_secret(remote.credential)
-        theirs = git_remote.fetch(mirror, address, username=remote.username, secret=secret)
+        theirs = remotes.fetch(mirror, address, username=remote.username, secret=secret)
         crashpoint("fetch.taken")
         moved, diverged = _bring_forward(remote, theirs)
     except FAILURES as problem:
@@ -86,9 +87,9 @@ def _bring_forward(remote: Remote, theirs: dict[str, str]) -> tuple[list[dict[st
             ours: str | None = git.head(mirror, branch)
         except (git.UnknownCommit, InvalidField):
             ours = None
-        if ours == commit or (ours is not None and git_remote.is_ancestor(mirror, commit, ours)):
+        if ours == commit or (ours is not None and git.is_ancestor(mirror, commit, ours)):
             continue
-        if ours is not None and not git_remote.is_ancestor(mirror, ours, commit):
+        if ours is not None and not git.is_ancestor(mirror, ours, commit):
             diverged.append(branch)
             continue
         try:
@@ -194,12 +195,12 @@ def _push(queue: MergeQueue, remote: Remote, waiting: list[Push], by: events.Act
     mirror, target = queue.project.mirror, remote.pushes_to(queue.target_branch)
     queue.refresh_from_db(fields=["head_commit"])
     try:
-        address = git_remote.check_address(remote.url)
+        address = remotes.check_address(remote.url)
         secret = read_secret(remote.credential)
         crashpoint("push.before")
-        git_remote.push(mirror, address, queue.head_commit, target, username=remote.username, secret=secret)
+        remotes.push(mirror, address, queue.head_commit, target, username=remote.username, secret=secret)
         crashpoint("push.after")
-    except git_remote.RemoteRefused as refusal:
+    except remotes.RemoteRefused as refusal:
         return _refused(queue, remote, waiting, str(refusal), by)
     except FAILURES as problem:
         waiting[0].retry(str(problem), by=by)
@@ -208,9 +209,7 @@ def _push(queue: MergeQueue, remote: Remote, waiting: list[Push], by: events.Act
 
 
 def _arrived(queue: MergeQueue, remote: Remote, waiting: list[Push], by: events.Actor) -> int:
-    arrived = [
-        push for push in waiting if git_remote.is_ancestor(queue.project.mirror, push.commit_sha, queue.head_commit)
-    ]
+    arrived = [push for push in waiting if git.is_ancestor(queue.project.mirror, push.commit_sha, queue.head_commit)]
     title, text = request_for(queue) if remote.landing == Remote.Landing.BRANCH else ("", "")
     for push in arrived:
         push.arrive(by=by, title=title, text=text if push is arrived[-1] else "")
@@ -276,7 +275,7 @@ def request_for(queue: MergeQueue) -> tuple[str, str]:
     Everything that an agent wrote stands in one block of code, where no mention or closing word works.
     """
     mirror = queue.project.mirror
-    base = git.note_head(mirror, f"{git_remote.INCOMING}{queue.target_branch}")
+    base = git.note_head(mirror, f"{remotes.INCOMING}{queue.target_branch}")
     landed = git.landed(mirror, queue.target_branch, since=base)
     patches = {patch.pk: patch for patch in Patch.objects.filter(pk__in=list(landed)[:LISTED_PATCHES])}
     lines = []

@@ -9,6 +9,8 @@ when it took too long; the other errors are named where they can occur.
 
 The rooms: `running` (one git in its bounds), `names`, `objects` (looking), `branches` (where they stand and how they
 move), `changing` (from a diff to a commit), `mirrors` (as a whole), `chains` (commits of our own beside any branch).
+Two are entered by their own name, since few need them: `commit_notes` (receipts on commits) and `remotes` (one fetch
+or push with a credential that shows nowhere).
 """
 
 from ledger.git.branches import (
@@ -57,10 +59,12 @@ from ledger.git.names import (
     UnknownCommit,
 )
 from ledger.git.objects import (
+    FOLDER_MODE,
     TreeFile,
     blob,
     files,
     knows,
+    modes_on_the_way,
     names_in,
     note_file,
     tree_of,
@@ -83,6 +87,7 @@ from ledger.git.running import (
 __all__ = [
     "COMMITTER_EMAIL",
     "COMMITTER_NAME",
+    "FOLDER_MODE",
     "MEMORY_BYTES",
     "NETWORK_MEMORY_BYTES",
     "NETWORK_SECONDS",
@@ -120,6 +125,7 @@ __all__ = [
     "knows",
     "landed",
     "log",
+    "modes_on_the_way",
     "move_branch",
     "move_note",
     "names_in",

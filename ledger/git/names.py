@@ -9,6 +9,8 @@ from pipeline.refusals import InvalidField, Refused
 COMMITTER_NAME = "Signalbox"
 COMMITTER_EMAIL = "signalbox@signalbox.invalid"  # RFC 2606: never somebody's address
 PATCH_TRAILER = "Signalbox-Patch"
+NOTES = "refs/notes/signalbox"
+"""Where receipts hang on their commits."""
 
 _OBJECT_ID = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")
 _BRANCH_FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|\Z)")

@@ -11,7 +11,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
-from ledger import git_remote
+from ledger.git import remotes
 from ledger.models.patch import Patch
 from ledger.models.queue import MergeQueue
 from pipeline import events
@@ -138,7 +138,7 @@ class Remote(Definition):
 
     def check_rules(self) -> None:
         """The address is one that may be used; secrets are named and not written down; a project under our care."""
-        git_remote.check_address(self.url)
+        remotes.check_address(self.url)
         check_reference("credential", self.credential)
         check_reference("webhook_credential", self.webhook_credential)
         if self.credential and not self.url.startswith("https://"):

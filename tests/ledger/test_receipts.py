@@ -13,7 +13,8 @@ from django.conf import LazySettings
 from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
 
-from ledger import audit, git_notes, receipts, sealing
+from ledger import audit, receipts, sealing
+from ledger.git import commit_notes
 from ledger.models import Patch, PatchReview, Receipt
 from pipeline import events
 from pipeline.chain import canonical
@@ -70,7 +71,7 @@ def test_a_receipt_says_where_the_commit_comes_from(house: House) -> None:
 
 def test_the_receipt_hangs_on_its_commit_byte_by_byte_and_its_event_holds_the_digest(house: House) -> None:
     receipt = Receipt.objects.get()
-    assert git_notes.read(house.project.mirror) == {house.head: receipt.statement.encode()}
+    assert commit_notes.read(house.project.mirror) == {house.head: receipt.statement.encode()}
     assert receipt.note == run_git(house.project.mirror, "rev-parse", "refs/notes/signalbox")
     told = Event.objects.get(kind="receipt.written")
     assert told.data["sha256"] == receipt.sha256 == hashlib.sha256(receipt.statement.encode()).hexdigest()
@@ -130,7 +131,7 @@ def test_who_dies_between_the_note_and_the_row_leaves_a_note_that_is_found_again
         house.drain()
     house.drain()
     assert not Receipt.objects.unnoted().exists()
-    assert len(git_notes.read(house.project.mirror)) == 2
+    assert len(commit_notes.read(house.project.mirror)) == 2
     assert list(receipts.verify()) == []
     house.must_hold()
 
@@ -203,7 +204,7 @@ def test_a_changed_note_is_named_by_us_and_by_the_program_we_give_away(house: Ho
     assert offline(house).stdout == "ok 1 receipts\n"
     receipt = Receipt.objects.get()
     wrong = receipt.statement.replace(house.patches()[0].committed_tree, "0" * 40)
-    git_notes.add(house.project.mirror, receipt.commit_sha, wrong)
+    commit_notes.add(house.project.mirror, receipt.commit_sha, wrong)
     assert set(faults(house)) == {"note"}
     told = offline(house)
     assert told.returncode == 1
@@ -222,7 +223,7 @@ def test_the_program_we_give_away_finds_a_byte_that_the_sealed_log_does_not_know
     assert offline(house, "--bundle", str(bundle), "--patch", str(text)).stdout == "ok 1 receipts\n"
     receipt = Receipt.objects.get()
     for at in (0, 1, 77, 500, len(receipt.statement) - 2):
-        git_notes.add(house.project.mirror, receipt.commit_sha, flipped(receipt.statement, at))
+        commit_notes.add(house.project.mirror, receipt.commit_sha, flipped(receipt.statement, at))
         assert offline(house, "--bundle", str(bundle)).returncode == 1
     text.write_bytes(b"x" + text.read_bytes())
     assert "no receipt is about this text" in offline(house, "--patch", str(text)).stdout

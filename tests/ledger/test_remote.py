@@ -16,7 +16,8 @@ from django.conf import LazySettings
 from django.db import connection
 from django.test import Client
 
-from ledger import git, git_remote, queue, remote
+from ledger import git, queue, remote
+from ledger.git import remotes
 from ledger.models import Patch, Push, Remote
 from ledger.models.remote import CredentialMissing, delay, read_secret
 from pipeline import egress
@@ -321,7 +322,7 @@ def test_of_two_at_once_one_fetches(house: House, upstream: Upstream, threads: A
 )  # fmt: skip
 def test_addresses_that_no_remote_may_have(url: str) -> None:
     with pytest.raises((InvalidField, AddressRefused)):
-        git_remote.check_address(url)
+        remotes.check_address(url)
 
 
 @pytest.mark.parametrize(
@@ -336,13 +337,13 @@ def test_addresses_that_no_remote_may_have(url: str) -> None:
     ],
 )
 def test_addresses_taken_apart(url: str, protocol: str, host: str, port: int) -> None:
-    assert git_remote.check_address(url) == git_remote.Address(url, protocol, host, port)
+    assert remotes.check_address(url) == remotes.Address(url, protocol, host, port)
 
 
 def test_protocols_are_those_that_the_installation_allows(settings: LazySettings) -> None:
     settings.SIGNALBOX_REMOTE_PROTOCOLS = ("https",)
     with pytest.raises(InvalidField, match="file is not allowed"):
-        git_remote.check_address("/srv/git/x.git")
+        remotes.check_address("/srv/git/x.git")
 
 
 @pytest.mark.parametrize(

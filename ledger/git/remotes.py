@@ -7,21 +7,21 @@ hold it. Redirects are not followed, and the host's name is looked up once, judg
 
 import base64
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urlsplit
 
 from django.conf import settings
 
-from ledger import git
+from ledger.git.chains import note_head
+from ledger.git.names import NOTES, UnknownCommit
+from ledger.git.objects import knows
+from ledger.git.running import Done, GitFailed, run
 from pipeline import egress
 from pipeline.refusals import InvalidField, Refused
 
 PROTOCOLS = ("file", "https", "ssh")
 INCOMING = "refs/remotes/origin/"
-NOTES = "refs/notes/signalbox"
 
 
 class RemoteRefused(Refused):
@@ -99,7 +99,7 @@ def environment(address: Address, username: str, secret: str) -> dict[str, str]:
     try:
         found = egress.addresses_of(address.host, address.port)
     except (egress.Unreachable, egress.TimedOut) as problem:
-        raise git.GitFailed(f"{address.host} cannot be reached", stderr=str(problem)) from problem
+        raise GitFailed(f"{address.host} cannot be reached", stderr=str(problem)) from problem
     if address.protocol != "https":
         return {}
     numbers = ",".join(f"[{one}]" if one.version == 6 else str(one) for one in found)
@@ -127,20 +127,15 @@ def fetch(repo: Path, address: Address, *, username: str = "", secret: str = "")
     """
     arguments = ["fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"]
     if address.protocol == "file":
-        # The operator named this folder, which may belong to another user; see ledger.git.clone_mirror.
+        # The operator named this folder, which may belong to another user; see `git.clone_mirror`.
         arguments.append("--upload-pack=git -c safe.directory=* upload-pack")
     refspecs = (f"+refs/heads/*:{INCOMING}*", "+refs/tags/*:refs/tags/*")
     _talk(repo, address, username, secret, *arguments, "--", address.url, *refspecs)
-    lines = _run(repo, "for-each-ref", "--format=%(objectname) %(refname)", INCOMING).stdout.decode(
+    lines = run(repo, "for-each-ref", "--format=%(objectname) %(refname)", INCOMING).stdout.decode(
         "utf-8", "surrogateescape"
     )
     pairs = (line.split(" ", 1) for line in lines.splitlines())
     return {name.removeprefix(INCOMING): commit for commit, name in pairs}
-
-
-def is_ancestor(repo: Path, commit: str, tip: str) -> bool:
-    """Whether `tip` has `commit` in its history; the mirror knows both."""
-    return bool(_run(repo, "merge-base", "--is-ancestor", commit, tip, allowed=(0, 1)).returncode == 0)
 
 
 def push(repo: Path, address: Address, commit: str, branch: str, *, username: str = "", secret: str = "") -> None:
@@ -148,8 +143,8 @@ def push(repo: Path, address: Address, commit: str, branch: str, *, username: st
 
     Raises RemoteRefused when that would lose commits of the remote's, GitFailed for everything else.
     """
-    if not git.knows(repo, commit):
-        raise git.UnknownCommit(f"No commit {commit} in the mirror")
+    if not knows(repo, commit):
+        raise UnknownCommit(f"No commit {commit} in the mirror")
     arguments = ["push", "--porcelain", "--no-verify"]
     if address.protocol == "file":
         # Its hooks and automatic maintenance would run as our user, for whoever can write there.
@@ -161,8 +156,8 @@ def push(repo: Path, address: Address, commit: str, branch: str, *, username: st
         said = done.stdout.decode("utf-8", "replace") + done.stderr.decode("utf-8", "replace")
         if any(words in said for words in ("(non-fast-forward)", "(fetch first)", "(stale info)")):
             raise RemoteRefused(f"Branch {branch} of the remote holds commits that ours does not")
-        raise git.GitFailed("git push was refused", stderr=_scrubbed(said, secret)[-2000:])
-    if git.note_head(repo, NOTES) is not None:
+        raise GitFailed("git push was refused", stderr=_scrubbed(said, secret)[-2000:])
+    if note_head(repo, NOTES) is not None:
         # Receipts are a record beside the branch: a remote that does not want them takes the branch all the same.
         _talk(
             repo, address, username, secret, *arguments, "--", address.url, f"{NOTES}:{NOTES}", allowed=(0, 1, 128)
@@ -171,12 +166,12 @@ def push(repo: Path, address: Address, commit: str, branch: str, *, username: st
 
 def _talk(
     repo: Path, address: Address, username: str, secret: str, *arguments: str, allowed: tuple[int, ...] = (0,)
-) -> Any:
+) -> Done:
     """One git command that speaks to the remote; what it says never holds the secret."""
     variables = environment(address, username, secret)
     try:
-        return _run(repo, *arguments, env=variables, allowed=allowed, protocol=address.protocol)
-    except git.GitFailed as problem:
+        return run(repo, *arguments, env=variables, allowed=allowed, protocol=address.protocol)
+    except GitFailed as problem:
         said = _scrubbed(problem.stderr, secret)
         # Without its cause: that one still holds what git said.
         raise type(problem)(f"{address.host or 'the remote'} did not answer as it has to", stderr=said) from None
@@ -189,6 +184,3 @@ def _scrubbed(said: str, secret: str) -> str:
     for form in (secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode()):
         said = said.replace(form, "…")
     return said.strip()
-
-
-_run: Callable[..., Any] = git.run

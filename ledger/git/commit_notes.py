@@ -1,11 +1,13 @@
 """Notes on commits, as git keeps them: byte by byte what was given, read back for a whole mirror at once."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ledger import git
-from ledger.git_remote import NOTES
+from ledger.git.chains import note_head
+from ledger.git.names import COMMITTER_EMAIL, COMMITTER_NAME, NOTES, UnknownCommit
+from ledger.git.objects import knows
+from ledger.git.running import run
 
 PAGE = 500
 """Objects that one git hands out at a time: far below what the runner lets it say."""
@@ -25,21 +27,21 @@ def add(repo: Path, commit: str, text: str) -> str:
 
     Raises UnknownCommit, GitFailed.
     """
-    if not git.knows(repo, commit):
-        raise git.UnknownCommit(f"No commit {commit} in the mirror")
-    blob = _run(repo, "hash-object", "-t", "blob", "-w", "--stdin", stdin=text.encode()).stdout.decode().strip()
-    person = {"NAME": git.COMMITTER_NAME, "EMAIL": git.COMMITTER_EMAIL}
+    if not knows(repo, commit):
+        raise UnknownCommit(f"No commit {commit} in the mirror")
+    blob = run(repo, "hash-object", "-t", "blob", "-w", "--stdin", stdin=text.encode()).stdout.decode().strip()
+    person = {"NAME": COMMITTER_NAME, "EMAIL": COMMITTER_EMAIL}
     people = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in person.items()}
     # Not from a file or stdin: git would tidy the text up.
-    _run(repo, "notes", f"--ref={NOTES}", "add", "--force", "-C", blob, commit, env=people)
-    return git.note_head(repo, NOTES) or ""
+    run(repo, "notes", f"--ref={NOTES}", "add", "--force", "-C", blob, commit, env=people)
+    return note_head(repo, NOTES) or ""
 
 
 def read(repo: Path) -> dict[str, bytes]:
     """{commit: note} of the whole mirror; empty when nothing was ever noted."""
-    if git.note_head(repo, NOTES) is None:
+    if note_head(repo, NOTES) is None:
         return {}
-    listed = _run(repo, "notes", f"--ref={NOTES}", "list").stdout.decode().split()
+    listed = run(repo, "notes", f"--ref={NOTES}", "list").stdout.decode().split()
     blobs = dict(zip(listed[1::2], listed[::2], strict=True))
     contents = dict(_objects(repo, set(blobs.values()), b"blob"))
     return {commit: contents[blob] for commit, blob in blobs.items() if blob in contents}
@@ -64,7 +66,7 @@ def _objects(repo: Path, names: set[str], kind: bytes) -> Iterator[tuple[str, by
     ordered = sorted(names)
     for start in range(0, len(ordered), PAGE):
         asked = "".join(f"{name}\n" for name in ordered[start : start + PAGE])
-        raw, at = _run(repo, "cat-file", "--batch", stdin=asked.encode()).stdout, 0
+        raw, at = run(repo, "cat-file", "--batch", stdin=asked.encode()).stdout, 0
         while at < len(raw):
             line, at = raw[at : raw.index(b"\n", at)], raw.index(b"\n", at) + 1
             parts = line.split(b" ")
@@ -74,6 +76,3 @@ def _objects(repo: Path, names: set[str], kind: bytes) -> Iterator[tuple[str, by
             if parts[1] == kind:
                 yield parts[0].decode(), raw[at : at + size]
             at += size + 1
-
-
-_run: Callable[..., Any] = git.run
