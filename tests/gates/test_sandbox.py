@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from gates import cgroups, evidence, launch, resources, runner, sandbox
+from gates import cgroups, evidence, resources, runner, sandbox
 from gates.runner import Execution, Limits, RunnerLost, execute
+from gates.spec import Box
 from pipeline.refusals import InvalidField
 from tests.gates.test_attacks import _marked as marked
 
@@ -142,7 +143,7 @@ def test_a_box_that_cannot_be_made_is_our_failure_and_never_an_exit_code(
 ) -> None:
     made = sandbox.box
 
-    def broken(*given: Any, **options: Any) -> launch.Box:
+    def broken(*given: Any, **options: Any) -> Box:
         box = made(*given, **options)
         return {**box, "argv": [*box["argv"], "--ro-bind", "/no/such/folder", "/somewhere"]}
 
@@ -163,7 +164,7 @@ def test_without_bubblewrap_the_level_is_1_and_says_why(monkeypatch: pytest.Monk
 def test_a_box_that_lets_something_through_is_not_level_2(monkeypatch: pytest.MonkeyPatch) -> None:
     made = sandbox.box
 
-    def leaky(*given: Any, **options: Any) -> launch.Box:
+    def leaky(*given: Any, **options: Any) -> Box:
         box = made(*given, **options)
         return {**box, "argv": [word for word in box["argv"] if word != "--disable-userns"] + ["--share-net"]}
 
