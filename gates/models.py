@@ -721,8 +721,13 @@ class GateRun(Stateful):
         )
 
     def waive(self, reason: str, *, by: events.Actor, expires_at: Any = None) -> bool:
-        """A recorded permission to pass although it did not: no move. Quiet while one stands. Raises InvalidMove."""
+        """A recorded permission to pass although it did not, until `expires_at`: no move. Quiet while one stands.
+
+        Raises ReasonRequired, InvalidMove, and InvalidField for an end that has passed.
+        """
         reason = need_reason(reason)
+        if expires_at is not None and expires_at <= db_now():
+            raise InvalidField("expires_at", "a waiver ends in the future")
         with in_transaction():
             current = GateRun.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
             if current.state not in (self.State.FAILED, self.State.ERROR, self.State.SKIPPED):
