@@ -209,8 +209,8 @@ def execute(
     holds. `on_output` gets the output as it comes, in whole lines where possible, cleaned like the rest; of what comes
     too fast it gets the end. `stop` set from another thread ends the command.
 
-    Raises LevelRefused, NoFolder, and RunnerLost for what is our failure: the launcher cannot start or vanished, the box
-    cannot be made, the folders are not as they should be.
+    Raises LevelRefused, NoFolder, and RunnerLost for what is our failure: the launcher cannot start or vanished, the
+    box cannot be made, the folders are not as they should be.
     """
     if level == 0 and not allow_unsafe:
         raise LevelRefused("sandbox level 0 holds nothing, and is not allowed here", level=level)
