@@ -30,7 +30,7 @@ class GateRunAdmin(LookOnlyAdmin):
     actions = [
         move_action("rerun", _("Run again"), role="operator"),
         move_action("skip", _("Skip"), role="approver", reason=True),
-        move_action("waive", _("Waive"), role="approver", reason=True),
+        move_action("waive", _("Waive"), role="approver", reason=True, ends=True),
     ]
 
 

@@ -1,8 +1,8 @@
 """The program that stands between a gate's command and the machine: one process of it per gate run.
 
-Standard library only; `runner.py` starts it by its path. It gives the command its own session, limits, user and
-environment, and it answers for all that the command starts: whatever happens to the command, to the runner or to
-this program, nothing of it is left running.
+Standard library only, and little of it: every run waits for this program to start. `runner.py` hands it over compiled.
+It gives the command its own session, limits, user and environment, and it answers for all that the command starts:
+whatever happens to the command, to the runner or to this program, nothing of it is left running.
 
 Two processes do that, because one can be killed. The *guard* keeps the time and reports; the *keeper*, its only
 child, starts the command and reaps. Both are made to inherit orphans (PR_SET_CHILD_SUBREAPER), so a process that left
@@ -13,9 +13,9 @@ A command may run in a box (sandbox level 2): then the keeper's child becomes bu
 starts the command in them. What bubblewrap says of the command's end is believed; when it says nothing, it failed, and
 that is our failure, not the command's.
 
-Protocol: one JSON line on standard input (see `Spec`), which then stays open as long as the runner wants the command
-to live; its end means "end everything now". Standard output and error are the command's. One JSON line (see `report`)
-goes to the descriptor named by the only argument.
+Protocol: on standard input comes `spec.Spec`, marshalled, behind its length in eight bytes; then it stays open as long
+as the runner wants the command to live, and its end means "end everything now". Standard output and error are the
+command's. One Python literal (see `report`) goes to the descriptor named by the last argument.
 """
 
 from __future__ import annotations
@@ -23,17 +23,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
-import json
+import marshal
 import os
-import platform
 import resource
 import select
 import signal
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, NoReturn, TypedDict
+
+TYPE_CHECKING = False  # as typing has it: that module alone takes longer to import than all of this program
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any, NoReturn
+
+    from gates.spec import Box, Spec
 
 # <linux/prctl.h>
 PR_SET_PDEATHSIG = 1
@@ -42,12 +46,17 @@ PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 # <linux/sched.h>, <linux/mount.h>, <linux/keyctl.h>, <asm/unistd.h>
 CLONE_NEWNS = 0x20000
+MNT_DETACH = 0x2
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 1 << 18
 KEYCTL_JOIN_SESSION_KEYRING = 1
 SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}
 
 STAGE = "/tmp"
-"""Where a command's user finds what the box is made of, in a mount namespace of its own: STAGE/0 and on."""
+"""Where a command's user finds what the box is made of, in a mount namespace of its own."""
+STAYS_MOUNTED = ("bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "sbin", "usr", STAGE.strip("/"))
+"""Which of the folders of / bubblewrap reads or binds besides."""
+
+STAGE_BYTES, COPIED_BYTES = 16 * 1024**2, 256 * 1024
 
 NOT_FOUND, NOT_STARTED = 127, 126  # as shells say it
 ENDING_SECONDS = 10.0  # how long we go on killing before we report what is left; a process in the kernel cannot die
@@ -56,48 +65,6 @@ WALK_SECONDS = 1.0  # between two walks through what the command has written
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 BOX_PROCESSES = 2  # bubblewrap's own: the one outside, and the first in the box
 _EXIT_FD, _TOLD_FD = 8, 9  # one digit each: the shell in the box knows no others
-
-
-class Box(TypedDict):
-    """How the command is put into a box.
-
-    `argv` is bubblewrap with its options. Where `expose` is not empty, the folders and files in it are first bound to
-    STAGE/0, STAGE/1 …, so that another user reaches them whatever lies above them; that takes root. `processes` is set
-    in the box where it is not 0: the kernel counts a box's processes apart from its user's others (Linux 5.14).
-    """
-
-    argv: list[str]
-    expose: list[str]
-    processes: int
-
-
-class Spec(TypedDict):
-    """What the runner asks for. Sizes in bytes, times in seconds; `uid` None keeps the user; `parent` is the runner.
-
-    `confined` False leaves out limits, other user and no_new_privs (sandbox level 0). `all_memory_bytes` holds for all
-    processes together, `disk_bytes` and `disk_files` for all below `folders`, each only where it is not 0. `groups` are
-    the files of control groups that the command joins (level 3).
-    """
-
-    argv: list[str]
-    cwd: str
-    env: dict[str, str]
-    parent: int
-    uid: int | None
-    confined: bool
-    timeout_seconds: float
-    grace_seconds: float
-    memory_bytes: int
-    cpu_seconds: int
-    file_bytes: int
-    open_files: int
-    processes: int
-    all_memory_bytes: int
-    disk_bytes: int
-    disk_files: int
-    folders: list[str]
-    groups: list[str]
-    box: Box | None
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -121,10 +88,7 @@ def descendants() -> dict[int, int]:
         if not entry.name.isdigit():
             continue
         try:
-            with open(f"/proc/{entry.name}/stat", "rb") as file:
-                # The name stands in brackets and may itself hold brackets and blanks: read on from the last one.
-                told = file.read().rpartition(b") ")[2].split(None, 22)
-            state, parent, resident = told[0], int(told[1]), int(told[21])
+            state, parent, resident = _stat(entry.name)
         except (OSError, ValueError, IndexError):
             continue
         children.setdefault(parent, []).append(int(entry.name))
@@ -138,6 +102,31 @@ def descendants() -> dict[int, int]:
                 found.add(child)
                 ahead.append(child)
     return {pid: pages[pid] for pid in found if pid in pages}
+
+
+def below() -> dict[int, int]:
+    """The same as `descendants`, by the lists of children: cheap, but it may miss one that is forked meanwhile."""
+    pages: dict[int, int] = {}
+    ahead = [os.getpid()]
+    while ahead:
+        pid = ahead.pop()
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/children") as file:
+                    ahead += map(int, file.read().split())
+            state, resident = _stat(pid)[::2]
+            if state not in {b"Z", b"X"}:
+                pages[pid] = resident
+    pages.pop(os.getpid(), None)
+    return pages
+
+
+def _stat(pid: int | str) -> tuple[bytes, int, int]:
+    """State, parent and resident pages of a process. Raises OSError; ValueError and IndexError for a half answer."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        # The name stands in brackets and may itself hold brackets and blanks: read on from the last one.
+        told = file.read().rpartition(b") ")[2].split(None, 22)
+    return told[0], int(told[1]), int(told[21])
 
 
 def send(number: int, pids: Iterable[int]) -> None:
@@ -310,11 +299,28 @@ def become_command(spec: Spec, keeper: int, failed: Callable[[int, str], NoRetur
     if box is not None:
         enter(box, spec, failed)
     try:
-        os.execvpe(spec["argv"][0], spec["argv"], spec["env"])
+        execute(spec["argv"], spec["env"])
     except FileNotFoundError:
         failed(NOT_FOUND, f"the command {spec['argv'][0]!r} was not found")
     except (OSError, ValueError) as problem:
         failed(NOT_STARTED, f"the command {spec['argv'][0]!r} cannot be run: {problem}")
+
+
+def execute(argv: list[str], env: dict[str, str]) -> NoReturn:
+    """Becomes the program, looked for on the path of `env`. Raises OSError. os.execvpe would import modules to do
+    that, and the command's user may not reach them.
+    """
+    if "/" in argv[0]:
+        os.execve(argv[0], argv, env)
+    kept: OSError = FileNotFoundError(argv[0])
+    for folder in env.get("PATH", os.defpath).split(":"):
+        try:
+            os.execve(f"{folder}/{argv[0]}", argv, env)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as problem:
+            kept = problem
+    raise kept
 
 
 # What bubblewrap starts: a shell that sets the limit which counts in the box only, and says when there is no such
@@ -342,22 +348,41 @@ def enter(box: Box, spec: Spec, failed: Callable[[int, str], NoReturn]) -> NoRet
         failed(NOT_STARTED, f"bubblewrap cannot be run: {problem}")
 
 
-def expose(sources: list[str]) -> None:
-    """Binds each source to a name below STAGE, in a mount namespace of our own. Raises OSError; takes root."""
+def expose(sources: dict[str, str]) -> None:
+    """Puts each source under its name below STAGE, in a mount namespace of our own. Raises OSError; takes root.
+
+    Small files are copied and the rest is bound; whatever else is mounted there is let go of. bubblewrap reads the
+    whole list of mounts for each that it makes itself, and that is most of what it costs.
+    """
     if _libc.unshare(CLONE_NEWNS) != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"a mount namespace of its own: {os.strerror(code)}")
     mount("none", "/", "", MS_REC | MS_PRIVATE)
-    opened = [os.open(source, os.O_PATH) for source in sources]
-    mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=1m")
-    for number, source in enumerate(opened):
-        name = f"{STAGE}/{number}"
-        if stat.S_ISDIR(os.fstat(source).st_mode):
-            os.mkdir(name, 0o755)
+    opened = {name: os.open(source, os.O_PATH) for name, source in sources.items()}
+    mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, f"mode=0755,size={STAGE_BYTES}")
+    os.umask(0o022)
+    for name, source in opened.items():
+        place, origin = f"{STAGE}/{name}", f"/proc/self/fd/{source}"
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        found = os.fstat(source)
+        if stat.S_ISREG(found.st_mode) and found.st_size <= COPIED_BYTES:
+            with open(origin, "rb") as file, open(place, "wb") as copy:
+                copy.write(file.read(COPIED_BYTES))
+                os.fchown(copy.fileno(), found.st_uid, found.st_gid)
+                os.fchmod(copy.fileno(), stat.S_IMODE(found.st_mode))
         else:
-            os.close(os.open(name, os.O_CREAT | os.O_WRONLY, 0o644))
-        mount(f"/proc/self/fd/{source}", name, "", MS_BIND | MS_REC)
+            if stat.S_ISDIR(found.st_mode):
+                os.mkdir(place)
+            else:
+                os.close(os.open(place, os.O_CREAT | os.O_WRONLY, 0o644))
+            mount(origin, place, "", MS_BIND | MS_REC)
         os.close(source)
+    with open("/proc/self/mountinfo", errors="surrogateescape") as mounts:
+        places = [line.split(None, 5)[4] for line in mounts]
+    for place in places:
+        if place.split("/")[1] not in ("", *STAYS_MOUNTED):
+            # One below another that is gone is gone; one whose name has a blank stays.
+            _libc.umount2(os.fsencode(place), MNT_DETACH)
 
 
 def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
@@ -370,7 +395,7 @@ def mount(source: str, target: str, kind: str, flags: int, options: str = "") ->
 
 def forget_keys() -> None:
     """Begins a session keyring of its own: the service's would be inherited, into every namespace."""
-    number = SYS_KEYCTL.get(platform.machine())
+    number = SYS_KEYCTL.get(os.uname().machine)
     if number is not None:  # where we may not, or the kernel has none, there is nothing to inherit
         _libc.syscall(ctypes.c_long(number), ctypes.c_int(KEYCTL_JOIN_SESSION_KEYRING), None)
 
@@ -467,9 +492,10 @@ def _end_in_box(exit_fd: int, status: int) -> str:
         while piece := os.read(exit_fd, 4096):
             told += piece
     for line in told.splitlines():
-        with contextlib.suppress(ValueError):
-            if (code := json.loads(line).get("exit-code")) is not None:
-                return str(int(code) << 8)
+        # {"exit-code": 0}, with blanks somewhere; anything else is no word on the end.
+        name, _, value = line.strip(b"{} \t").partition(b":")
+        if name.strip(b'" ') == b"exit-code" and value.strip().isdigit():
+            return str(int(value) << 8)
     ended = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit code {os.WEXITSTATUS(status)}"
     return f"? bubblewrap ended with {ended} and said nothing of the command"
 
@@ -489,6 +515,8 @@ class Guard:
         self.stopped = False
         self.exceeded = ""
         self.refused = ""
+        # Where the kernel lists children, what is below us is found without a look at every process of the machine.
+        self.look = below if os.path.exists(f"/proc/self/task/{os.getpid()}/children") else descendants
         self.told_to_end = False
         self._status_text = b""
 
@@ -566,7 +594,7 @@ class Guard:
 
     def _over_limit(self, disk: Disk) -> str:
         """What all processes together have too much of, in words; empty when nothing is over its limit."""
-        alive = descendants()
+        alive = self.look()
         alive.pop(self.keeper, None)
         own = BOX_PROCESSES if self.spec["box"] else 0
         if len(alive) - own > self.spec["processes"]:
@@ -608,29 +636,34 @@ class Guard:
         return bool(self.timed_out or self.stopped or self.exceeded)
 
 
-def main() -> int:
-    """Reads the spec, runs the command, writes the report; 0 when the report is written."""
-    report_fd = int(sys.argv[1])
+def main() -> None:
+    """Reads the spec, runs the command, writes the report; the exit code is 0 when the report is written."""
+    report_fd = int(sys.argv[-1])
     os.set_inheritable(report_fd, False)
-    line = b""
-    while not line.endswith(b"\n"):
-        piece = os.read(0, 65536)
-        if not piece:
-            return 1
-        line += piece
+    asked = _read(int.from_bytes(_read(8)))
     control_fd = os.dup(0)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
     try:
-        told = Guard(json.loads(line), control_fd).run()
+        told = Guard(marshal.loads(asked), control_fd).run()
     except (OSError, ValueError, KeyError) as problem:
         end_all()
         told = {"refused": f"{type(problem).__name__}: {problem}"}
     with contextlib.suppress(BrokenPipeError):
-        os.write(report_fd, json.dumps(told).encode() + b"\n")
-    return 0
+        os.write(report_fd, ascii(told).encode())
+    os._exit(0)  # there is nothing to tidy up, and somebody waits
+
+
+def _read(size: int) -> bytes:
+    """So many bytes of standard input; where it ends before, nobody wants the command, and this program ends."""
+    found = b""
+    while len(found) < size:
+        if not (piece := os.read(0, size - len(found))):
+            os._exit(1)
+        found += piece
+    return found
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

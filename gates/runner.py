@@ -11,9 +11,11 @@ counts too slowly for one that doubles (measured: 14,000 processes after ten sec
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import json
+import marshal
 import os
 import re
 import selectors
@@ -32,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from gates import cgroups, launch, sandbox
+from gates.spec import Box, Spec
 from pipeline.refusals import Refused
 
 INTERPRETER = sys.executable
@@ -61,6 +64,13 @@ class LevelRefused(Refused):
     """The sandbox level that was asked for is not to be had here, or is 0 and was not allowed."""
 
     code = "sandbox_level_refused"
+    status = 409
+
+
+class NoFolder(Refused):
+    """The tree has no such folder for the command to run in: the tree's fault, or its gate's, and not the machine's."""
+
+    code = "no_folder"
     status = 409
 
 
@@ -199,8 +209,8 @@ def execute(
     holds. `on_output` gets the output as it comes, in whole lines where possible, cleaned like the rest; of what comes
     too fast it gets the end. `stop` set from another thread ends the command.
 
-    Raises LevelRefused, and RunnerLost for what is our failure: the launcher cannot start or vanished, the box cannot
-    be made, the folders are not as they should be.
+    Raises LevelRefused, NoFolder, and RunnerLost for what is our failure: the launcher cannot start or vanished, the
+    box cannot be made, the folders are not as they should be.
     """
     if level == 0 and not allow_unsafe:
         raise LevelRefused("sandbox level 0 holds nothing, and is not allowed here", level=level)
@@ -262,7 +272,7 @@ def _execute(
             "evidence": sandbox.EVIDENCE if boxed else str(output_dir),
             "home": sandbox.HOME if boxed else str(scratch),
         }
-        box: launch.Box | None = None
+        box: Box | None = None
         if boxed:
             sandbox.write_etc(scratch / "etc", user or os.geteuid(), user or os.getegid())
             place = sandbox.Place(
@@ -275,7 +285,7 @@ def _execute(
             for name, folder in caches
         }
         with cgroups.group(limits.processes, limits.all_memory_bytes) if level > 2 else nullcontext(()) as groups:
-            spec: launch.Spec = {
+            spec: Spec = {
                 "argv": [word.replace(EVIDENCE_PLACEHOLDER, seen["evidence"]) for word in command],
                 "cwd": str(directory / cwd),
                 "env": {
@@ -334,9 +344,9 @@ def remove(folder: Path) -> None:
 
 def _prepare(directory: Path, output_dir: Path, cwd: str) -> None:
     if not (directory / cwd).is_dir():
-        raise RunnerLost(f"there is no folder {cwd or directory.name} to run the command in")
+        raise NoFolder(f"there is no folder {cwd or directory.name} to run the command in")
     if not (directory / cwd).resolve().is_relative_to(directory):
-        raise RunnerLost(f"the folder {cwd} leads out of the tree that is tested")
+        raise NoFolder(f"the folder {cwd} leads out of the tree that is tested")
     if output_dir.is_relative_to(directory):
         raise RunnerLost("the output folder must lie outside the tree that is tested")
     try:
@@ -438,10 +448,29 @@ def _execution(
     )
 
 
+# What the launcher's interpreter begins with: it takes the program from standard input, as it never compiles it.
+_BEGIN = """
+import marshal, os
+def read(size):
+    found = b""
+    while len(found) < size:
+        found += os.read(0, size - len(found)) or os._exit(1)
+    return found
+exec(marshal.loads(read(int.from_bytes(read(8)))))
+"""
+
+
+@functools.cache
+def _program() -> bytes:
+    """The launcher, compiled, for another process of our interpreter."""
+    source = Path(launch.__file__)
+    return marshal.dumps(compile(source.read_text(), str(source), "exec", dont_inherit=True))
+
+
 class _Conversation:
     """One launcher and its pipes: control to it, output and one report from it."""
 
-    def __init__(self, spec: launch.Spec, output_bytes: int, capture: _Capture, stop: threading.Event | None) -> None:
+    def __init__(self, spec: Spec, output_bytes: int, capture: _Capture, stop: threading.Event | None) -> None:
         self.spec = spec
         self.output_bytes = output_bytes
         self.capture = capture
@@ -456,7 +485,7 @@ class _Conversation:
         try:
             try:
                 process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", launch.__file__, str(report_in)],
+                    [sys.executable, "-I", "-S", "-c", _BEGIN, "gates/launch.py", str(report_in)],
                     stdin=subprocess.PIPE,
                     stdout=output_in,
                     stderr=output_in,
@@ -485,7 +514,9 @@ class _Conversation:
     def _send_spec(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None
         try:
-            process.stdin.write(json.dumps(self.spec).encode() + b"\n")
+            # By way of JSON: marshal takes no text that only behaves like one.
+            for part in (_program(), marshal.dumps(json.loads(json.dumps(self.spec)))):
+                process.stdin.write(len(part).to_bytes(8) + part)
             process.stdin.flush()
         except OSError as problem:
             raise RunnerLost(f"the gate's launcher is gone: {problem}") from problem
@@ -553,8 +584,8 @@ class _Conversation:
 
     def _told(self) -> dict[str, Any]:
         try:
-            told: dict[str, Any] = json.loads(self.report)
-        except ValueError:
+            told: dict[str, Any] = ast.literal_eval(self.report.decode())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             raise RunnerLost("the gate's launcher vanished without a report") from None
         if "refused" in told:
             raise RunnerLost(f"the gate's launcher could not do its work: {told['refused']}")

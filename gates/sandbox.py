@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gates import launch
+from gates.spec import Box
 
 TREE, EVIDENCE, HOME, CACHES = "/src", "/evidence", "/home/gate", "/caches"
 """Where the command finds its things in the box; the same in every run, so that reports and caches say the same."""
@@ -83,18 +84,19 @@ def write_etc(folder: Path, user: int, group: int) -> None:
         (folder / name).chmod(0o644)
 
 
-def box(place: Place, *, tmp_bytes: int, processes: int, expose: bool) -> launch.Box:
+def box(place: Place, *, tmp_bytes: int, processes: int, expose: bool) -> Box:
     """What the launcher is told to put a command into a box. With `expose` every source goes by way of STAGE.
 
     `processes` is set in the box where no user of its own bounds the command; 0 leaves it.
     """
-    exposed: list[str] = []
+    exposed: dict[str, str] = {}
 
     def source(path: Path) -> str:
         if not expose:
             return str(path)
-        exposed.append(str(path))
-        return f"{launch.STAGE}/{len(exposed) - 1}"
+        name = str(len(exposed))
+        exposed[name] = str(path)
+        return f"{launch.STAGE}/{name}"
 
     words = [
         bubblewrap(),
@@ -108,10 +110,15 @@ def box(place: Place, *, tmp_bytes: int, processes: int, expose: bool) -> launch
             words += ["--symlink", os.readlink(path), str(path)]
         elif path.is_dir():
             words += ["--ro-bind", str(path), str(path)]
-    for name in ETC:
-        words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-    for name in ("passwd", "group", "hosts"):
-        words += ["--ro-bind", source(place.etc / name), f"/etc/{name}"]
+    etc = {name: f"/etc/{name}" for name in ETC if Path("/etc", name).exists()}
+    etc |= {name: str(place.etc / name) for name in ("passwd", "group", "hosts")}
+    if expose:
+        # Put together before: a mount costs bubblewrap many times what it costs the launcher.
+        exposed |= {f"etc/{name}": origin for name, origin in etc.items()}
+        words += ["--ro-bind", f"{launch.STAGE}/etc", "/etc"]
+    else:
+        for name, origin in etc.items():
+            words += ["--ro-bind", origin, f"/etc/{name}"]
     words += ["--proc", "/proc", "--dev", "/dev", "--size", str(tmp_bytes), "--tmpfs", "/dev/shm"]
     words += ["--size", str(tmp_bytes), "--tmpfs", "/tmp", "--dir", "/run", "--symlink", "/tmp", "/var/tmp"]
     for folder in place.readonly:

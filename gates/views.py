@@ -1,7 +1,6 @@
 """Pages of the gates: each execution of a check, and what every test in it said."""
 
 from collections.abc import Callable
-from datetime import timedelta
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -14,12 +13,10 @@ from gates.models import Finding, Gate, GateRun, RunnerHost, TestResult
 from gates.pages import BULK_OF_GATE_RUN, ISOLATED_FROM, evidence_rows
 from pipeline import pages
 from pipeline.auth import signed_in
-from pipeline.clock import db_now
 from pipeline.models import Event
 from pipeline.refusals import need_reason
 
 FAILURES_SHOWN = 50
-MOST_WAIVED_HOURS = 24 * 366
 FINDINGS_SHOWN = 50
 FAILED_OUTCOMES = ("fail", "error", "infra")
 
@@ -138,13 +135,11 @@ def gate_run_skip(request: HttpRequest, pk: str) -> HttpResponse:
 def gate_run_waive(request: HttpRequest, pk: str) -> HttpResponse:
     """Let the patch pass although the check did not, with a reason, and for some hours if `hours` are given."""
     reason, hours = request.POST.get("reason", ""), request.POST.get("hours", "")
-    known = hours.isascii() and hours.isdigit() and 0 < int(hours[:5]) <= MOST_WAIVED_HOURS
-    expires_at = db_now() + timedelta(hours=int(hours)) if known else None
     return _act(
         request,
         pk,
         "approver",
-        lambda run: run.waive(reason, by=request.principal.actor, expires_at=expires_at),
+        lambda run: run.waive(reason, by=request.principal.actor, expires_at=pages.end_after(hours)),
         _("Waived: it counts as passed."),
     )
 

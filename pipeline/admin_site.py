@@ -23,6 +23,7 @@ from pipeline import events
 from pipeline.auth import Principal, principal_of
 from pipeline.definitions import Conflict, Definition, PreconditionFailed, diff
 from pipeline.ids import is_id
+from pipeline.pages import end_after
 from pipeline.refusals import Refused
 
 log = logging.getLogger(__name__)
@@ -342,12 +343,14 @@ def _short(value: Any) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
 
 
-def move_action(verb: str, label: Any, *, role: str, reason: bool = False, **given: Any) -> Callable[..., Any]:
+def move_action(
+    verb: str, label: Any, *, role: str, reason: bool = False, ends: bool = False, **given: Any
+) -> Callable[..., Any]:
     """An admin action that calls the rows' own `verb` with `by=` the person, `given`, and a reason where one is owed.
 
     Offered to whoever has `role` somewhere, and refused for each row in whose project they have not. Each row is a
     transaction of its own: what one refuses is a message, and the others go on. With `reason` an intermediate page asks
-    for it.
+    for it; with `ends` also for how long, and the verb gets `expires_at`.
     """
 
     @admin_action(
@@ -364,8 +367,14 @@ def move_action(verb: str, label: Any, *, role: str, reason: bool = False, **giv
         if reason:
             words = request.POST.get("reason", "").strip()
             if not words:
-                return _ask_reason(modeladmin, request, rows, verb, str(label))
+                return _ask_reason(modeladmin, request, rows, verb, str(label), ends=ends)
             facts["reason"] = words
+        if ends:
+            try:
+                facts["expires_at"] = end_after(request.POST.get("hours", ""))
+            except Refused as problem:
+                modeladmin.message_user(request, words_of(problem), messages.WARNING)
+                return None
         done = _each(modeladmin, request, rows, verb, role, facts)
         quiet = ngettext("%(done)d of %(all)d row changed.", "%(done)d of %(all)d rows changed.", len(rows))
         modeladmin.message_user(
@@ -399,9 +408,9 @@ def _each(
 
 
 def _ask_reason(
-    modeladmin: HouseAdmin, request: HttpRequest, rows: list[models.Model], verb: str, title: str
+    modeladmin: HouseAdmin, request: HttpRequest, rows: list[models.Model], verb: str, title: str, *, ends: bool
 ) -> TemplateResponse:
-    """The page between the list and the action, which asks why."""
+    """The page between the list and the action, which asks why, and with `ends` for how long."""
     return TemplateResponse(
         request,
         "admin/move_reason.html",
@@ -415,5 +424,6 @@ def _ask_reason(
             "action_label": title,
             "action_checkbox_name": ACTION_CHECKBOX_NAME,
             "asked_before": "reason" in request.POST,
+            "ends": ends,
         },
     )

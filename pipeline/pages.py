@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -19,14 +19,16 @@ from django.utils.translation import gettext as _
 
 from pipeline import ids
 from pipeline.auth import Denied, Principal, principal_of
+from pipeline.clock import db_now
 from pipeline.events import Event
 from pipeline.models import Project
-from pipeline.refusals import Refused
+from pipeline.refusals import InvalidField, Refused
 
 DEMO_REMOVAL = "manage.py demo --remove"
 
 # What an event is about -> the page that shows it.
 PAGES = {"run": "runs:run", "worker": "workers:worker", "patch": "ledger:patch", "gate_run": "gates:run"}
+MOST_HOURS = 24 * 366
 
 
 class ULIDConverter:
@@ -155,6 +157,19 @@ def act(request: HttpRequest, verb: Callable[[], object], *, done: str, to: str)
         else:
             messages.success(request, done)
     return redirect(to)
+
+
+def end_after(hours: str) -> datetime | None:
+    """The time so many hours from now, at most a year; None, which is without end, for an empty text only.
+
+    Raises InvalidField for anything else, as nothing that was mistyped may last for ever.
+    """
+    hours = hours.strip()
+    if not hours:
+        return None
+    if not (hours.isascii() and hours.isdigit() and len(hours) <= 4 and 0 < int(hours) <= MOST_HOURS):
+        raise InvalidField("hours", _("a whole number from 1 to %(most)d, or nothing") % {"most": MOST_HOURS})
+    return db_now() + timedelta(hours=int(hours))
 
 
 def roles_in(principal: Principal, project: Project | str | None) -> dict[str, bool]:

@@ -1,7 +1,7 @@
 """What a run of a gate costs beside its command (P13): the copy beside bare checkout-index, the box beside none."""
 
 import os
-import shutil
+import subprocess
 import tempfile
 from functools import cache
 from itertools import count
@@ -56,7 +56,9 @@ def copy(size: int) -> Comparison:
 
 
 def _ready(size: int) -> Path:
-    """A folder with a tree of so many files, as it is when the copy is done."""
+    """A folder with a tree of so many files, as it is when the copy is done; the one of the call before is removed."""
+    for left in _top().glob("copy-*"):
+        runner.remove(left)
     place = _fresh()
     (place / "tree").mkdir(parents=True)
     for number in range(size):
@@ -68,18 +70,23 @@ def _run(level: int) -> Any:
     def do(place: Path) -> None:
         ended = execute(["true"], place / "tree", timeout_seconds=60, env={}, output_dir=place / "out", level=level)
         assert ended.exit_code == 0, ended
-        shutil.rmtree(place)
 
     return do
 
 
+def _bare(place: Path) -> None:
+    subprocess.run(["true"], cwd=place / "tree", check=True)
+
+
 @bench("gate-box", goal=BOX, sizes=(1, 3000), smoke=1)
 def box(size: int) -> Comparison:
-    """A command that does nothing, at level 2 and at level 1; the folders stand already."""
+    """A command that does nothing, at level 2, at level 1 and without us; the folders stand already."""
     assert runner.available_level() >= 2, runner.probe().missing
+    ready = lambda: _ready(size)  # noqa: E731
     return Comparison(
-        Operation("level 2", _run(2), lambda: _ready(size)),
-        [Operation("level 1", _run(1), lambda: _ready(size))],
+        Operation("level 2", _run(2), ready),
+        [Operation("level 1", _run(1), ready), Operation("subprocess", _bare, ready)],
         calls=20,
-        note="both remove the folder at the end; as root, level 2 also hands the files over to the command's user",
+        paired=True,
+        note="in turn, call by call; as root, level 2 also hands the files over to the command's user",
     )

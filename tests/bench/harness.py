@@ -7,6 +7,7 @@ baselines take turns within each round; of the rounds the median is told.
 import cProfile
 import io
 import json
+import os
 import pstats
 import statistics
 import time
@@ -44,13 +45,17 @@ class Operation:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ours, what it is compared with, and how many calls of each one round makes. `note`: what differs between them."""
+    """Ours, what it is compared with, and how many calls of each one round makes. `note`: what differs between them.
+
+    `paired` takes turns call by call, counts the CPU of child processes too, and tells what ours takes beyond each.
+    """
 
     ours: Operation
     baselines: Sequence[Operation]
     calls: int
     threads: int = 1
     note: str = ""
+    paired: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,17 @@ class Figures:
 
 
 @dataclass(frozen=True)
+class Beyond:
+    """What a call of ours takes more than the baseline's call beside it, in milliseconds."""
+
+    name: str
+    least_ms: float
+    median_ms: float
+    p95_ms: float
+    cpu_ms: float
+
+
+@dataclass(frozen=True)
 class Outcome:
     """One benchmark at one size: the figures of ours first, then of the baselines, and what they mean."""
 
@@ -80,6 +96,7 @@ class Outcome:
     size: int
     note: str
     figures: list[Figures] = field(default_factory=list)
+    beyond: list[Beyond] = field(default_factory=list)
 
     def document(self) -> dict[str, Any]:
         """As JSON, with the ratios to each baseline."""
@@ -155,6 +172,7 @@ class _Sample:
     wall: float = 0.0
     web_ns: int = 0
     database_ns: int = 0
+    cpu: list[float] = field(default_factory=list)
 
 
 def _round(operation: Operation, calls: int, threads: int, cluster: Cluster) -> _Sample:
@@ -172,6 +190,41 @@ def _round(operation: Operation, calls: int, threads: int, cluster: Cluster) -> 
         sample.latencies.append(took)
         sample.wall += took
     return sample
+
+
+def _cpu_seconds() -> float:
+    """CPU of this process and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
+def _turns(operations: Sequence[Operation], calls: int) -> list[_Sample]:
+    """Each operation in turn, call by call, and every other time the other way round."""
+    samples = [_Sample() for _ in operations]
+    for call in range(calls):
+        for at in range(len(operations))[:: -1 if call % 2 else 1]:
+            operation, sample = operations[at], samples[at]
+            given = operation.prepare()
+            cpu, began = _cpu_seconds(), time.perf_counter()
+            operation.do(given)
+            took = time.perf_counter() - began
+            sample.cpu.append(_cpu_seconds() - cpu)
+            sample.web_ns += int(sample.cpu[-1] * 1e9)
+            sample.latencies.append(took)
+            sample.wall += took
+    return samples
+
+
+def _beyond(ours: Sequence[_Sample], theirs: Sequence[_Sample], name: str) -> Beyond:
+    pairs = zip(_every(ours, "latencies"), _every(theirs, "latencies"), strict=True)
+    more = sorted((mine - other) * 1000 for mine, other in pairs)
+    cpu = sum(_every(ours, "cpu")) - sum(_every(theirs, "cpu"))
+    p95 = more[min(len(more) - 1, int(len(more) * 0.95))]
+    told = (more[0], statistics.median(more), p95, cpu / len(more) * 1000)
+    return Beyond(name, *(round(value, 2) for value in told))
+
+
+def _every(samples: Sequence[_Sample], name: str) -> list[float]:
+    return [value for sample in samples for value in getattr(sample, name)]
 
 
 def _round_at_once(operation: Operation, calls: int, threads: int, cluster: Cluster) -> _Sample:
@@ -225,10 +278,19 @@ def measure(one: Bench, size: int, cluster: Cluster, *, rounds: int = 3, calls: 
         for _n in range(max(3, calls // 20)):
             operation.do(operation.prepare())
     for _round_number in range(rounds):
+        if comparison.paired:
+            for operation, sample in zip(operations, _turns(operations, calls), strict=True):
+                samples[operation.name].append(sample)
+            continue
         for operation in operations:
             samples[operation.name].append(_round(operation, calls, comparison.threads, cluster))
     told = [_figures(operation, samples[operation.name]) for operation in operations]
-    return Outcome(one.name, one.goal, size, comparison.note, told)
+    ours, *theirs = (samples[operation.name] for operation in operations)
+    names = [operation.name for operation in operations[1:]]
+    beyond = (
+        [_beyond(ours, their, name) for their, name in zip(theirs, names, strict=True)] if comparison.paired else []
+    )
+    return Outcome(one.name, one.goal, size, comparison.note, told, beyond)
 
 
 # -- where it goes -------------------------------------------------------------------------------------------------
@@ -311,6 +373,10 @@ def table(outcomes: Sequence[Outcome]) -> str:
         lines.append(f"{name}: {rows[0].goal}")
         if rows[0].note:
             lines.append(f"  {rows[0].note}")
+        for row in rows:
+            for more in row.beyond:
+                wall = f"{more.median_ms:.1f} ms in the median, {more.least_ms:.1f} at the least, p95 {more.p95_ms:.1f}"
+                lines.append(f"  at {row.size:,} beyond {more.name}: {wall}; CPU {more.cpu_ms:.1f} ms")
         if len(rows) > 1:
             steps = [f"{row.size:,}: {row.figures[0].cpu_us / rows[0].figures[0].cpu_us:.2f}" for row in rows]
             lines.append(f"  growth of our CPU, × that of the smallest size: {', '.join(steps)}")

@@ -143,7 +143,7 @@ ATTACKS = [
     Attack(
         "millions of files", 49,
         "for n in range(2_000_000):\n    open(f'f{n}', 'w').close()\n    if not n % 500: time.sleep(0.02)",
-        contained=exceeded("files"), limits={"disk_files": 200_000 if FULL else 5_000},
+        contained=exceeded("files"), seconds=180 if FULL else 20, limits={"disk_files": 200_000 if FULL else 5_000},
     ),
     Attack(
         "filling the memory by /dev/shm", 49,

@@ -127,6 +127,18 @@ def test_a_waiver_names_who_gave_it_and_why(client, project, gate_run):
     assert "known to be broken" in page
 
 
+@pytest.mark.parametrize("hours", ["0", "-1", "soon", "1.5", "8785", "000010000000", "9" * 20, "²"])
+def test_a_waiver_with_a_mistyped_end_is_refused_and_never_lasts_for_ever(client, project, gate_run, hours):
+    signed_in_as(client, project, "approver")
+    failed(gate_run)
+
+    answer = client.post(reverse("gates:waive", args=[gate_run.pk]), {"reason": "x", "hours": hours}, follow=True)
+
+    assert "a whole number from 1 to 8784" in answer.text
+    gate_run.refresh_from_db()
+    assert gate_run.waived_at is None
+
+
 def test_a_rerun_is_a_new_record_and_leads_to_it(client, project, gate_run):
     signed_in_as(client, project, "operator")
     failed(gate_run)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from gates import cgroups, evidence, launch, resources, runner, sandbox
-from gates.runner import Execution, Limits, RunnerLost, execute
+from gates import cgroups, evidence, resources, runner, sandbox
+from gates.runner import Execution, Limits, NoFolder, RunnerLost, execute
+from gates.spec import Box
 from pipeline.refusals import InvalidField
 from tests.gates.test_attacks import _marked as marked
 
@@ -142,7 +143,7 @@ def test_a_box_that_cannot_be_made_is_our_failure_and_never_an_exit_code(
 ) -> None:
     made = sandbox.box
 
-    def broken(*given: Any, **options: Any) -> launch.Box:
+    def broken(*given: Any, **options: Any) -> Box:
         box = made(*given, **options)
         return {**box, "argv": [*box["argv"], "--ro-bind", "/no/such/folder", "/somewhere"]}
 
@@ -163,7 +164,7 @@ def test_without_bubblewrap_the_level_is_1_and_says_why(monkeypatch: pytest.Monk
 def test_a_box_that_lets_something_through_is_not_level_2(monkeypatch: pytest.MonkeyPatch) -> None:
     made = sandbox.box
 
-    def leaky(*given: Any, **options: Any) -> launch.Box:
+    def leaky(*given: Any, **options: Any) -> Box:
         box = made(*given, **options)
         return {**box, "argv": [word for word in box["argv"] if word != "--disable-userns"] + ["--share-net"]}
 
@@ -188,7 +189,7 @@ def test_folders_that_were_named_are_read_only_at_their_own_place(folders: tuple
 
 def test_a_working_folder_that_leads_out_of_the_tree_is_refused(folders: tuple[Path, Path]) -> None:
     (folders[0] / "out").symlink_to("/etc")
-    with pytest.raises(RunnerLost, match="leads out of the tree"):
+    with pytest.raises(NoFolder, match="leads out of the tree"):
         run(folders, ["true"], cwd="out")
 
 

@@ -522,6 +522,19 @@ def test_an_action_asks_why_and_acts_in_the_persons_name(
     assert "because I say so" in event.reason
 
 
+@pytest.mark.parametrize(("hours", "waived", "ends"), [("", True, False), ("24", True, True), ("soon", False, False)])
+def test_a_waiver_is_asked_how_long_it_lasts(client: Client, hours: str, waived: bool, ends: bool) -> None:
+    run = make.in_state(make.make_gate_run(), "failed")
+    assert 'name="hours"' in act(client, "waive", run).text
+    assert 'name="hours"' not in act(client, "skip", run).text
+    act(client, "waive", run, reason="known", hours=hours)
+    run.refresh_from_db()
+    assert (run.waived_at is not None, run.waiver_expires_at is not None) == (waived, ends)
+    if ends:
+        # The end is told from the request's begin.
+        assert timedelta(hours=23) < run.waiver_expires_at - run.waived_at <= timedelta(hours=24)
+
+
 @pytest.mark.parametrize(
     ("state", "verb", "kind"),
     [

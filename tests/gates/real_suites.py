@@ -1,0 +1,106 @@
+"""The test suites of real projects, run as gates, their counts held against what the tools themselves sum up.
+
+Not part of the tests, as it needs the projects: `SUITES` names a folder with a git directory for each, as <name>.git,
+and `SUITE_TOOLS` one with what npm installed for them (mocha 3). What is not there fails.
+
+    SUITES=/srv/suites SUITE_TOOLS=/srv/tools python -m pytest tests/gates/real_suites.py
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gates import running
+from gates.models import Gate, GateRun, TestResult
+from ledger import git, projects
+from tests.factories import BY, number
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
+
+SUITES = Path(os.environ.get("SUITES", "/srv/suites"))
+TOOLS = Path(os.environ.get("SUITE_TOOLS", "/srv/tools"))
+MOCHA = f"{TOOLS}/node_modules/.bin/mocha"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """`says` finds the tool's own counts in its output: groups named passed, failed, skipped or total."""
+
+    name: str
+    command: tuple[str, ...]
+    evidence: dict[str, str]
+    says: str
+
+
+ALL = [
+    Suite(
+        "toolz",
+        ("python", "-m", "pytest", "-p", "no:cacheprovider", "--junitxml={evidence}/junit.xml", "toolz"),
+        {"junit": "junit.xml"},
+        r"=+ (?:(?P<failed>\d+) failed, )?(?P<passed>\d+) passed(?:, (?P<skipped>\d+) skipped)?",
+    ),
+    Suite(
+        "is-number",
+        (
+            "sh", "-c",
+            f"export NODE_PATH={TOOLS}/node_modules; node {MOCHA} --reporter dot && "
+            f"node {MOCHA} --reporter xunit --reporter-options output=$SIGNALBOX_EVIDENCE/junit.xml",
+        ),
+        {"junit": "junit.xml"},
+        r"(?P<passed>\d+) passing",
+    ),
+    Suite(
+        "bats-core",
+        ("env", "TERM=xterm", "bin/bats", "--pretty", "--report-formatter", "junit", "--output", "{evidence}", "test"),
+        {"junit": "report.xml"},
+        r"(?P<total>\d+) tests, (?P<failed>\d+) failures?(?:, (?P<skipped>\d+) skipped)?",
+    ),
+    Suite(
+        "bats-core as TAP",
+        ("env", "TERM=xterm", "bin/bats", "--pretty", "--report-formatter", "tap", "--output", "{evidence}", "test"),
+        {"tap": "report.tap"},
+        r"(?P<total>\d+) tests, (?P<failed>\d+) failures?(?:, (?P<skipped>\d+) skipped)?",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("suite", ALL, ids=lambda suite: suite.name)
+def test_what_a_gate_counts_is_what_the_tool_itself_sums_up(suite: Suite, settings: Any) -> None:
+    repository = SUITES / f"{suite.name.split()[0]}.git"
+    assert repository.is_dir(), f"{repository} is not there: name the folder by SUITES"
+    settings.SIGNALBOX_GATE_READONLY = [TOOLS]
+    project = projects.register(str(repository), by=BY, key=f"suite-{number()}")
+    gate = Gate.objects.add(
+        by=BY,
+        project=project,
+        key="suite",
+        name=suite.name,
+        gate_type="unit_tests",
+        command=list(suite.command),
+        env_allow=[],
+        evidence=suite.evidence,
+        criteria={"min_tests": 1, "max_failures": 0},
+        reruns=0,
+        timeout_seconds=1500,
+        sandbox_level_min=2,
+        resources={"memory_mb": 64 * 1024},
+    )
+    tree = git.tree_of(project.mirror, git.head(project.mirror, project.default_branch))
+    asked = GateRun.objects.ask_for(gate, tree, by=BY)
+    assert running.run_pending() == 1
+    run = GateRun.objects.get(pk=asked.pk)
+    counts = {"total": run.total_tests, "passed": run.passed_tests, "failed": run.failed_tests}
+    counts["skipped"] = run.skipped_tests
+    print(f"\n{suite.name}: {run.state}, level {run.sandbox_level}, {run.duration_seconds} s, {counts}")
+    for result in TestResult.objects.filter(gate_run=run, outcome__in=["fail", "error"])[:10]:
+        print(f"  {result.test_key}: {result.message[:300]}")
+    said = list(re.finditer(suite.says, run.output_tail))
+    assert said, (run.decision_reason, run.output_tail[-2000:])
+    told = {name: int(value or 0) for name, value in said[-1].groupdict().items()}
+    assert {name: counts[name] for name in told} == told
+    assert run.state == ("failed" if counts["failed"] else "passed"), run.decision_reason
