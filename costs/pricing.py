@@ -10,6 +10,7 @@ from pipeline.refusals import InvalidField
 
 CLASSES = ("uncached_input", "cache_read", "cache_write_5m", "cache_write_1h", "output")
 INPUT_CLASSES = CLASSES[:-1]
+_NONE = dict.fromkeys(CLASSES, 0)
 MILLION = Decimal(1_000_000)
 MICRO = Decimal("0.000001")
 MOST = Decimal(10) ** 9
@@ -68,6 +69,10 @@ def check_currency(currency: str) -> str:
 
 def check_tokens(tokens: Mapping[str, Any]) -> dict[str, int]:
     """The five counts. Raises InvalidField for an unknown class, what is no whole number, and a negative count."""
+    if not tokens:
+        return dict(_NONE)
+    if _NONE.keys() >= tokens.keys() and all(type(count) is int and 0 <= count <= 10**15 for count in tokens.values()):
+        return {**_NONE, **tokens}
     for name in tokens:
         if name not in CLASSES:
             raise InvalidField(f"tokens_{name}", f"unknown class; the classes are {', '.join(CLASSES)}")
@@ -96,8 +101,9 @@ def amount(
     model: str = "",
     free: bool = False,
     override: bool = False,
+    ceiling: Mapping[str, Decimal] = CEILING,
 ) -> Booked:
-    """What to book: the stated amount, else quantity times rate, else the tokens' price, else the ceiling.
+    """What to book: the stated amount, else quantity times rate, else the tokens' price, else the `ceiling`.
 
     `free` books nothing for a use that has no rate (compute time). Raises InvalidField `amount_missing`, and
     `amount_contradicts_usage` when amount and quantity times rate differ by more than half a unit of the coarser last
@@ -114,7 +120,7 @@ def amount(
         return Booked(by_usage, "usage")
     if any(tokens.values()):
         if price is None:
-            return Booked(price_tokens(tokens, CEILING), "ceiling", unpriced=True)
+            return Booked(price_tokens(tokens, ceiling), "ceiling", unpriced=True)
         return Booked(quantise(price_tokens(tokens, price) + per_request), "priced")
     if free:
         return Booked(Decimal(0), "usage")
@@ -183,11 +189,16 @@ class Quote:
 
     def amount(self, tokens: Mapping[str, int], *, is_request: bool = True, web_searches: int = 0) -> Decimal | None:
         """The price of a use, to six places, rounded once; None when it used a class that has no price."""
-        rates = self.rates_for(tokens, is_request=is_request)
-        if rates is None:
-            return None
-        exact = sum((tokens[name] * rates[name] for name in CLASSES), Decimal(0)) / MILLION
-        return quantise(exact + self.flat(web_searches=web_searches))
+        rates: Mapping[str, Decimal] | None = self.rates
+        if self.tiers:
+            rates = self.rates_for(tokens, is_request=is_request)
+        exact = Decimal(0)
+        for name, count in tokens.items():
+            if count:
+                if rates is None or name not in rates:
+                    return None
+                exact += count * rates[name]
+        return quantise(exact / MILLION + self.flat(web_searches=web_searches))
 
     def is_valid(self, at: datetime) -> bool:
         """Whether it is the price of a use at `at` (aware): from its start on, and not from its end on."""

@@ -4,7 +4,6 @@ The key (source, idempotency_key) makes a use booked once; budgets are charged i
 """
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from uuid import UUID
 from django.db import connection
 
 from costs import pricing
-from costs.models import budget, daily
+from costs.models import budget, daily, settled, wire
 from costs.models.price import OwnQuote, Price
 from costs.models.record import CostRecord
 from pipeline import events, prepared
@@ -95,37 +94,33 @@ class Booked:
         """The record; a query where it was known before."""
         if not self.is_new:
             return CostRecord.objects.get(pk=self.pk)
-        return CostRecord(pk=self.pk, recorded_at=self.recorded_at, created_at=self.created_at, **self.values)
+        times = {"recorded_at": self.recorded_at, "created_at": self.created_at}
+        return CostRecord(**{**self.values, **times, "flags": list(self.values["flags"])})
 
 
-# The columns of an insert, in their order; the types are PostgreSQL's, for the arrays that carry them.
-_COLUMNS: dict[str, str] = {
-    "id": "uuid", "resource_type": "text", "amount": "numeric", "currency": "text", "leaf_kind": "text",
-    "leaf_id": "uuid", "project_id": "uuid", "phase_id": "uuid", "workstream_id": "uuid", "run_id": "uuid",
-    "task_id": "uuid", "request_id": "uuid", "attempt_id": "uuid", "worker_id": "uuid", "tool_id": "uuid",
-    "resource_name": "text", "model": "text", "provider": "text", "usage_quantity": "numeric", "usage_unit": "text",
-    "usage_rate": "numeric", "tokens_uncached_input": "bigint", "tokens_cache_read": "bigint",
-    "tokens_cache_write_5m": "bigint", "tokens_cache_write_1h": "bigint", "tokens_output": "bigint",
-    "duration_seconds": "numeric", "price_id": "uuid", "basis": "text", "unpriced": "bool", "assumed_ttl": "bool",
-    "stated_amount": "numeric", "override_reason": "text", "source": "text", "idempotency_key": "text",
-    "landing": "text", "waste_cause": "text", "reported_at": "timestamptz", "replaces_id": "uuid", "kind": "text",
-    "person": "text", "reasoning": "bigint", "web_searches": "int", "flags": "jsonb", "is_request": "bool",
-    "session": "text", "meter": "text", "price_source": "text", "price_version": "text", "price_dated": "date",
-    "gateway_amount": "numeric", "batch": "uuid",
-}  # fmt: skip
-_NAMES = ", ".join(_COLUMNS)
-_ARRAYS = ", ".join(f"%s::{kind}[]" for kind in _COLUMNS.values())
-_KNOWN = ", voided_by, void_reason"
+_COPIED = ", ".join(name for name in (*wire.SHARED, *wire.OWN) if name != "recorded_at")
+# In the order of their keys, so that two who book the same uses never wait for each other in a circle.
 _BOOK = f"""
-WITH new AS (
-    INSERT INTO costs_costrecord ({_NAMES}{_KNOWN}, patch_id, version)
-    SELECT {_NAMES}, '', '', NULL, 1 FROM unnest({_ARRAYS}) AS u ({_NAMES})
+WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at), shape AS (
+    SELECT * FROM unnest({wire.SHARED_ARRAYS}) WITH ORDINALITY AS s ({", ".join(wire.SHARED)}, shape)
+), given AS (
+    SELECT * FROM unnest(%s::int[], {wire.OWN_ARRAYS}) AS g (shape, {", ".join(wire.OWN)})
+), new AS (
+    INSERT INTO costs_costrecord ({_COPIED}, voided_by, void_reason, version, created_at, recorded_at)
+    SELECT {_COPIED}, '', '', 1, clock.at, COALESCE(shape.recorded_at, clock.at)
+    FROM given JOIN shape USING (shape) CROSS JOIN clock
+    ORDER BY shape.source COLLATE "C", given.idempotency_key COLLATE "C", given.id
     ON CONFLICT (source, idempotency_key) WHERE idempotency_key <> '' DO NOTHING
     RETURNING *
 ), sums AS ({daily.add(daily.deltas("new"))})
-SELECT id, recorded_at, created_at, (SELECT EXISTS (SELECT 1 FROM costs_budget WHERE active)) FROM new
+SELECT clock.at,
+    CASE WHEN (SELECT count(*) FROM new) < (SELECT count(*) FROM given) THEN
+        ARRAY(SELECT id FROM new) END,
+    EXISTS (SELECT 1 FROM costs_budget WHERE active),
+    EXISTS (SELECT 1 FROM new JOIN costs_costrecord e ON e.attempt_id = new.attempt_id
+        WHERE e.basis = 'estimated' AND e.voided_at IS NULL AND new.basis <> 'estimated')
+FROM clock
 """
-_IDS = {name for name, kind in _COLUMNS.items() if kind == "uuid"}
 
 
 def book(uses: Sequence[Use], *, by: events.Actor) -> list[Booked]:
@@ -139,13 +134,11 @@ def book(uses: Sequence[Use], *, by: events.Actor) -> list[Booked]:
     if not uses:
         return []
     with in_transaction():
-        prices = Price.objects.book_for({use.model for use in uses if use.model and use.tokens})
-        now = db_now() if any(use.model and use.tokens for use in uses) else None
-        places: dict[Any, dict[str, Any]] = {}
+        reckoner = _Reckoner(uses)
         given = []
         for number, use in enumerate(uses):
             try:
-                given.append(_values(use, prices, now, places))
+                given.append(reckoner.values(use))
             except Refused as refusal:
                 refusal.parts["number"] = number
                 raise
@@ -154,15 +147,14 @@ def book(uses: Sequence[Use], *, by: events.Actor) -> list[Booked]:
         chosen, twins = [], {}
         for number, values in enumerate(given):
             key = (values["source"], values["idempotency_key"])
-            if key[1] and key in first:
+            if key[1] and first.setdefault(key, number) != number:
                 twins[number] = first[key]
                 continue
-            first[key] = number
             values["batch"] = batch
-            chosen.append(Booked(new_id(), values))
-        is_budgeted = _insert(chosen)
-        old = [one for one in chosen if not one.is_new]
-        _find(old)
+            values["id"] = pk = new_id()
+            chosen.append(Booked(pk, values))
+        is_budgeted, is_estimated = _insert(chosen)
+        _find([one for one in chosen if not one.is_new])
         answers = dict(zip([n for n in range(len(given)) if n not in twins], chosen, strict=True))
         for number, twin in twins.items():
             if not _same(given[twin], given[number]):
@@ -173,84 +165,158 @@ def book(uses: Sequence[Use], *, by: events.Actor) -> list[Booked]:
             _tell(new, batch, by)
             if is_budgeted:
                 _charge(new, by)
+            if is_estimated:
                 _replace_estimates(new, by)
     return [answers[number] for number in range(len(given))]
 
 
-def _values(use: Use, prices: pricing.PriceBook, now: datetime | None, places: dict[Any, Any]) -> dict[str, Any]:
-    """The record's columns."""
+class _Reckoner:
+    """Makes the columns of many uses: what is the same in many of them is made out once. At most two queries."""
+
+    def __init__(self, uses: Sequence[Use]) -> None:
+        models = {use.model for use in uses if use.model and use.tokens}
+        self.prices = Price.objects.book_for(models)
+        self.now = db_now() if models or any(use.usage_quantity or use.duration_seconds for use in uses) else None
+        self.rates = settled.unit_rates()
+        self.ceiling = settled.ceiling()
+        self._common: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._quotes: dict[tuple[str, str, datetime], pricing.Quote | None] = {}
+
+    def values(self, use: Use) -> dict[str, Any]:
+        """The record's columns. Raises InvalidField."""
+        alike = (
+            use.resource_type, use.source, use.currency, id(use.attempt), id(use.task), id(use.run), id(use.request),
+            id(use.project), id(use.worker), use.model, use.provider, use.usage_unit, use.resource_name,
+            use.override_reason, use.assumed_ttl, use.is_request, use.meter, use.web_searches, id(use.replaces),
+            tuple(use.flags),
+        )  # fmt: skip
+        common = self._common.get(alike)
+        if common is None:
+            common = self._common[alike] = _common(use)
+        tokens = pricing.check_tokens(use.tokens or {})
+        stated = pricing.figure("amount", use.amount)
+        told = pricing.figure("stated_amount", use.stated_amount)
+        values = {
+            **common,
+            **{f"tokens_{name}": count for name, count in tokens.items()},
+            "usage_quantity": pricing.figure("usage_quantity", use.usage_quantity),
+            "duration_seconds": pricing.figure("duration_seconds", use.duration_seconds),
+            "stated_amount": stated if use.stated_amount is None else told,
+            "gateway_amount": pricing.figure("gateway_amount", use.gateway_amount),
+            "idempotency_key": use.idempotency_key[:200],
+            "reported_at": use.reported_at,
+            "reasoning": use.reasoning,
+            "session": use.session[:200],
+        }
+        values["usage_rate"] = pricing.figure("usage_rate", use.usage_rate)
+        if stated is None and not self._by_tokens(use, tokens, values):
+            self._by_rate(use, values)
+        if "amount" not in values:
+            booked = pricing.amount(
+                stated=stated,
+                quantity=values["usage_quantity"],
+                rate=values["usage_rate"],
+                tokens=tokens,
+                price=None,
+                model=use.model,
+                free=use.resource_type == FREE,
+                override=bool(use.override_reason),
+                ceiling=self.ceiling,
+            )
+            values.update(amount=booked.amount, basis=booked.basis, unpriced=booked.unpriced)
+        if use.basis:
+            values["basis"] = use.basis
+        if use.replaces is not None:
+            _as_replaced(use.replaces, values)
+        return values
+
+    def _by_tokens(self, use: Use, tokens: Mapping[str, int], values: dict[str, Any]) -> bool:
+        """The price of the tokens at their time, if they are what is paid for and somebody knows it."""
+        if not use.model or self.now is None or values["usage_quantity"] is not None or not any(tokens.values()):
+            return False
+        when = self.now if use.reported_at is None and use.attempt is None else _when(use, self.now)
+        asked = (use.provider, use.model, when)
+        if asked not in self._quotes:
+            self._quotes[asked] = self.prices.at(*asked)
+        quote = self._quotes[asked]
+        amount = quote and quote.amount(tokens, is_request=use.is_request, web_searches=use.web_searches)
+        if quote is None or amount is None:
+            return False
+        values.update(
+            amount=amount,
+            basis="priced",
+            currency=quote.currency,
+            provider=values["provider"] or quote.provider[:64],
+            price_id=quote.price_id if isinstance(quote, OwnQuote) else None,
+            price_source=quote.source[:200],
+            price_version=quote.version[:64],
+            price_dated=quote.dated,
+        )
+        return True
+
+    def _by_rate(self, use: Use, values: dict[str, Any]) -> None:
+        """The rate of the settings for what is counted in units and names no rate of its own."""
+        quantity, unit = values["usage_quantity"], use.usage_unit
+        if quantity is None and use.resource_type == FREE:
+            quantity, unit = values["duration_seconds"], unit or "second"
+        if values["usage_rate"] is not None or quantity is None or self.now is None or not self.rates:
+            return
+        rate = pricing.unit_rate(self.rates, use.resource_type, unit, _when(use, self.now).date())
+        if rate is not None:
+            values.update(
+                amount=pricing.quantise(quantity * rate.rate),
+                basis="usage",
+                currency=rate.currency,
+                usage_quantity=quantity,
+                usage_unit=unit[:32],
+                usage_rate=pricing.quantise(rate.rate),
+                price_source=rate.source[:200],
+                price_dated=rate.since,
+            )
+
+
+def _common(use: Use) -> dict[str, Any]:
+    """The columns that are the same for every use that looks the same but for its figures. Raises InvalidField."""
     if use.resource_type not in Types:
         refusal = InvalidField("resource_type", "", code="invalid_resource_type")
         refusal.args = (f"Invalid resource_type: {use.resource_type}; it is one of {', '.join(Types)}",)
         raise refusal
-    tokens = pricing.check_tokens(use.tokens or {})
-    quantity, rate = pricing.figure("usage_quantity", use.usage_quantity), pricing.figure("usage_rate", use.usage_rate)
-    stated = pricing.figure("amount", use.amount)
-    told = stated if use.stated_amount is None else pricing.figure("stated_amount", use.stated_amount)
-    currency = pricing.check_currency(use.currency)
-    names = (use.attempt, use.task, use.run, use.request, use.project)
-    key = tuple(id(row) for row in names)
-    if key not in places:
-        places[key] = _place(*names)
-    place = places[key]
-    quote, priced = None, None
-    if stated is None and use.model and any(tokens.values()) and now is not None:
-        quote = prices.at(use.provider, use.model, _when(use, now))
-        if quote is not None:
-            priced = quote.amount(tokens, is_request=use.is_request, web_searches=use.web_searches)
-            currency = quote.currency
-    if priced is not None and quantity is None:
-        booked = pricing.Booked(priced, "priced")
-    else:
-        quote = None
-        booked = pricing.amount(
-            stated=stated,
-            quantity=quantity,
-            rate=rate,
-            tokens=tokens,
-            price=None,
-            model=use.model,
-            free=use.resource_type == FREE,
-            override=bool(use.override_reason),
-        )
+    place = _place(use.attempt, use.task, use.run, use.request, use.project)
     return {
         "resource_type": use.resource_type,
-        "amount": booked.amount,
-        "currency": currency,
+        "currency": pricing.check_currency(use.currency),
         **place,
         "worker_id": use.worker.pk if use.worker else None,
+        "patch_id": None,
         "model": use.model[:100],
-        "provider": (use.provider or (quote.provider if quote else ""))[:64],
+        "provider": use.provider[:64],
         "resource_name": use.resource_name[:200],
-        "usage_quantity": quantity,
         "usage_unit": use.usage_unit[:32],
-        "usage_rate": rate,
-        **{f"tokens_{name}": count for name, count in tokens.items()},
-        "duration_seconds": pricing.figure("duration_seconds", use.duration_seconds),
-        "price_id": quote.price_id if isinstance(quote, OwnQuote) else None,
-        "price_source": quote.source[:200] if quote else "",
-        "price_version": quote.version[:64] if quote else "",
-        "price_dated": quote.dated if quote else None,
-        "basis": use.basis or booked.basis,
-        "unpriced": booked.unpriced,
-        "stated_amount": told,
-        "gateway_amount": pricing.figure("gateway_amount", use.gateway_amount),
+        "price_id": None,
+        "price_source": "",
+        "price_version": "",
+        "price_dated": None,
+        "unpriced": False,
         "assumed_ttl": bool(use.assumed_ttl) or "assumed_ttl" in use.flags,
         "override_reason": use.override_reason,
         "source": use.source[:64],
-        "idempotency_key": use.idempotency_key[:200],
         "landing": "in_flight" if place["task_id"] else "overhead",
         "waste_cause": "",
-        "reported_at": use.reported_at,
-        "reasoning": use.reasoning,
         "web_searches": use.web_searches,
-        "flags": sorted(use.flags),
+        "flags": tuple(sorted(use.flags)),
         "is_request": use.is_request,
-        "session": use.session[:200],
         "meter": use.meter[:300],
         "replaces_id": use.replaces.pk if use.replaces else None,
         "batch": None,
+        "recorded_at": None,
     }
+
+
+def _as_replaced(old: CostRecord, values: dict[str, Any]) -> None:
+    """What a rebooking has of the record in whose place it stands: its day, its class, its patch."""
+    values.update(
+        recorded_at=old.recorded_at, landing=old.landing, waste_cause=old.waste_cause, patch_id=old.patch_id,
+    )  # fmt: skip
 
 
 def _when(use: Use, now: datetime) -> datetime:
@@ -291,30 +357,18 @@ def _place(
     }
 
 
-def _insert(chosen: Sequence[Booked]) -> bool:
-    """Write those that are not known yet; the others are no longer `is_new`. Answers whether any budget counts."""
-    columns: list[list[Any]] = []
-    known: dict[str | None, UUID | None] = {None: None}
-    for name in _COLUMNS:
-        if name == "id":
-            columns.append([to_uuid(one.pk) for one in chosen])
-            continue
-        values = [one.values[name] for one in chosen]
-        if name in _IDS:
-            for value in values:
-                if value not in known:
-                    known[value] = to_uuid(value)
-            values = [known[value] for value in values]
-        elif name == "flags":
-            values = ["[]" if not value else json.dumps(value) for value in values]
-        columns.append(values)
-    rows = prepared.execute(_BOOK, columns)
-    written = {pk: times for pk, *times, _is_budgeted in rows}
-    for one, pk in zip(chosen, columns[0], strict=True):
-        one.is_new = pk in written
+def _insert(chosen: Sequence[Booked]) -> tuple[bool, bool]:
+    """Write those that are not known yet; the others are no longer `is_new`.
+
+    Answers whether any budget counts, and whether an estimate stands for one of these attempts.
+    """
+    [(at, written, *flags)] = prepared.execute(_BOOK, wire.columns([one.values for one in chosen]))
+    new = None if written is None else {from_uuid(pk) for pk in written}
+    for one in chosen:
+        one.is_new = new is None or one.pk in new
         if one.is_new:
-            one.recorded_at, one.created_at = written[pk]
-    return bool(rows) and bool(rows[0][-1])
+            one.recorded_at, one.created_at = one.values["recorded_at"] or at, at
+    return flags[0], flags[1]
 
 
 _SAME = (
