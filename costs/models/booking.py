@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -469,14 +470,13 @@ def _tell(new: Sequence[Booked], batch: str | None, by: events.Actor) -> None:
     events.append(composed)
 
 
+_TOKENS = tuple(f"tokens_{name}" for name in pricing.CLASSES)
+_told = itemgetter("source", "idempotency_key", "leaf_id", *_TOKENS, "amount", "currency")
+
+
 def _line(one: Booked) -> bytes:
     """What a batch's digest is made of, a line a record: id, key, leaf, tokens, amount."""
-    values = one.values
-    told = (one.pk, values["source"], values["idempotency_key"], values["leaf_id"], *(values[n] for n in _TOKENS))
-    return f"{'|'.join(map(str, told))}|{values['amount']}|{values['currency']}\n".encode()
-
-
-_TOKENS = tuple(f"tokens_{name}" for name in pricing.CLASSES)
+    return f"{one.pk}|{'|'.join(map(str, _told(one.values)))}\n".encode()
 
 
 def digest_of(batch: str) -> str:

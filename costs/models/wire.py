@@ -8,6 +8,7 @@ from record to record is joined into a text by one call for each column.
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
+from operator import itemgetter
 from typing import Any
 
 # Column: PostgreSQL's type. Those of OWN differ from record to record; those of SHARED are a shape.
@@ -31,6 +32,7 @@ SHARED = {
 OWN_ARRAYS = ", ".join(f"%s::{kind}[]" for kind in OWN.values())
 SHARED_ARRAYS = ", ".join(f"%s::{kind}[]" for kind in SHARED.values())
 
+_shape = itemgetter(*SHARED)
 _DIGITS = str.maketrans("ABCDEFGHJKMNPQRSTVWXYZ", "ABCDEFGHIJKLMNOPQRSTUV")
 
 
@@ -82,7 +84,7 @@ def array(kind: str, values: Sequence[Any]) -> str:
 def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The values of a statement that takes SHARED_ARRAYS, then the number of each row's shape, then OWN_ARRAYS."""
     shapes: dict[tuple[Any, ...], int] = {}
-    numbers = [shapes.setdefault(tuple([row[name] for name in SHARED]), len(shapes) + 1) for row in rows]
+    numbers = [shapes.setdefault(_shape(row), len(shapes) + 1) for row in rows]
     found = [array(kind, column) for kind, column in zip(SHARED.values(), zip(*shapes, strict=True), strict=True)]
     found.append(array("int", numbers))
     found += [array(kind, [row[name] for row in rows]) for name, kind in OWN.items()]
