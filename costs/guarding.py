@@ -172,7 +172,10 @@ def stop_what_runs(budget: Budget) -> int:
     tasks = budget.over_tasks(Task.objects.filter(state=Task.State.RUNNING))
     leases = Lease.objects.live().filter(task__in=tasks, stop_requested_at=None).order_by("pk")
     reason = _("Budget %(key)s is used up.") % {"key": budget.key}
-    return sum(lease.request_stop(by=SYSTEM, reason=reason, outcome="budget_stop") for lease in leases[:AT_ONCE])
+    done = 0
+    for lease in leases.iterator(chunk_size=AT_ONCE):
+        done += lease.request_stop(by=SYSTEM, reason=reason, outcome="budget_stop")
+    return done
 
 
 # -- money that nobody reported ------------------------------------------------------------------------------------

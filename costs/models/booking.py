@@ -124,10 +124,11 @@ FROM clock
 """
 
 
-def book(uses: Sequence[Use], *, by: events.Actor) -> list[Booked]:
+def book(uses: Sequence[Use], *, by: events.Actor, charge: bool = True) -> list[Booked]:
     """Book these uses, all or none; answers what became of each, in their order.
 
-    The same (source, key) is booked once: its first record is the answer, voided or not. Raises InvalidField:
+    The same (source, key) is booked once: its first record is the answer, voided or not. Unless `charge`, the caller
+    counts them in the budgets. Raises InvalidField:
     `invalid_resource_type`, `invalid_currency`, `amount_negative`, `amount_not_finite`, `amount_missing`,
     `amount_contradicts_usage`, with the number of the use as `number`; Refused `duplicate_key` for a key that was used
     for another content.
@@ -164,7 +165,7 @@ def book(uses: Sequence[Use], *, by: events.Actor) -> list[Booked]:
         new = [one for one in chosen if one.is_new]
         if new:
             _tell(new, batch, by)
-            if is_budgeted:
+            if is_budgeted and charge:
                 _charge(new, by)
             if is_estimated:
                 _replace_estimates(new, by)
@@ -235,7 +236,8 @@ class _Reckoner:
         """The price of the tokens at their time, if they are what is paid for and somebody knows it."""
         if not use.model or self.now is None or values["usage_quantity"] is not None or not any(tokens.values()):
             return False
-        when = self.now if use.reported_at is None and use.attempt is None else _when(use, self.now)
+        plain = use.reported_at is None and use.attempt is None and use.replaces is None
+        when = self.now if plain else _when(use, self.now)
         asked = (use.provider, use.model, when)
         if asked not in self._quotes:
             self._quotes[asked] = self.prices.at(*asked)
@@ -321,7 +323,11 @@ def _as_replaced(old: CostRecord, values: dict[str, Any]) -> None:
 
 
 def _when(use: Use, now: datetime) -> datetime:
-    """When it was used: as reported, but neither in the future nor before its attempt began."""
+    """When it was used: as reported, but neither in the future nor before its attempt began.
+
+    A rebooking was used when what it replaces was, whose record is as old as it was.
+    """
+    now = use.replaces.recorded_at if use.replaces else now
     at = min(use.reported_at or now, now)
     began = use.attempt.started_at if use.attempt else None
     return max(at, began) if began is not None else at
@@ -616,39 +622,84 @@ def void(ids: Sequence[str], reason: str, *, by: events.Actor) -> list[str]:
     """
     reason = need_reason(reason)
     with in_transaction():
-        # Locked in their order, so that two who void the same never wait for each other in a circle.
-        live = CostRecord.objects.live().filter(pk__in=list(ids)).select_for_update(no_key=True, of=("self",))
-        rows = {row.pk: row for row in live.order_by("pk")}
-        if not rows:
-            return []
-        with connection.cursor() as cursor:
-            cursor.execute(_VOID, [by.name, reason, [to_uuid(pk) for pk in rows]])
-            done = {from_uuid(pk): at for pk, at in cursor.fetchall()}
-        after = {"voided_by": by.name, "void_reason": reason}
-        events.append(
-            [
-                events.compose(
-                    "cost.voided",
-                    rows[pk],
-                    by=by,
-                    reason=reason,
-                    data={"amount": rows[pk].amount, "currency": rows[pk].currency},
-                    before={"voided_at": None, "voided_by": "", "void_reason": ""},
-                    after={"voided_at": at, **after},
-                )
-                for pk, at in sorted(done.items())
-            ]
-        )
-        _give_back([rows[pk] for pk in done], by)
-    return list(done)
+        done = _void(ids, reason, by)
+        _give_back(done, by)
+    return [row.pk for row in done]
+
+
+def _void(ids: Sequence[str], reason: str, by: events.Actor) -> list[CostRecord]:
+    """Those that were live, as they were, locked, voided and told; what they count in budgets is the caller's."""
+    # Locked in their order, so that two who void the same never wait for each other in a circle.
+    live = CostRecord.objects.live().filter(pk__in=list(ids)).select_for_update(no_key=True, of=("self",))
+    rows = {row.pk: row for row in live.order_by("pk")}
+    if not rows:
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute(_VOID, [by.name, reason, [to_uuid(pk) for pk in rows]])
+        done = {from_uuid(pk): at for pk, at in cursor.fetchall()}
+    after = {"voided_by": by.name, "void_reason": reason}
+    events.append(
+        [
+            events.compose(
+                "cost.voided",
+                rows[pk],
+                by=by,
+                reason=reason,
+                data={"amount": rows[pk].amount, "currency": rows[pk].currency},
+                before={"voided_at": None, "voided_by": "", "void_reason": ""},
+                after={"voided_at": at, **after},
+            )
+            for pk, at in sorted(done.items())
+        ]
+    )
+    return [rows[pk] for pk in done]
+
+
+def rebook(uses: Sequence[Use], reason: str, *, by: events.Actor) -> list[Booked]:
+    """Void the records that these uses replace, those that are live still, and book the uses in their place.
+
+    A rebooking has the day and the class of its record, and counts in the same periods of budgets; in another currency,
+    in the periods that run now. Raises ReasonRequired, and what `book` does.
+    """
+    reason = need_reason(reason)
+    by_record = {use.replaces.pk: use for use in uses if use.replaces is not None}
+    with in_transaction():
+        old = {row.pk: row for row in _void(list(by_record), reason, by)}
+        for pk, row in old.items():
+            # As it is now: what became of the work may have been told since it was read.
+            by_record[pk].replaces = row
+        booked = book([by_record[pk] for pk in sorted(old)], by=by, charge=False)
+        new = {one.values["replaces_id"]: one for one in booked if one.is_new}
+        movements: dict[str, budget.Movement] = defaultdict(budget.Movement)
+        for record, period in _charges(old):
+            movements[period].spent -= old[record].amount
+            one = new.get(record)
+            if one is not None and one.values["currency"] == old[record].currency:
+                movements[period].spent += one.values["amount"]
+                movements[period].records.append(one.pk)
+        _settle(movements, by)
+        foreign = [one for pk, one in new.items() if one.values["currency"] != old[pk].currency]
+        if foreign:
+            _charge(foreign, by)
+    return list(new.values())
+
+
+def _charges(records: Collection[str]) -> list[tuple[str, str]]:
+    """The periods in which these records count: (record, period)."""
+    charges = budget.Charge.objects.filter(record__in=list(records)).order_by("pk")
+    return list(charges.values_list("record_id", "period_id"))
 
 
 def _give_back(rows: Iterable[CostRecord], by: events.Actor) -> None:
     amounts = {row.pk: row.amount for row in rows}
     movements: dict[str, budget.Movement] = defaultdict(budget.Movement)
-    charges = budget.Charge.objects.filter(record__in=list(amounts)).values_list("record_id", "period_id")
-    for record, period in charges:
+    for record, period in _charges(amounts):
         movements[period].spent -= amounts[record]
+    _settle(movements, by)
+
+
+def _settle(movements: Mapping[str, budget.Movement], by: events.Actor) -> None:
+    """Apply the movements; a budget that is breached no longer lets go of its hold."""
     budget.move_money(movements, by=by)
     breached = budget.BudgetPeriod.objects.filter(pk__in=list(movements)).exclude(breached_at=None)
     for period in breached.select_related("budget").order_by("budget_id", "starts_at"):
