@@ -149,11 +149,29 @@ class Group(serializers.Serializer[Any]):
     records = serializers.IntegerField(source="count")
 
 
+class Rate(serializers.Serializer[Any]):
+    """A rate by which a sum was converted, and who says so."""
+
+    currency = serializers.CharField()
+    rate = serializers.DecimalField(max_digits=None, decimal_places=None)
+    on = serializers.DateField()
+    source = serializers.CharField()
+
+
+class Converted(serializers.Serializer[Any]):
+    """The sum of all currencies in one, each day at the rate of the day, or the newest before it."""
+
+    currency = serializers.CharField()
+    amount = serializers.DecimalField(max_digits=24, decimal_places=6)
+    rates = Rate(many=True)
+
+
 class Summary(serializers.Serializer[Any]):
     """Sums by group, and in all, by currency: amounts of different currencies are never added."""
 
     results = Group(many=True)
     totals = Group(many=True)
+    converted = Converted(required=False, help_text="When `into` asks for it.")
 
 
 class LandedRow(serializers.Serializer[Any]):
@@ -239,6 +257,7 @@ class Statement(serializers.Serializer[Any]):
     first = serializers.DateField()
     last = serializers.DateField()
     totals = Classes(many=True)
+    converted = Converted(required=False, help_text="When `into` asks for it.")
     lines = StatementLine(many=True)
 
 
@@ -255,6 +274,11 @@ class CostFilters(Filters):
         )  # fmt: skip
 
 
+INTO = OpenApiParameter(
+    "into", str, description="Also the sum of everything in this currency, where the settings have the days' rates."
+)
+
+
 class CostEndpoint(Listed, Endpoint):
     """What was spent. A voided record is found no more, except by the address that voids it again, quietly."""
 
@@ -262,7 +286,7 @@ class CostEndpoint(Listed, Endpoint):
     serializer_class = CostSerializer
     filterset_class = CostFilters
     ordering_fields = ("recorded_at", "amount")
-    other_parameters = ("group_by", "by", "first", "last", "month", "format")
+    other_parameters = ("group_by", "into", "by", "first", "last", "month", "format")
     needs = {
         "list": "viewer",
         "retrieve": "viewer",
@@ -435,29 +459,39 @@ class CostEndpoint(Listed, Endpoint):
         parameters=[
             OpenApiParameter(
                 "group_by", str, description=f"Of {', '.join(GROUPS)}, parted by commas; `day` unless told."
-            )
+            ),
+            INTO,
         ],
         responses=Summary,
     )
     @action(detail=False, methods=["get"], pagination_class=None)
     def summary(self, request: Request) -> Response:
-        """The sums of the live records that the filters leave, by group and in all."""
+        """The sums of the live records that the filters leave, by group and in all.
+
+        Refuses with `no_exchange_rate` when `into` asks for what the settings' table has no rate for.
+        """
         names = [name.strip() for name in request.query_params.get("group_by", "day").split(",")]
         for name in names:
             if name not in GROUPS:
                 raise BadQuery("group_by", f"of {', '.join(GROUPS)}, not “{name[:80]}”")
         names = list(dict.fromkeys(names))
-        asked = {name for name, value in request.query_params.items() if value and name != "group_by"}
-        if asked <= _IN_SUMS:
-            rows = self._sums()
-            groups, totals = reports.summed(rows, names), reports.summed(rows, [])
-        else:
-            records = self.filter_queryset(self.get_queryset()).order_by()
-            groups, totals = _summed(records, names), _summed(records, [])
-        found = list(groups[: MOST_GROUPS + 1])
-        if len(found) > MOST_GROUPS:
-            raise BadQuery("group_by", f"more than {MOST_GROUPS} groups; filter, or group by less")
-        return Response(Summary({"results": found, "totals": list(totals)}).data)
+        asked = {name for name, value in request.query_params.items() if value and name not in ("group_by", "into")}
+
+        def grouped(by: list[str]) -> list[dict[str, Any]]:
+            if asked <= _IN_SUMS:
+                groups: QuerySet[Any, dict[str, Any]] = reports.summed(self._sums(), by)
+            else:
+                groups = _summed(self.filter_queryset(self.get_queryset()).order_by(), by)
+            found = list(groups[: MOST_GROUPS + 1])
+            if len(found) > MOST_GROUPS:
+                raise BadQuery("group_by", f"more than {MOST_GROUPS} groups; filter, or group by less")
+            return found
+
+        found = grouped(names)
+        told: dict[str, Any] = {"results": found, "totals": reports.totals_of(found)}
+        if into := request.query_params.get("into"):
+            told["converted"] = reports.converted(found if names == ["day"] else grouped(["day"]), into)
+        return Response(Summary(told).data)
 
     def _sums(self) -> QuerySet[DailySpend]:
         """The sums by day that the caller may see and the address asks for."""
@@ -544,17 +578,25 @@ class CostEndpoint(Listed, Endpoint):
         parameters=[
             OpenApiParameter("month", str, description="YYYY-MM, UTC; this month unless told."),
             OpenApiParameter("project", str),
+            INTO,
         ],
     )
     @action(detail=False, methods=["get"], pagination_class=None)
     def statement(self, request: Request) -> Response:
-        """One month for the books: per currency by class, and by project, tool and model."""
-        self._only("month", "project")
+        """One month for the books: per currency by class, and by project, tool and model.
+
+        Refuses with `no_exchange_rate` when `into` asks for what the settings' table has no rate for.
+        """
+        self._only("month", "project", "into")
         given = request.query_params.get("month") or db_now().astimezone(UTC).strftime("%Y-%m")
         if not re.fullmatch(r"20[0-9]{2}-(0[1-9]|1[0-2])", given, re.ASCII):
             raise BadQuery("month", f"a month as YYYY-MM, not “{given[:40]}”")
         rows, _ids = self._of_project()
-        return Response(Statement(reports.statement(rows, int(given[:4]), int(given[5:]))).data)
+        told = reports.statement(rows, int(given[:4]), int(given[5:]))
+        if into := request.query_params.get("into"):
+            inside = rows.filter(day__gte=told["first"], day__lte=told["last"])
+            told["converted"] = reports.converted(reports.summed(inside, ["day"]), into)
+        return Response(Statement(told).data)
 
     @extend_schema(
         responses={(200, "text/csv"): OpenApiTypes.STR},

@@ -309,20 +309,23 @@ def exchange_rates(rows: Iterable[Mapping[str, Any]]) -> list[ExchangeRate]:
     return table
 
 
-def exchange(amount: Decimal, currency: str, to: str, on: date, table: Iterable[ExchangeRate]) -> Decimal:
-    """`amount` in the other currency at the newest rate of that day or before, to six places.
-
-    Raises InvalidField `no_exchange_rate` where the table has none: a rate is never guessed, not even by turning
-    another one round.
+def exchange_rate(currency: str, to: str, on: date, table: Iterable[ExchangeRate]) -> ExchangeRate:
+    """The newest rate of that day or before. Raises InvalidField `no_exchange_rate` where the table has none: a rate
+    is never guessed, not even by turning another one round.
     """
-    if currency == to:
-        return quantise(amount)
     rates = [row for row in table if row.currency == currency and row.to == to and row.on <= on]
     if not rates:
         raise InvalidField(
             "currency", f"no exchange rate from {currency} to {to} on {on} or before", code="no_exchange_rate"
         )
-    return quantise(amount * max(rates, key=lambda row: row.on).rate)
+    return max(rates, key=lambda row: row.on)
+
+
+def exchange(amount: Decimal, currency: str, to: str, on: date, table: Iterable[ExchangeRate]) -> Decimal:
+    """`amount` in the other currency, to six places, as `exchange_rate` says. Raises what it does."""
+    if currency == to:
+        return quantise(amount)
+    return quantise(amount * exchange_rate(currency, to, on, table).rate)
 
 
 def _known(field_name: str, row: Mapping[str, Any], names: tuple[str, ...]) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import transaction
 
 from costs import blockers as blockers
+from costs import checks as checks
 from costs import fates, guarding
 from costs.models import CostRecord, Reservation, booking, budget
 from costs.pricing import CLASSES

@@ -182,20 +182,19 @@ WHERE day > (now() AT TIME ZONE 'UTC')::date - 30 GROUP BY 1, 2, 3 HAVING sum(re
     smoke=100,
 )
 def page(size: int) -> Comparison:
-    """The sums of 30 days by day × model, and by class, as the page asks for them."""
+    """The sums of 30 days in all, by day, by tool and model, and by class, as the page asks for them."""
     house = _house()
     _fill(house, size)
     raw = house.raw()
 
     def ours(_given: Any) -> None:
         first = db_now().date() - timedelta(days=29)
-        rows = DailySpend.objects.filter(day__gte=first)
-        list(reports.summed(rows, ["day", "model"]))
-        reports.by_class(rows)
+        overview = reports.Overview(DailySpend.objects.filter(day__gte=first))
+        overview.totals(), overview.days(first), overview.tools(30), overview.classes()
 
     return Comparison(
-        Operation("signalbox: by day × model, and by class", ours),
+        Operation("signalbox: all sums of the page", ours),
         [Operation("raw: by day × model", lambda _g: raw.execute(_SUMS).fetchall())],
         calls=20,
-        note="Ours are two questions and the time of day, the raw line is one.",
+        note="Ours groups by day, tool, model and class, and adds up what the page shows; and asks the time of day.",
     )
