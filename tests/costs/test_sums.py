@@ -7,7 +7,6 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import connection
 from django.db.models import Sum
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,7 +16,7 @@ from costs import fates, reports
 from costs.models import CostRecord, DailySpend, booking, daily
 from pipeline.clock import db_now
 from pipeline.events import Event
-from pipeline.ids import new_id, to_uuid
+from pipeline.ids import new_id
 from tests import factories
 from tests.factories import BY
 
