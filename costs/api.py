@@ -148,6 +148,11 @@ class Group(serializers.Serializer[Any]):
     unpriced_amount = serializers.DecimalField(max_digits=24, decimal_places=6)
     records = serializers.IntegerField(source="count")
 
+    def to_representation(self, instance: Any) -> dict[str, Any]:
+        """What the sums were grouped by, and the sums; DRF would tell null of everything else."""
+        told = super().to_representation(instance)
+        return {name: value for name, value in told.items() if self.fields[name].source in instance}
+
 
 class Rate(serializers.Serializer[Any]):
     """A rate by which a sum was converted, and who says so."""

@@ -47,12 +47,14 @@ def figure(field: str, value: Any) -> Decimal | None:
     """
     if value is None or value == "":
         return None
+    text = str(value)
     try:
-        number = Decimal(str(value))
+        # Decimal also reads 1_000 and the digits of other scripts, which nobody means by money.
+        number = Decimal(text if text.isascii() and "_" not in text else "NaN")
     except InvalidOperation:
         number = Decimal("NaN")
     if not number.is_finite():
-        raise InvalidField(field, f"“{str(value)[:40]}” is not a finite number", code="amount_not_finite")
+        raise InvalidField(field, f"“{text[:40]}” is not a finite number", code="amount_not_finite")
     if number < 0:
         raise InvalidField(field, f"{field} must be non-negative", code="amount_negative")
     if number > MOST:

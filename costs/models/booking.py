@@ -471,8 +471,8 @@ def _tell(new: Sequence[Booked], batch: str | None, by: events.Actor) -> None:
         subject = Batch(batch, common)
         told = {"records": len(new), "amounts": dict(sums), "digest": digest.hexdigest()}
         composed.append(events.compose("cost.recorded", subject, by=by, data=told))
-        if unpriced:
-            composed.append(events.compose("cost.unpriced", subject, by=by, data={"models": dict(unpriced)}))
+        for model, amount in sorted(unpriced.items()):
+            composed.append(events.compose("cost.unpriced", subject, by=by, data={"model": model, "amount": amount}))
     events.append(composed)
 
 

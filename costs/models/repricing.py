@@ -8,9 +8,10 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from django.db.models import Q
 
@@ -19,13 +20,19 @@ from costs.models import booking
 from costs.models.price import Price
 from costs.models.record import TOKEN_FIELDS, CostRecord
 from pipeline import events
-from pipeline.ids import new_id
+from pipeline.ids import from_uuid, new_id
 from pipeline.refusals import need_reason
 from pipeline.rows import in_transaction
 
 AT_ONCE = 500
 MOST_AT_ONCE = 5000
 """So many records are looked at by one call, unless it asks for more."""
+
+WINDOW = 20_000
+MOST_WINDOWS = 25
+"""Rows that one statement looks through, and how many such windows one call does, unless it asks for more."""
+
+NOTHING = "0" * 26
 
 _PLACES = ("attempt__task__run", "attempt__run", "task__run", "run", "request__task", "project", "worker")
 
@@ -96,7 +103,8 @@ def reprice(
 
     A dry run only tells; else each that differs is voided with the reason and rebooked, in transactions of AT_ONCE
     records, each told by a `cost.repriced`. `since` and `until` bound when they were recorded; `after` is where a call
-    before stopped; `most` None goes on to the end. Safe to repeat. Raises ReasonRequired.
+    before stopped. A call ends after `most` of them, or MOST_WINDOWS × WINDOW rows; None goes on to the end. Safe to
+    repeat. Raises ReasonRequired.
     """
     if not dry_run:
         reason = need_reason(reason)
@@ -109,21 +117,36 @@ def reprice(
         rows = rows.filter(recorded_at__gte=since)
     if until is not None:
         rows = rows.filter(recorded_at__lt=until)
-    found = Outcome(following=after)
+    found = Outcome(following=max(after, _first_id(since)))
     # What is rebooked meanwhile has a younger id, and the price that it ought to have.
-    last = CostRecord.objects.order_by("-pk").values_list("pk", flat=True).first() or ""
-    rows = rows.filter(pk__lte=last).order_by("pk") if last else rows.none()
-    while most is None or found.looked_at < most:
-        some = AT_ONCE if most is None else min(AT_ONCE, most - found.looked_at)
-        part = rows.filter(pk__gt=found.following) if found.following else rows
-        page = list(part.select_related(*_PLACES)[:some])
-        if page:
-            _one_page(page, found, by=by, reason=reason, dry_run=dry_run)
-            found.following = page[-1].pk
-        if len(page) < some:
-            found.following = ""
-            break
+    last = CostRecord.objects.order_by("-pk").values_list("pk", flat=True).first()
+    windows = 0
+    while last is not None and found.following < last:
+        if most is not None and (found.looked_at >= most or windows >= MOST_WINDOWS):
+            return found
+        # A model may have few records among millions: each statement looks at so many rows and no more.
+        ahead = CostRecord.objects.filter(pk__gt=found.following, pk__lte=last).order_by("pk")
+        upper = ahead.values_list("pk", flat=True)[WINDOW : WINDOW + 1].first() or last
+        windows += 1
+        while found.following < upper:
+            some = AT_ONCE if most is None else min(AT_ONCE, most - found.looked_at)
+            if not some:
+                return found
+            inside = rows.filter(pk__gt=found.following, pk__lte=upper).order_by("pk")
+            page = list(inside.select_related(*_PLACES)[:some])
+            if page:
+                _one_page(page, found, by=by, reason=reason, dry_run=dry_run)
+            found.following = page[-1].pk if len(page) == some else upper
+    found.following = ""
     return found
+
+
+def _first_id(since: datetime | None) -> str:
+    """An id older than those of the records from this time on: an id begins with the time at which it was made."""
+    if since is None:
+        return NOTHING
+    milliseconds = max(int((since - timedelta(hours=1)).timestamp() * 1000), 0)
+    return from_uuid(UUID(int=milliseconds << 80))
 
 
 def _by_tokens() -> Q:

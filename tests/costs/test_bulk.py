@@ -10,6 +10,7 @@ from django.db import connection, connections
 
 from costs.models import CostRecord, booking, wire
 from costs.models.settled import problems
+from pipeline.events import Event
 from pipeline.ids import new_id, to_uuid
 from pipeline.refusals import InvalidField
 from tests import factories
@@ -121,6 +122,35 @@ def test_a_list_that_is_sent_again_is_answered_in_few_statements(django_assert_m
     assert {one["is_new"] for one in again} == {False}
     changed = [*documents[:-1], {**documents[-1], "amount": "2", "stated_amount": "2"}]
     assert refused(api.post("/costs/", changed)) == (409, "duplicate_key")
+
+
+@pytest.mark.django_db
+def test_models_that_nobody_prices_are_told_of_once_each_in_a_large_batch() -> None:
+    api = Api(factories.make_key("operator").text)
+    plain = {"resource_type": "api_call", "tokens_uncached_input": 1_000_000}
+    answer = api.post("/costs/", [{**plain, "model": f"new-{number % 2}"} for number in range(40)])
+    assert answer.status_code == 201
+    assert {one["unpriced"] for one in answer.json()["results"]} == {True}
+    told = Event.objects.filter(kind="cost.unpriced").order_by("seq").values_list("data", flat=True)
+    assert list(told) == [{"model": "new-0", "amount": "300.000000"}, {"model": "new-1", "amount": "300.000000"}]
+
+
+@pytest.mark.django_db
+def test_a_sum_tells_only_what_it_was_grouped_by_and_converts_by_the_days_rates(settings: Any) -> None:
+    settings.SIGNALBOX_EXCHANGE_RATES = """[
+        {"currency": "EUR", "to": "USD", "rate": "1.10", "source": "ECB", "on": "2026-01-02"},
+        {"currency": "EUR", "to": "USD", "rate": "9", "source": "ECB", "on": "2999-01-01"}]"""
+    api = Api(factories.make_key("viewer").text)
+    factories.make_cost(amount="2", model="m")
+    factories.make_cost(amount="10", currency="EUR", model="m")
+    told = api.get("/costs/summary/?group_by=model&into=USD").json()
+    assert [set(row) for row in told["results"]] == [{"model", "currency", "amount", "unpriced_amount", "records"}] * 2
+    assert [(row["currency"], row["amount"]) for row in told["totals"]] == [("EUR", "10.000000"), ("USD", "2.000000")]
+    assert (told["converted"]["amount"], told["converted"]["currency"]) == ("13.000000", "USD")
+    assert [(rate["rate"], rate["on"]) for rate in told["converted"]["rates"]] == [("1.10", "2026-01-02")]
+    assert api.get("/costs/statement/?into=USD").json()["converted"]["amount"] == "13.000000"
+    # Turned round it is another rate, which nobody gave.
+    assert refused(api.get("/costs/summary/?into=EUR")) == (422, "no_exchange_rate")
 
 
 @pytest.mark.django_db(transaction=True)

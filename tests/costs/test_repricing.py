@@ -174,6 +174,21 @@ def test_a_reason_is_owed_and_bounds_are_kept() -> None:
     assert CostRecord.objects.live().total() == Decimal(15)
 
 
+def test_few_records_among_many_are_found_window_by_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repricing, "WINDOW", 2)
+    monkeypatch.setattr(repricing, "MOST_WINDOWS", 2)
+    price = make_price(model="m", uncached_input=1)
+    for number in range(11):
+        use(key=str(number), model="m" if number in (0, 8) else "another")
+    price.supersede(by=BY, uncached_input=Decimal(3), price_version="2")
+    found, calls, seen = repricing.Outcome(following=""), 0, 0
+    while not calls or found.following:
+        found = again(models=["m"], after=found.following)
+        calls, seen = calls + 1, seen + found.rebooked
+    assert (calls, seen) == (2, 2)
+    assert again(models=["m"], most=None).looked_at == 2
+
+
 def test_the_api_corrects_tells_and_reprices() -> None:
     chief = Api(factories.make_key("admin").text)
     admin = Api(factories.make_key("admin", project=factories.make_project()).text)
