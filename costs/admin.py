@@ -27,6 +27,7 @@ class PriceAdmin(DefinitionAdmin):
     list_filter = ["provider"]
     search_fields = ["provider", "model"]
     ordering = ["provider", "model", "-effective_from"]
+    actions = [move_action("reprice", _("Reprice the records of"), role="admin", reason=True)]
 
 
 @admin.register(CostRecord)

@@ -1,8 +1,8 @@
 """The API of the costs: uses are booked and voided, sums are asked for, prices and budgets are kept."""
 
 import re
-from collections.abc import Mapping
-from datetime import UTC, date, timedelta
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -28,9 +28,11 @@ from costs.models import (
     Reservation,
     booking,
     budget,
+    repricing,
 )
 from costs.models.budget import find_reservation
 from pipeline.clock import db_now
+from pipeline.ids import is_id
 from pipeline.models import Project, Run, Task
 from pipeline.refusals import InvalidField, MissingField, NotFound, Refused, need_reason
 from pipeline.rest import (
@@ -146,12 +148,35 @@ class Group(serializers.Serializer[Any]):
     unpriced_amount = serializers.DecimalField(max_digits=24, decimal_places=6)
     records = serializers.IntegerField(source="count")
 
+    def to_representation(self, instance: Any) -> dict[str, Any]:
+        """What the sums were grouped by, and the sums; DRF would tell null of everything else."""
+        told = super().to_representation(instance)
+        return {name: value for name, value in told.items() if self.fields[name].source in instance}
+
+
+class Rate(serializers.Serializer[Any]):
+    """A rate by which a sum was converted, and who says so."""
+
+    currency = serializers.CharField()
+    rate = serializers.DecimalField(max_digits=None, decimal_places=None)
+    on = serializers.DateField()
+    source = serializers.CharField()
+
+
+class Converted(serializers.Serializer[Any]):
+    """The sum of all currencies in one, each day at the rate of the day, or the newest before it."""
+
+    currency = serializers.CharField()
+    amount = serializers.DecimalField(max_digits=24, decimal_places=6)
+    rates = Rate(many=True)
+
 
 class Summary(serializers.Serializer[Any]):
     """Sums by group, and in all, by currency: amounts of different currencies are never added."""
 
     results = Group(many=True)
     totals = Group(many=True)
+    converted = Converted(required=False, help_text="When `into` asks for it.")
 
 
 class LandedRow(serializers.Serializer[Any]):
@@ -237,6 +262,7 @@ class Statement(serializers.Serializer[Any]):
     first = serializers.DateField()
     last = serializers.DateField()
     totals = Classes(many=True)
+    converted = Converted(required=False, help_text="When `into` asks for it.")
     lines = StatementLine(many=True)
 
 
@@ -253,6 +279,11 @@ class CostFilters(Filters):
         )  # fmt: skip
 
 
+INTO = OpenApiParameter(
+    "into", str, description="Also the sum of everything in this currency, where the settings have the days' rates."
+)
+
+
 class CostEndpoint(Listed, Endpoint):
     """What was spent. A voided record is found no more, except by the address that voids it again, quietly."""
 
@@ -260,7 +291,7 @@ class CostEndpoint(Listed, Endpoint):
     serializer_class = CostSerializer
     filterset_class = CostFilters
     ordering_fields = ("recorded_at", "amount")
-    other_parameters = ("group_by", "by", "first", "last", "month", "format")
+    other_parameters = ("group_by", "into", "by", "first", "last", "month", "format")
     needs = {
         "list": "viewer",
         "retrieve": "viewer",
@@ -301,13 +332,13 @@ class CostEndpoint(Listed, Endpoint):
             raise Refused(f"1 to {MOST_AT_ONCE} records at once", code=code, status=status)
         given = self._quick(request.data)
         if given is None:
-            given = self.body(Booking, many=True)
+            given = [_parted(one) for one in self.body(Booking, many=True)]
         with transaction.atomic():
-            leases: dict[Any, dict[str, Any]] = {}
+            places: dict[tuple[Any, ...], dict[str, Any]] = {}
             uses, by = [], self.by
-            for number, one in enumerate(given):
+            for number, (fields, tokens) in enumerate(given):
                 try:
-                    use, by = self._use(one, leases)
+                    use, by = self._use(fields, tokens, places)
                 except InvalidField as refusal:
                     raise _numbered(refusal, number) from None
                 uses.append(use)
@@ -315,81 +346,76 @@ class CostEndpoint(Listed, Endpoint):
                 booked = booking.book(uses, by=by)
             except InvalidField as refusal:
                 raise _numbered(refusal, refusal.parts.pop("number", 0)) from None
+            known = _known(booked)
             for use, one in zip(uses, booked, strict=True):
-                self._must_be_there(use, one)
-        return Response({"results": [_brief(one) for one in booked]}, status=201)
+                _must_be_there(use, one, known)
+        return Response({"results": [_brief(one, known) for one in booked]}, status=201)
 
-    def _quick(self, documents: list[Any]) -> list[dict[str, Any]] | None:
-        """The uses of a list in which nothing is out of the ordinary; None leaves it to the serializer.
+    def _quick(self, documents: list[Any]) -> list[tuple[dict[str, Any], dict[str, int]]] | None:
+        """The fields and tokens of a list in which nothing is out of the ordinary; None leaves it to the serializer.
 
         Reading a thousand documents by a serializer takes longer than booking them. What is read here, the serializer
         reads the same.
         """
         context = self.get_serializer_context()
-        fields = {name: field for name, field in Booking(context=context).fields.items() if name in _REFS}
+        refs = {name: field for name, field in Booking(context=context).fields.items() if name in _REFS}
         known: dict[tuple[str, str], Any] = {}
         found = []
         for document in documents:
-            if not isinstance(document, dict):
+            if type(document) is not dict or "resource_type" not in document:
                 return None
-            read = {}
+            fields: dict[str, Any] = {}
+            tokens: dict[str, int] = {}
             for name, value in document.items():
-                if name in _REFS:
-                    if not isinstance(value, str):
+                if type(value) is int:
+                    if not 0 <= value <= _PLAIN_COUNTS.get(name, -1):
                         return None
-                    if (name, value) not in known:
-                        known[name, value] = fields[name].run_validation(value)
-                    value = known[name, value]
-                elif not _is_plain(name, value):
+                    if name in _TOKEN_CLASSES:
+                        tokens[_TOKEN_CLASSES[name]] = value
+                    else:
+                        fields[name] = value
+                elif type(value) is not str:
                     return None
-                read[name] = value
-            if "resource_type" not in read:
-                return None
-            found.append(read)
+                elif name in refs:
+                    if (name, value) not in known:
+                        known[name, value] = refs[name].run_validation(value)
+                    fields[name] = known[name, value]
+                elif is_id(value) if name == "lease" else _is_plain(value, _PLAIN_TEXTS.get(name, -1)):
+                    fields[name] = value
+                else:
+                    return None
+            found.append((fields, tokens))
         return found
 
     def _book(self, given: dict[str, Any]) -> tuple[CostRecord, bool]:
         """One use, booked to the narrowest thing that its caller named."""
         with transaction.atomic():
-            use, by = self._use(given, {})
+            use, by = self._use(*_parted(given), {})
             booked = booking.book([use], by=by)[0]
-            self._must_be_there(use, booked)
+            _must_be_there(use, booked, _known([booked]))
         return booked.row(), booked.is_new
 
-    def _use(self, given: dict[str, Any], leases: dict[Any, dict[str, Any]]) -> tuple[booking.Use, Any]:
-        """The use, and who reports it; `leases` remembers those that were found to be live in this request."""
-        given = dict(given)
-        tokens = {name: given.pop(f"tokens_{name}") for name in pricing.CLASSES if f"tokens_{name}" in given}
-        if not self.principal.is_worker:
-            place = self._of_person(given)
-        else:
-            key = (given.get("lease"), given.get("generation"))
-            if key in leases:
-                given.pop("lease"), given.pop("generation")
-                given.setdefault("source", "agent")
-                place = dict(leases[key])
-            else:
-                place = self._of_lease(given)
-                leases[key] = dict(place)
-        by = place.pop("by")
-        return booking.Use(**{**given, **place}, tokens=tokens), by
+    def _use(
+        self, fields: dict[str, Any], tokens: dict[str, int], places: dict[tuple[Any, ...], dict[str, Any]]
+    ) -> tuple[booking.Use, Any]:
+        """The use, and who reports it; `places` remembers those that were found good in this request."""
+        named = {name: fields.pop(name) for name in _PLACE if name in fields}
+        key = tuple([id(value) if name in _REFS else value for name, value in named.items()])
+        if key not in places:
+            places[key] = self._of_lease(named) if self.principal.is_worker else self._of_person(named)
+        place = places[key]
+        if self.principal.is_worker and "override_reason" in fields:
+            raise InvalidField("override_reason", "a worker's use belongs to the attempt of its lease")
+        return booking.Use(**{**place["use"], **fields}, tokens=tokens), place["by"]
 
-    def _must_be_there(self, use: booking.Use, booked: booking.Booked) -> None:
-        """Raises Refused for a known record that stands elsewhere: nothing of it is shown."""
-        if not booked.is_new:
-            leaf = next((row for row in (use.attempt, use.task, use.run, use.project) if row is not None), None)
-            row = booked.row()
-            if row.leaf_id != (leaf and leaf.pk):
-                raise Refused("This source and idempotency_key were used for something else", code="duplicate_key")
-
-    def _of_lease(self, given: dict[str, Any]) -> dict[str, Any]:
+    def _of_lease(self, named: dict[str, Any]) -> dict[str, Any]:
         for name in ("lease", "generation"):
-            if name not in given:
+            if name not in named:
                 raise MissingField(name)
-        for name in ("project", "run", "task", "override_reason"):
-            if name in given:
+        for name in _REFS:
+            if name in named:
                 raise InvalidField(name, "a worker's use belongs to the attempt of its lease")
-        lease_id, generation = given.pop("lease"), given.pop("generation")
+        lease_id, generation = named["lease"], named["generation"]
         rows = Lease.objects.visible_to(self.principal).select_related("task__run", "attempt", "worker__api_key")
         lease = rows.select_for_update(no_key=True, of=("self",)).filter(pk=lease_id).first()
         if lease is None:
@@ -397,24 +423,23 @@ class CostEndpoint(Listed, Endpoint):
         by = claims.actor(lease.worker)
         if not lease.is_live or generation != lease.generation or generation != lease.task.generation:
             raise StaleClaim(generation, lease, by)
-        given.setdefault("source", "agent")
-        return {"attempt": lease.attempt, "worker": lease.worker, "by": by}
+        return {"use": {"attempt": lease.attempt, "worker": lease.worker, "source": "agent"}, "by": by}
 
-    def _of_person(self, given: dict[str, Any]) -> dict[str, Any]:
+    def _of_person(self, named: dict[str, Any]) -> dict[str, Any]:
         for name in ("lease", "generation"):
-            if name in given:
+            if name in named:
                 raise InvalidField(name, "only a worker's key quotes a lease")
-        task: Task | None = given.pop("task", None)
-        run: Run | None = given.pop("run", None)
-        project: Project | None = given.pop("project", None)
+        task: Task | None = named.get("task")
+        run: Run | None = named.get("run")
+        project: Project | None = named.get("project")
         if task is not None and run is not None and task.run_id != run.pk:
             raise InvalidField("task", "a task of another run")
         run = run or (task.run if task else None)
         if project is not None and run is not None and run.project_id != project.pk:
             raise InvalidField("run", "a run of another project")
         self.must_in(run.project_id if run else project)
-        given.setdefault("source", "api")
-        return {"task": task, "run": run, "project": project or (run.project if run else None), "by": self.by}
+        project = project or (run.project if run else None)
+        return {"use": {"task": task, "run": run, "project": project, "source": "api"}, "by": self.by}
 
     @extend_schema(request=Reason, responses=Voided)
     @action(detail=True, methods=["post"])
@@ -439,29 +464,39 @@ class CostEndpoint(Listed, Endpoint):
         parameters=[
             OpenApiParameter(
                 "group_by", str, description=f"Of {', '.join(GROUPS)}, parted by commas; `day` unless told."
-            )
+            ),
+            INTO,
         ],
         responses=Summary,
     )
     @action(detail=False, methods=["get"], pagination_class=None)
     def summary(self, request: Request) -> Response:
-        """The sums of the live records that the filters leave, by group and in all."""
+        """The sums of the live records that the filters leave, by group and in all.
+
+        Refuses with `no_exchange_rate` when `into` asks for what the settings' table has no rate for.
+        """
         names = [name.strip() for name in request.query_params.get("group_by", "day").split(",")]
         for name in names:
             if name not in GROUPS:
                 raise BadQuery("group_by", f"of {', '.join(GROUPS)}, not “{name[:80]}”")
         names = list(dict.fromkeys(names))
-        asked = {name for name, value in request.query_params.items() if value and name != "group_by"}
-        if asked <= _IN_SUMS:
-            rows = self._sums()
-            groups, totals = reports.summed(rows, names), reports.summed(rows, [])
-        else:
-            records = self.filter_queryset(self.get_queryset()).order_by()
-            groups, totals = _summed(records, names), _summed(records, [])
-        found = list(groups[: MOST_GROUPS + 1])
-        if len(found) > MOST_GROUPS:
-            raise BadQuery("group_by", f"more than {MOST_GROUPS} groups; filter, or group by less")
-        return Response(Summary({"results": found, "totals": list(totals)}).data)
+        asked = {name for name, value in request.query_params.items() if value and name not in ("group_by", "into")}
+
+        def grouped(by: list[str]) -> list[dict[str, Any]]:
+            if asked <= _IN_SUMS:
+                groups: QuerySet[Any, dict[str, Any]] = reports.summed(self._sums(), by)
+            else:
+                groups = _summed(self.filter_queryset(self.get_queryset()).order_by(), by)
+            found = list(groups[: MOST_GROUPS + 1])
+            if len(found) > MOST_GROUPS:
+                raise BadQuery("group_by", f"more than {MOST_GROUPS} groups; filter, or group by less")
+            return found
+
+        found = grouped(names)
+        told: dict[str, Any] = {"results": found, "totals": reports.totals_of(found)}
+        if into := request.query_params.get("into"):
+            told["converted"] = reports.converted(found if names == ["day"] else grouped(["day"]), into)
+        return Response(Summary(told).data)
 
     def _sums(self) -> QuerySet[DailySpend]:
         """The sums by day that the caller may see and the address asks for."""
@@ -548,17 +583,25 @@ class CostEndpoint(Listed, Endpoint):
         parameters=[
             OpenApiParameter("month", str, description="YYYY-MM, UTC; this month unless told."),
             OpenApiParameter("project", str),
+            INTO,
         ],
     )
     @action(detail=False, methods=["get"], pagination_class=None)
     def statement(self, request: Request) -> Response:
-        """One month for the books: per currency by class, and by project, tool and model."""
-        self._only("month", "project")
+        """One month for the books: per currency by class, and by project, tool and model.
+
+        Refuses with `no_exchange_rate` when `into` asks for what the settings' table has no rate for.
+        """
+        self._only("month", "project", "into")
         given = request.query_params.get("month") or db_now().astimezone(UTC).strftime("%Y-%m")
         if not re.fullmatch(r"20[0-9]{2}-(0[1-9]|1[0-2])", given, re.ASCII):
             raise BadQuery("month", f"a month as YYYY-MM, not “{given[:40]}”")
         rows, _ids = self._of_project()
-        return Response(Statement(reports.statement(rows, int(given[:4]), int(given[5:]))).data)
+        told = reports.statement(rows, int(given[:4]), int(given[5:]))
+        if into := request.query_params.get("into"):
+            inside = rows.filter(day__gte=told["first"], day__lte=told["last"])
+            told["converted"] = reports.converted(reports.summed(inside, ["day"]), into)
+        return Response(Statement(told).data)
 
     @extend_schema(
         responses={(200, "text/csv"): OpenApiTypes.STR},
@@ -582,29 +625,49 @@ _IN_SUMS = {
 }  # fmt: skip
 """The filters that the sums by day can answer; any other asks the records."""
 
+_PLACE = (*_REFS, "lease", "generation")
+_TOKEN_CLASSES = {f"tokens_{name}": name for name in pricing.CLASSES}
+
+# What the quick way reads: fields with the length of a text, or the highest number, that the serializer takes as it is.
 _PLAIN_TEXTS = {
     "resource_type": 200, "resource_name": 200, "model": 100, "provider": 64, "currency": 3, "usage_unit": 32,
-    "source": 64, "idempotency_key": 200, "session": 200, "stated_amount": 40,
+    "source": 64, "idempotency_key": 200, "session": 200, "stated_amount": 40, "amount": 40, "usage_quantity": 40,
+    "usage_rate": 40, "duration_seconds": 40, "gateway_amount": 40,
 }  # fmt: skip
-_PLAIN_FIGURES = ("amount", "usage_quantity", "usage_rate", "duration_seconds", "gateway_amount")
+_PLAIN_COUNTS = {
+    **dict.fromkeys(_TOKEN_CLASSES, 10**15), "reasoning": 10**15, "web_searches": 10**9, "generation": 2**31 - 1,
+}  # fmt: skip
 
 
-def _is_plain(name: str, value: Any) -> bool:
-    """Whether the field is one of the ordinary ones, with a value that every serializer would leave as it is."""
-    if name in _PLAIN_TEXTS:
-        return isinstance(value, str) and 0 < len(value) <= _PLAIN_TEXTS[name] and value == value.strip()
-    if name in _PLAIN_FIGURES:
-        return isinstance(value, str) and 0 < len(value) <= 40
-    if name.startswith("tokens_") or name == "reasoning":
-        return type(value) is int and 0 <= value <= 10**15 and name.removeprefix("tokens_") in _COUNTS
-    return False
+def _is_plain(text: str, most: int) -> bool:
+    return 0 < len(text) <= most and not text[0].isspace() and not text[-1].isspace()
 
 
-_COUNTS = {*pricing.CLASSES, "reasoning"}
+def _parted(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+    """The fields of a use beside its tokens."""
+    tokens = {_TOKEN_CLASSES[name]: value for name, value in given.items() if name in _TOKEN_CLASSES}
+    return {name: value for name, value in given.items() if name not in _TOKEN_CLASSES}, tokens
 
 
-def _brief(one: booking.Booked) -> dict[str, Any]:
-    values = one.values if one.is_new else _known(one.pk)
+def _known(booked: Iterable[booking.Booked]) -> dict[str, dict[str, Any]]:
+    """The records that were booked before, by their ids. One query; none when all are new."""
+    ids = [one.pk for one in booked if not one.is_new]
+    if not ids:
+        return {}
+    columns = ("leaf_id", "amount", "currency", "basis", "unpriced")
+    return {row.pop("pk"): row for row in CostRecord.objects.filter(pk__in=ids).values("pk", *columns)}
+
+
+def _must_be_there(use: booking.Use, booked: booking.Booked, known: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises Refused for a known record that stands elsewhere: nothing of it is shown."""
+    if not booked.is_new:
+        leaf = next((row for row in (use.attempt, use.task, use.run, use.project) if row is not None), None)
+        if known[booked.pk]["leaf_id"] != (leaf and leaf.pk):
+            raise Refused("This source and idempotency_key were used for something else", code="duplicate_key")
+
+
+def _brief(one: booking.Booked, known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    values = one.values if one.is_new else known[one.pk]
     return {
         "id": one.pk,
         "is_new": one.is_new,
@@ -613,10 +676,6 @@ def _brief(one: booking.Booked) -> dict[str, Any]:
         "basis": values["basis"],
         "unpriced": values["unpriced"],
     }
-
-
-def _known(pk: str) -> Mapping[str, Any]:
-    return CostRecord.objects.filter(pk=pk).values("amount", "currency", "basis", "unpriced").get()
 
 
 def _numbered(refusal: InvalidField, number: int) -> InvalidField:
@@ -692,6 +751,66 @@ class PriceSerializer(StrictModel):
         return attrs
 
 
+CORRECTED = (
+    "aliases", "uncached_input", "cache_read", "cache_write_5m", "cache_write_1h", "output", "per_request",
+    "per_search", "tiers", "source", "price_version", "dated",
+)  # fmt: skip
+
+
+class Correction(PriceSerializer):
+    """What is otherwise in the corrected version; what is not named stays."""
+
+    price_version = serializers.CharField(max_length=64)
+
+    class Meta(PriceSerializer.Meta):
+        fields = CORRECTED  # type: ignore[assignment]
+        read_only_fields = ()  # type: ignore[assignment]
+        extra_kwargs = {
+            name: {**PriceSerializer.Meta.extra_kwargs.get(name, {}), "required": False} for name in CORRECTED
+        }
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """The times are those of the price."""
+        return attrs
+
+
+class Repricing(Strict):
+    """Which records are compared with their prices as they are known now; a dry run changes nothing."""
+
+    dry_run = serializers.BooleanField(required=False, default=True)
+    provider = serializers.CharField(required=False, allow_blank=True, default="", max_length=64)
+    model = serializers.CharField(required=False, allow_blank=True, default="", max_length=100)
+    first = serializers.DateField(required=False, allow_null=True, default=None, help_text="Recorded on it, in UTC.")
+    last = serializers.DateField(required=False, allow_null=True, default=None, help_text="The last day, in UTC.")
+    after = IdField(required=False, default="", allow_blank=True, help_text="`next` of the answer before.")
+    reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=2000)
+
+
+class RepricedSum(serializers.Serializer[Any]):
+    """Records of one model whose price is another now, and what they came to and come to."""
+
+    provider = serializers.CharField(allow_blank=True)
+    model = serializers.CharField()
+    basis = serializers.CharField(help_text="`priced`, or `ceiling` where no price was known.")
+    currency = serializers.CharField()
+    new_currency = serializers.CharField()
+    price_source = serializers.CharField()
+    price_version = serializers.CharField()
+    records = serializers.IntegerField()
+    before = serializers.DecimalField(max_digits=24, decimal_places=6)
+    after = serializers.DecimalField(max_digits=24, decimal_places=6)
+
+
+class Repriced(serializers.Serializer[Any]):
+    """What a repricing found, and did unless it was dry."""
+
+    dry_run = serializers.BooleanField()
+    looked_at = serializers.IntegerField()
+    rebooked = serializers.IntegerField()
+    results = RepricedSum(many=True)
+    next = serializers.CharField(allow_null=True, help_text="Where to go on; null when everything was seen.")
+
+
 class PriceFilters(Filters):
     """By provider and model."""
 
@@ -713,7 +832,53 @@ class PriceEndpoint(DefinitionEndpoint):
         "create": INSTALLATION,
         "partial_update": INSTALLATION,
         "destroy": INSTALLATION,
+        "supersede": INSTALLATION,
+        "reprice": INSTALLATION,
     }
+
+    @extend_schema(request=Correction, responses={201: PriceSerializer})
+    @action(detail=True, methods=["post"])
+    def supersede(self, request: Request, id: str) -> Response:
+        """Correct a price by a new version over the same time: 201, the new one; this one prices nothing more.
+
+        What it has priced stays as it is until `reprice/`. Refuses with `conflict` when it was superseded before.
+        """
+        row: Price = self.get_object()
+        new = row.supersede(by=self.by, **self.body(Correction))
+        return self.reply(new, 201, Location=f"{request.path.removesuffix(f'{row.pk}/supersede/')}{new.pk}/")
+
+    @extend_schema(request=Repricing, responses=Repriced)
+    @action(detail=False, methods=["post"])
+    def reprice(self, request: Request) -> Response:
+        """Compare what was priced by tokens with the prices as they are known now, up to 5,000 records at once.
+
+        With `dry_run` false each that differs is voided, and booked anew in its place; a `reason` is owed then
+        (`reason_required`). Call again with `after` as long as `next` is not null.
+        """
+        given = self.body(Repricing)
+        found = repricing.reprice(
+            by=self.by,
+            reason=given["reason"],
+            dry_run=given["dry_run"],
+            provider=given["provider"],
+            models=[given["model"]] if given["model"] else [],
+            since=_midnight(given["first"]),
+            until=_midnight(given["last"], days=1),
+            after=given["after"],
+        )
+        told = {
+            "dry_run": given["dry_run"],
+            "looked_at": found.looked_at,
+            "rebooked": found.rebooked,
+            "results": found.rows(),
+            "next": found.following or None,
+        }
+        return Response(Repriced(told).data)
+
+
+def _midnight(day: date | None, days: int = 0) -> datetime | None:
+    """The beginning of a day in UTC, so many days later."""
+    return None if day is None else datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=days)
 
 
 # -- budgets -----------------------------------------------------------------------------------------------------

@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
-from django.conf import settings
 from django.db import transaction
 from django.utils.translation import gettext as _
 
 from costs import fates, loops, price_base, pricing
-from costs.models import Budget, BudgetPeriod, CostRecord, OtlpMeter, Price, Reservation, booking
+from costs.models import Budget, BudgetPeriod, CostRecord, OtlpMeter, Price, Reservation, booking, settled
 from costs.periods import Standing
 from ledger.models import Patch
 from pipeline import events
@@ -26,12 +25,6 @@ SPENDS = 5000
 # -- what tokens can cost at most ----------------------------------------------------------------------------------
 
 
-def ceiling() -> dict[str, Decimal]:
-    """What a million tokens of each class cost where the model's price is unknown, in USD."""
-    read, written = settings.SIGNALBOX_PRICE_CEILING_INPUT_USD, settings.SIGNALBOX_PRICE_CEILING_OUTPUT_USD
-    return {name: written if name == "output" else read for name in pricing.CLASSES}
-
-
 def price_ceiling(tools: Sequence[Tool], currency: str) -> dict[str, str] | None:
     """The most that a million tokens of each class cost with any of these tools; None where that is in no price list.
 
@@ -45,7 +38,7 @@ def price_ceiling(tools: Sequence[Tool], currency: str) -> dict[str, str] | None
         quote = book.at("", name, now) if name else None
         if quote is not None and quote.currency != currency:
             return None
-        tables = [quote.rates, *(tier.rates for tier in quote.tiers)] if quote is not None else [ceiling()]
+        tables = [quote.rates, *(tier.rates for tier in quote.tiers)] if quote is not None else [settled.ceiling()]
         if quote is None and currency != "USD":
             return None
         for rates in tables:
@@ -90,7 +83,7 @@ def _worth(use: booking.Use) -> Decimal:
     tokens = pricing.check_tokens(use.tokens or {})
     quote = Price.objects.book_for([use.model]).at(use.provider, use.model, db_now()) if use.model else None
     amount = quote.amount(tokens, is_request=use.is_request, web_searches=use.web_searches) if quote else None
-    return pricing.price_tokens(tokens, ceiling()) if amount is None else amount
+    return pricing.price_tokens(tokens, settled.ceiling()) if amount is None else amount
 
 
 # -- breach --------------------------------------------------------------------------------------------------------
@@ -179,7 +172,10 @@ def stop_what_runs(budget: Budget) -> int:
     tasks = budget.over_tasks(Task.objects.filter(state=Task.State.RUNNING))
     leases = Lease.objects.live().filter(task__in=tasks, stop_requested_at=None).order_by("pk")
     reason = _("Budget %(key)s is used up.") % {"key": budget.key}
-    return sum(lease.request_stop(by=SYSTEM, reason=reason, outcome="budget_stop") for lease in leases[:AT_ONCE])
+    done = 0
+    for lease in leases.iterator(chunk_size=AT_ONCE):
+        done += lease.request_stop(by=SYSTEM, reason=reason, outcome="budget_stop")
+    return done
 
 
 # -- money that nobody reported ------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pipeline.refusals import InvalidField
 
 CLASSES = ("uncached_input", "cache_read", "cache_write_5m", "cache_write_1h", "output")
 INPUT_CLASSES = CLASSES[:-1]
+_NONE = dict.fromkeys(CLASSES, 0)
 MILLION = Decimal(1_000_000)
 MICRO = Decimal("0.000001")
 MOST = Decimal(10) ** 9
@@ -46,12 +47,14 @@ def figure(field: str, value: Any) -> Decimal | None:
     """
     if value is None or value == "":
         return None
+    text = str(value)
     try:
-        number = Decimal(str(value))
+        # Decimal also reads 1_000 and the digits of other scripts, which nobody means by money.
+        number = Decimal(text if text.isascii() and "_" not in text else "NaN")
     except InvalidOperation:
         number = Decimal("NaN")
     if not number.is_finite():
-        raise InvalidField(field, f"“{str(value)[:40]}” is not a finite number", code="amount_not_finite")
+        raise InvalidField(field, f"“{text[:40]}” is not a finite number", code="amount_not_finite")
     if number < 0:
         raise InvalidField(field, f"{field} must be non-negative", code="amount_negative")
     if number > MOST:
@@ -68,6 +71,10 @@ def check_currency(currency: str) -> str:
 
 def check_tokens(tokens: Mapping[str, Any]) -> dict[str, int]:
     """The five counts. Raises InvalidField for an unknown class, what is no whole number, and a negative count."""
+    if not tokens:
+        return dict(_NONE)
+    if _NONE.keys() >= tokens.keys() and all(type(count) is int and 0 <= count <= 10**15 for count in tokens.values()):
+        return {**_NONE, **tokens}
     for name in tokens:
         if name not in CLASSES:
             raise InvalidField(f"tokens_{name}", f"unknown class; the classes are {', '.join(CLASSES)}")
@@ -96,8 +103,9 @@ def amount(
     model: str = "",
     free: bool = False,
     override: bool = False,
+    ceiling: Mapping[str, Decimal] = CEILING,
 ) -> Booked:
-    """What to book: the stated amount, else quantity times rate, else the tokens' price, else the ceiling.
+    """What to book: the stated amount, else quantity times rate, else the tokens' price, else the `ceiling`.
 
     `free` books nothing for a use that has no rate (compute time). Raises InvalidField `amount_missing`, and
     `amount_contradicts_usage` when amount and quantity times rate differ by more than half a unit of the coarser last
@@ -114,7 +122,7 @@ def amount(
         return Booked(by_usage, "usage")
     if any(tokens.values()):
         if price is None:
-            return Booked(price_tokens(tokens, CEILING), "ceiling", unpriced=True)
+            return Booked(price_tokens(tokens, ceiling), "ceiling", unpriced=True)
         return Booked(quantise(price_tokens(tokens, price) + per_request), "priced")
     if free:
         return Booked(Decimal(0), "usage")
@@ -183,11 +191,16 @@ class Quote:
 
     def amount(self, tokens: Mapping[str, int], *, is_request: bool = True, web_searches: int = 0) -> Decimal | None:
         """The price of a use, to six places, rounded once; None when it used a class that has no price."""
-        rates = self.rates_for(tokens, is_request=is_request)
-        if rates is None:
-            return None
-        exact = sum((tokens[name] * rates[name] for name in CLASSES), Decimal(0)) / MILLION
-        return quantise(exact + self.flat(web_searches=web_searches))
+        rates: Mapping[str, Decimal] | None = self.rates
+        if self.tiers:
+            rates = self.rates_for(tokens, is_request=is_request)
+        exact = Decimal(0)
+        for name, count in tokens.items():
+            if count:
+                if rates is None or name not in rates:
+                    return None
+                exact += count * rates[name]
+        return quantise(exact / MILLION + self.flat(web_searches=web_searches))
 
     def is_valid(self, at: datetime) -> bool:
         """Whether it is the price of a use at `at` (aware): from its start on, and not from its end on."""
@@ -298,20 +311,23 @@ def exchange_rates(rows: Iterable[Mapping[str, Any]]) -> list[ExchangeRate]:
     return table
 
 
-def exchange(amount: Decimal, currency: str, to: str, on: date, table: Iterable[ExchangeRate]) -> Decimal:
-    """`amount` in the other currency at the newest rate of that day or before, to six places.
-
-    Raises InvalidField `no_exchange_rate` where the table has none: a rate is never guessed, not even by turning
-    another one round.
+def exchange_rate(currency: str, to: str, on: date, table: Iterable[ExchangeRate]) -> ExchangeRate:
+    """The newest rate of that day or before. Raises InvalidField `no_exchange_rate` where the table has none: a rate
+    is never guessed, not even by turning another one round.
     """
-    if currency == to:
-        return quantise(amount)
     rates = [row for row in table if row.currency == currency and row.to == to and row.on <= on]
     if not rates:
         raise InvalidField(
             "currency", f"no exchange rate from {currency} to {to} on {on} or before", code="no_exchange_rate"
         )
-    return quantise(amount * max(rates, key=lambda row: row.on).rate)
+    return max(rates, key=lambda row: row.on)
+
+
+def exchange(amount: Decimal, currency: str, to: str, on: date, table: Iterable[ExchangeRate]) -> Decimal:
+    """`amount` in the other currency, to six places, as `exchange_rate` says. Raises what it does."""
+    if currency == to:
+        return quantise(amount)
+    return quantise(amount * exchange_rate(currency, to, on, table).rate)
 
 
 def _known(field_name: str, row: Mapping[str, Any], names: tuple[str, ...]) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import transaction
 
 from costs import blockers as blockers
+from costs import checks as checks
 from costs import fates, guarding
 from costs.models import CostRecord, Reservation, booking, budget
 from costs.pricing import CLASSES
@@ -33,27 +34,21 @@ ESTIMATE_AFTER = timedelta(minutes=10)
 
 
 @answers("task.claim")
-def set_money_aside(*, task: Task, worker: Worker, by: events.Actor, tool: Tool | None = None) -> dict[str, Any] | None:
-    """The reservation of a claim, in every budget over it; None, after one statement, where no budget is.
+def set_money_aside(*, task: Task, worker: Worker, tool: Tool, by: events.Actor) -> dict[str, Any] | None:
+    """The reservation of a claim, in every budget over the task, the worker and the `tool` that it was routed to, with
+    its model; None, after one statement, where no budget is.
 
-    Amount: the task's estimate, else the default. Tools that use no paid tokens need none. The claim routes after it
-    has asked, so budgets over a tool or model reserve only where the claim names its `tool`; they are charged all the
-    same, and their breach holds the tool. Raises BudgetExceeded naming the tightest budget.
+    Amount: the task's estimate, else the default. A tool that uses no paid tokens needs none. Raises BudgetExceeded
+    naming the tightest budget.
     """
     run = task.run
     place: dict[str, Any] = {
         "project": run.project_id, "phase": run.phase_id, "workstream": run.workstream_id, "run": run.pk,
-        "task": task.pk, "worker": worker.pk, "person": run.requested_by,
+        "task": task.pk, "worker": worker.pk, "person": run.requested_by, "tool_key": tool.key, "model": tool.model,
     }  # fmt: skip
-    if tool is not None:
-        place.update(tool_key=tool.key, model=tool.model)
     scopes = budget.scopes_of(place)
     covers = [one for one in budget.covering(scopes, [run.project_id]) if one.covers(scopes, run.project_id)]
-    if not covers:
-        return None
-    tools = [tool] if tool is not None else _offered(task, worker)
-    priced = [one for one in tools if one.priced]
-    if not priced:
+    if not covers or not tool.priced:
         return None
     currency = "USD" if any(cover.currency == "USD" for cover in covers) else covers[0].currency
     given = (task.spec.get("execution") or {}).get("estimate_amount")
@@ -76,16 +71,7 @@ def set_money_aside(*, task: Task, worker: Worker, by: events.Actor, tool: Tool 
         for pk, asked in getattr(refusal, "breaches", ()):
             events.nudge("costs.tasks.note_refusal", pk, asked)
         raise
-    return {"reservation": row.document(), "price_ceiling": guarding.price_ceiling(priced, currency)}
-
-
-def _offered(task: Task, worker: Worker) -> list[Tool]:
-    """The enabled tools that this worker drives and that can do this kind of task."""
-    tools = Tool.objects.enabled().filter(capabilities__task_kinds__contains=[task.kind])
-    if worker.tools:
-        return list(tools.filter(key__in=worker.tools))
-    adapters = list(worker.metadata.get("adapters") or ())
-    return list(tools.filter(adapter__in=adapters) if adapters else tools)
+    return {"reservation": row.document(), "price_ceiling": guarding.price_ceiling([tool], currency)}
 
 
 @answers("lease.extend")

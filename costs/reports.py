@@ -6,7 +6,7 @@ Sums are read from the small table of sums by day, never from the records, so a 
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -15,11 +15,12 @@ from django.db import connection
 from django.db.models import Q, QuerySet, Sum
 from django.db.models.functions import TruncDate
 
-from costs import forecast, periods, truth
-from costs.models import Budget, BudgetPeriod, CostRecord, DailySpend, OtlpMeter, Price
+from costs import forecast, periods, pricing, truth
+from costs.models import Budget, BudgetPeriod, CostRecord, DailySpend, OtlpMeter, Price, settled
 from costs.normalise import Reading, Use
 from costs.pricing import CLASSES, Quote
 from pipeline.ids import from_uuid, to_uuid
+from pipeline.models import Tool
 
 ZERO = Decimal(0)
 MOST_SESSIONS = 500
@@ -52,13 +53,29 @@ def summed(rows: "QuerySet[DailySpend]", names: Sequence[str]) -> "QuerySet[Dail
     return found.exclude(count=0).order_by(*columns, "currency")
 
 
+def totals_of(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What `summed` answers over no group, added up from what it answered over some."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in groups:
+        of = found.setdefault(
+            row["currency"], {"currency": row["currency"], "total": ZERO, "count": 0, "unpriced_amount": ZERO}
+        )
+        for name in ("total", "count", "unpriced_amount"):
+            of[name] += row[name]
+    return [of for _currency, of in sorted(found.items())]
+
+
 def by_class(rows: "QuerySet[DailySpend]") -> list[dict[str, Any]]:
     """Per currency: the total, what landed, is in flight or overhead, and waste by cause, which add up to it."""
-    sums: dict[str, dict[str, Any]] = {}
     found = rows.values("currency", "landing", "waste_cause").annotate(
         total=Sum("amount"), count=Sum("records"), unpriced=Sum("unpriced_amount")
     )
-    for row in found.order_by("currency", "landing", "waste_cause"):
+    return _classes(found.order_by("currency", "landing", "waste_cause"))
+
+
+def _classes(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    sums: dict[str, dict[str, Any]] = {}
+    for row in found:
         of = sums.setdefault(
             row["currency"],
             {
@@ -73,6 +90,81 @@ def by_class(rows: "QuerySet[DailySpend]") -> list[dict[str, Any]]:
         if row["landing"] == "waste" and row["total"]:
             of["causes"][row["waste_cause"]] = of["causes"].get(row["waste_cause"], ZERO) + row["total"]
     return list(sums.values())
+
+
+class Overview:
+    """What the page of costs tells of sums by day: read by one question, added up as often as the page likes.
+
+    Adding up a hundred thousand rows takes PostgreSQL most of the page's time; what is left of them when they are
+    grouped by day, tool, model and class are some hundreds.
+    """
+
+    def __init__(self, rows: "QuerySet[DailySpend]") -> None:
+        groups = rows.values("day", "tool", "model", "landing", "waste_cause", "currency").annotate(
+            total=Sum("amount"), count=Sum("records"), unpriced=Sum("unpriced_amount")
+        )
+        self.groups = list(groups.order_by("currency", "landing", "waste_cause"))
+
+    def _added(self, names: Sequence[str], groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        found: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for row in groups:
+            key = tuple([row[name] for name in names])
+            of = found.get(key)
+            if of is None:
+                of = found[key] = {
+                    **dict(zip(names, key, strict=True)), "amount": ZERO, "n": 0, "unpriced": ZERO, "waste": ZERO,
+                    "landed": ZERO,
+                }  # fmt: skip
+            of["amount"] += row["total"]
+            of["n"] += int(row["count"])
+            of["unpriced"] += row["unpriced"]
+            if row["landing"] in ("waste", "landed"):
+                of[row["landing"]] += row["total"]
+        return [of for of in found.values() if of["n"]]
+
+    def totals(self) -> list[dict[str, Any]]:
+        """Per currency the live `amount`, how much of it is `waste` or `unpriced`, and the number `n` of records."""
+        return sorted(self._added(["currency"], self.groups), key=lambda of: str(of["currency"]))
+
+    def days(self, first: date) -> list[dict[str, Any]]:
+        """Per day and currency from `first` on, newest first: `amount`, `landed`, `waste`, `n`."""
+        found = self._added(["day", "currency"], (row for row in self.groups if row["day"] >= first))
+        return sorted(found, key=lambda of: (-of["day"].toordinal(), of["currency"]))
+
+    def tools(self, most: int) -> list[dict[str, Any]]:
+        """Per tool, model and currency, the dearest first: `amount`, `n`, and how much was `unpriced`. One query."""
+        found = self._added(["tool", "model", "currency"], self.groups)
+        keys = dict(Tool.objects.filter(pk__in={of["tool"] for of in found if of["tool"]}).values_list("pk", "key"))
+        for of in found:
+            of["tool__key"] = keys.get(of["tool"])
+        return sorted(found, key=lambda of: (-of["amount"], of["tool__key"] or "", of["model"]))[:most]
+
+    def classes(self) -> list[dict[str, Any]]:
+        """As `by_class`."""
+        return _classes(self.groups)
+
+
+# -- currencies ----------------------------------------------------------------------------------------------------
+
+
+def converted(by_day: Iterable[Mapping[str, Any]], into: str) -> dict[str, Any]:
+    """The sums of days (day, currency, total) in one currency, each at the rate of its day, with the rates used.
+
+    Raises InvalidField `no_exchange_rate` where the table of the settings has none, `invalid_currency`.
+    """
+    table = settled.exchange_rates()
+    pricing.check_currency(into)
+    amount = ZERO
+    used: set[pricing.ExchangeRate] = set()
+    for row in by_day:
+        amount += pricing.exchange(row["total"], row["currency"], into, row["day"], table)
+        if row["currency"] != into:
+            used.add(pricing.exchange_rate(row["currency"], into, row["day"], table))
+    rates = [
+        {"currency": rate.currency, "rate": rate.rate, "on": rate.on, "source": rate.source}
+        for rate in sorted(used, key=lambda rate: (rate.currency, rate.on))
+    ]
+    return {"currency": into, "amount": amount, "rates": rates}
 
 
 # -- landed and waste ----------------------------------------------------------------------------------------------

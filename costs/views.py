@@ -47,14 +47,15 @@ def costs(request: HttpRequest) -> HttpResponse:
     few = bool(filters["run"] or filters["unpriced"])
     today = pages.today().date()
     ids = [filters["project"]] if filters["project"] else request.principal.project_ids()
+    overview = None if few else reports.Overview(sums)
     return render(
         request,
         "costs/costs.html",
         {
-            "totals": totals(rows) if few else _totals(sums),
-            "days": _by_day(rows) if few else _days(sums),
-            "tools": _by_tool(rows) if few else _tools(sums),
-            "classes": [] if few else reports.by_class(sums),
+            "totals": overview.totals() if overview else totals(rows),
+            "days": overview.days(today - timedelta(days=DAYS - 1)) if overview else _by_day(rows),
+            "tools": overview.tools(TOOLS_SHOWN) if overview else _by_tool(rows),
+            "classes": overview.classes() if overview else [],
             "landed": []
             if few
             else reports.landed(sums, "tool", first=today - timedelta(days=LANDED_DAYS - 1), last=today, projects=ids),
@@ -68,44 +69,8 @@ def costs(request: HttpRequest) -> HttpResponse:
     )
 
 
-def _totals(sums: "QuerySet[DailySpend]") -> list[dict[str, Any]]:
-    """Per currency the live `amount`, how much of it is `waste` or `unpriced`, and the number `n` of records."""
-    found = sums.values("currency").annotate(
-        total=Sum("amount"),
-        n=Sum("records"),
-        unpriced=Sum("unpriced_amount"),
-        waste=Sum("amount", filter=Q(landing="waste"), default=Decimal(0)),
-    )
-    return [{**row, "amount": row["total"]} for row in found.exclude(n=0).order_by("currency")]
-
-
-def _days(sums: "QuerySet[DailySpend]") -> list[dict[str, Any]]:
-    """Per day and currency of the last fourteen days, newest first: `amount`, `landed`, `waste`, `n`."""
-    zero = Decimal(0)
-    found = (
-        sums.filter(day__gte=(pages.today() - timedelta(days=DAYS - 1)).date())
-        .values("currency", "day")
-        .annotate(
-            landed=Sum("amount", filter=Q(landing="landed"), default=zero),
-            waste=Sum("amount", filter=Q(landing="waste"), default=zero),
-            n=Sum("records"),
-            total=Sum("amount"),
-        )
-    )
-    return [{**row, "amount": row["total"]} for row in found.exclude(n=0).order_by("-day", "currency")]
-
-
-def _tools(sums: "QuerySet[DailySpend]") -> list[dict[str, Any]]:
-    """Per tool, model and currency, the dearest first: `amount`, `n`, and how much was `unpriced`."""
-    found = sums.values("tool__key", "model", "currency").annotate(
-        total=Sum("amount"), n=Sum("records"), unpriced=Sum("unpriced_amount")
-    )
-    rows = found.exclude(n=0).order_by("-total", "tool__key", "model")[:TOOLS_SHOWN]
-    return [{**row, "amount": row["total"]} for row in rows]
-
-
 def _by_day(rows: "QuerySet[CostRecord]") -> list[dict[str, Any]]:
-    """As `_days`, from the records."""
+    """As Overview.days, from the records."""
     zero = Decimal(0)
     found = (
         rows.filter(voided_at=None, recorded_at__gte=pages.today() - timedelta(days=DAYS - 1))
@@ -121,7 +86,7 @@ def _by_day(rows: "QuerySet[CostRecord]") -> list[dict[str, Any]]:
 
 
 def _by_tool(rows: "QuerySet[CostRecord]") -> list[dict[str, Any]]:
-    """As `_tools`, from the records; `unpriced` is their number."""
+    """As Overview.tools, from the records; `unpriced` is their number."""
     found = (
         rows.filter(voided_at=None)
         .values("tool__key", "model", "currency")

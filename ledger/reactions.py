@@ -17,7 +17,7 @@ from ledger.serving import path_of
 from pipeline import events, prepared
 from pipeline.events import Event, nudge_later, on
 from pipeline.ids import from_uuid, to_uuid
-from pipeline.models import Project, Run, Task
+from pipeline.models import Project, Run, Task, Tool
 from pipeline.orchestrate import READY, Verdict, strategy
 from pipeline.questions import answers
 from pipeline.refusals import InvalidField, Refused
@@ -130,7 +130,7 @@ _HEAD = "SELECT head_commit FROM ledger_mergequeue WHERE project_id = %s AND tar
 
 
 @answers("task.claim", order=10)
-def base_and_checkout(*, task: Task, worker: Worker, by: events.Actor) -> dict[str, Any]:
+def base_and_checkout(*, task: Task, worker: Worker, tool: Tool, by: events.Actor) -> dict[str, Any]:
     """The head of the target branch, and where the worker can fetch it."""
     project: Project = task.run.project
     if project.custody != Project.Custody.MANAGED:

@@ -19,7 +19,7 @@ _generator = ULIDGenerator(policy=LaxMonotonicPolicy())
 
 def new_id() -> str:
     """A fresh ULID: 26 characters, rising within this process, ordered by millisecond between processes."""
-    return str(_generator.generate())
+    return _text(int.from_bytes(_generator.generate().bytes))
 
 
 def is_id(text: object) -> bool:
@@ -44,7 +44,10 @@ def to_uuid(text: str) -> uuid.UUID:
 
 def from_uuid(value: uuid.UUID) -> str:
     """The ULID of 26 characters for a stored `uuid`."""
-    number = value.int
+    return _text(value.int)
+
+
+def _text(number: int) -> str:
     return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
 
 

@@ -67,7 +67,7 @@ R info      breaker.half_opened breaker.closed
 R debug     reservation.granted reservation.settled reservation.released
 R warning   reservation.refused
 R debug     cost.recorded cost.reclassed
-R warning   cost.voided cost.unpriced cost.anomaly cost.foreign_currency cost.reconciled
+R warning   cost.voided cost.unpriced cost.anomaly cost.foreign_currency cost.reconciled cost.repriced
 R warning   budget.warned budget.limit_changed
 R error     budget.breached
 I info      patch.created patch.validated patch.queued patch.apply_started patch.applied patch.verified patch.landing

@@ -91,6 +91,8 @@ LOOK_AGAIN_SECONDS = 0.5
 PRINTABLE = re.compile(rf"[\x20-\x7e]{{1,{MAX_KEY_LENGTH}}}")
 IF_MATCH = re.compile(r'"([0-9]{1,9})"')
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+# How JSON can spell these; a document without it has none, and nobody has to walk through its texts.
+ESCAPED = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 
 ID_SCHEMA = {"type": "string", "pattern": f"^{PATTERN.pattern}$", "examples": ["01JD9Z6X8Q4W2M5T7R3B1C0VNK"]}
 
@@ -124,12 +126,16 @@ class StrictJSONParser(BaseParser):
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
         """The document. Raises ParseError for what is not JSON, InvalidField for text with NUL or lone surrogates."""
         try:
-            document = json.loads(stream.read().decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
+            raw = stream.read()
+            document = json.loads(raw.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
         except RecursionError as problem:
             raise ParseError(f"The document is deeper than {MAX_DEPTH} levels") from problem
         except ValueError as problem:  # bad UTF-8, bad JSON, a number with thousands of digits
             raise ParseError(f"The body is not JSON: {problem}") from problem
-        _check_document(document)
+        if ESCAPED.search(raw):
+            _check_document(document)
+        else:
+            _check_depth(document)
         return document
 
 
@@ -142,6 +148,16 @@ def _finite(text: str) -> float:
     if number in (float("inf"), float("-inf")):
         raise ValueError(f"{text[:20]} is beyond what a number can be")
     return number
+
+
+def _check_depth(document: Any) -> None:
+    level = [document]
+    for _depth in range(MAX_DEPTH + 1):
+        level = [one for one in level if isinstance(one, dict | list)]
+        if not level:
+            return
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    raise ParseError(f"The document is deeper than {MAX_DEPTH} levels")
 
 
 def _check_document(document: Any) -> None:

@@ -395,7 +395,7 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "SERVE_INCLUDE_SCHEMA": False,
     "COMPONENT_SPLIT_REQUEST": True,
-    "POSTPROCESSING_HOOKS": ["pipeline.openapi.finish"],
+    "POSTPROCESSING_HOOKS": ["pipeline.openapi.finish", "costs.openapi.add_otlp"],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
@@ -531,6 +531,9 @@ SIGNALBOX_BUDGET_WARNING_RATIO = amount("SIGNALBOX_BUDGET_WARNING_RATIO", "0.80"
 SIGNALBOX_DEFAULT_RESERVATION_USD = amount("SIGNALBOX_DEFAULT_RESERVATION_USD", "1.00")
 SIGNALBOX_PRICE_CEILING_INPUT_USD = amount("SIGNALBOX_PRICE_CEILING_INPUT_USD", "15")
 SIGNALBOX_PRICE_CEILING_OUTPUT_USD = amount("SIGNALBOX_PRICE_CEILING_OUTPUT_USD", "75")
+# Tables as JSON (docs/costs.md); read, and complained of, by the app that they are for.
+SIGNALBOX_UNIT_RATES = text("SIGNALBOX_UNIT_RATES")
+SIGNALBOX_EXCHANGE_RATES = text("SIGNALBOX_EXCHANGE_RATES")
 SIGNALBOX_LIST_LIMIT = whole("SIGNALBOX_LIST_LIMIT", 50, high=500)
 SIGNALBOX_EVENTS_LIMIT = whole("SIGNALBOX_EVENTS_LIMIT", 100, high=500)
 # Tries of a reaction that crashes, the delay doubling from 2 s to an hour: twelve are about two and a half hours.

@@ -62,7 +62,8 @@ FROM served CROSS JOIN LATERAL (
             OR (h.scope_kind = 'project' AND h.scope_id = r.project_id::text)
             OR (h.scope_kind = 'workstream' AND h.scope_id = r.workstream_id::text)
             OR (h.scope_kind = 'run' AND h.scope_id = r.id::text)
-            OR (h.scope_kind = 'task' AND h.scope_id = t.id::text)))
+            OR (h.scope_kind = 'task' AND h.scope_id = t.id::text)
+            OR (h.scope_kind = 'worker' AND h.scope_id = %(worker)s::uuid::text)))
         AND NOT EXISTS (SELECT 1 FROM pipeline_task o WHERE o.run_id = t.run_id AND o.state = 'running'
             AND (o.spec->'allow_parallel' = 'false' OR t.spec->'allow_parallel' = 'false'))
     ORDER BY t.score DESC, t.sequence, t.id LIMIT {CANDIDATES}
@@ -115,6 +116,7 @@ def candidates(worker: Worker, capabilities: Sequence[str]) -> list[tuple[str, s
     found = prepared.execute(
         _CANDIDATES,
         {
+            "worker": to_uuid(worker.pk),
             "tools": tools,
             "adapters": adapters,
             "project": to_uuid(only) if only else None,
@@ -167,7 +169,8 @@ SELECT {_PLACE.columns}, clock_timestamp(),
             OR (h.scope_kind = 'project' AND h.scope_id = p.id::text)
             OR (h.scope_kind = 'workstream' AND h.scope_id = ws.id::text)
             OR (h.scope_kind = 'run' AND h.scope_id = %(run)s::uuid::text)
-            OR (h.scope_kind = 'task' AND h.scope_id = %(task)s::uuid::text)) ORDER BY h.id LIMIT 1),
+            OR (h.scope_kind = 'task' AND h.scope_id = %(task)s::uuid::text)
+            OR (h.scope_kind = 'worker' AND h.scope_id = w.id::text)) ORDER BY h.id LIMIT 1),
     (SELECT COALESCE(jsonb_agg(jsonb_build_array(h.scope_kind, h.scope_id)), '[]'::jsonb) FROM pipeline_hold h
         WHERE h.state = 'active' AND h.scope_kind IN ('tool', 'account'))
 FROM workers_worker w, pipeline_project p JOIN pipeline_phase ph ON ph.id = %(phase)s
@@ -225,9 +228,10 @@ def claim_first(worker: Worker, found: Sequence[tuple[str, set[str]]]) -> Lease 
 def _grant(worker: Worker, task: Task, *, offered: Collection[str] | None, by: events.Actor) -> Lease:
     around, now, sequence = _look_around(task, worker)
     crashpoint("claim.locked")
-    facts = ask_facts("task.claim", task=task, worker=worker, by=by)
-    commit = (facts.get("checkout") or {}).get("commit", "")
-    admitted = admission.admit(task, around, offered=offered, base_commit=commit, now=now, by=by)
+    admitted = admission.admit(task, around, offered=offered, base_commit="", now=now, by=by)
+    # Asked when the tool is known, so that money is set aside in the budgets over it and its model.
+    facts = ask_facts("task.claim", task=task, worker=worker, tool=admitted.tool, by=by)
+    admitted.request.base_commit = (facts.get("checkout") or {}).get("commit", "")
     _take_slot(admitted.tool)
     lease = _write(task, worker, admitted, sequence=sequence, now=now, by=by)
     crashpoint("claim.granted")

@@ -20,6 +20,8 @@ from workers.models import Lease, StaleClaim, Worker, WorkerFinished
 ACTIVITIES = frozenset(Worker.Activity.values)
 
 # One statement: the workers' clocks, the leases' renewal, and what the answers need. A heartbeat makes no event.
+# Only people's kill switch stops what runs, and only people's holds pause it: a hold for money, a quota or a question
+# keeps work from being claimed, and what a budget wants stopped it asks of the lease itself.
 _STATEMENT = """
 WITH beating AS ({beating}), beat AS (
     UPDATE workers_worker w SET
@@ -45,14 +47,16 @@ WITH beating AS ({beating}), beat AS (
 )
 SELECT beat.id, beat.state, beat.shutdown_mode, renewed.id, renewed.expires_at, renewed.stop_requested_at,
     CASE WHEN renewed.id IS NOT NULL AND EXISTS (SELECT 1 FROM pipeline_hold WHERE state = 'active') THEN (
-        SELECT string_agg(DISTINCT CASE WHEN h.scope_kind IN ('installation', 'project') THEN 'stop'
+        SELECT string_agg(DISTINCT CASE
+            WHEN h.kind = 'manual' AND h.scope_kind IN ('installation', 'project') THEN 'stop'
             WHEN h.kind IN ('manual', 'policy', 'approval') THEN 'pause' END, ',')
         FROM pipeline_task t JOIN pipeline_run r ON r.id = t.run_id JOIN pipeline_hold h ON h.state = 'active' AND (
             h.scope_kind = 'installation'
             OR (h.scope_kind = 'project' AND h.scope_id = r.project_id::text)
             OR (h.scope_kind = 'workstream' AND h.scope_id = r.workstream_id::text)
             OR (h.scope_kind = 'run' AND h.scope_id = r.id::text)
-            OR (h.scope_kind = 'task' AND h.scope_id = t.id::text))
+            OR (h.scope_kind = 'task' AND h.scope_id = t.id::text)
+            OR (h.scope_kind = 'worker' AND h.scope_id = renewed.worker_id::text))
         WHERE t.id = renewed.task_id) END
 FROM beat LEFT JOIN renewed ON renewed.worker_id = beat.id
 """

@@ -4,19 +4,19 @@ The key (source, idempotency_key) makes a use booked once; budgets are charged i
 """
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
 from django.db import connection
 
 from costs import pricing
-from costs.models import budget, daily
+from costs.models import budget, daily, settled, wire
 from costs.models.price import OwnQuote, Price
 from costs.models.record import CostRecord
 from pipeline import events, prepared
@@ -95,43 +95,40 @@ class Booked:
         """The record; a query where it was known before."""
         if not self.is_new:
             return CostRecord.objects.get(pk=self.pk)
-        return CostRecord(pk=self.pk, recorded_at=self.recorded_at, created_at=self.created_at, **self.values)
+        times = {"recorded_at": self.recorded_at, "created_at": self.created_at}
+        return CostRecord(**{**self.values, **times, "flags": list(self.values["flags"])})
 
 
-# The columns of an insert, in their order; the types are PostgreSQL's, for the arrays that carry them.
-_COLUMNS: dict[str, str] = {
-    "id": "uuid", "resource_type": "text", "amount": "numeric", "currency": "text", "leaf_kind": "text",
-    "leaf_id": "uuid", "project_id": "uuid", "phase_id": "uuid", "workstream_id": "uuid", "run_id": "uuid",
-    "task_id": "uuid", "request_id": "uuid", "attempt_id": "uuid", "worker_id": "uuid", "tool_id": "uuid",
-    "resource_name": "text", "model": "text", "provider": "text", "usage_quantity": "numeric", "usage_unit": "text",
-    "usage_rate": "numeric", "tokens_uncached_input": "bigint", "tokens_cache_read": "bigint",
-    "tokens_cache_write_5m": "bigint", "tokens_cache_write_1h": "bigint", "tokens_output": "bigint",
-    "duration_seconds": "numeric", "price_id": "uuid", "basis": "text", "unpriced": "bool", "assumed_ttl": "bool",
-    "stated_amount": "numeric", "override_reason": "text", "source": "text", "idempotency_key": "text",
-    "landing": "text", "waste_cause": "text", "reported_at": "timestamptz", "replaces_id": "uuid", "kind": "text",
-    "person": "text", "reasoning": "bigint", "web_searches": "int", "flags": "jsonb", "is_request": "bool",
-    "session": "text", "meter": "text", "price_source": "text", "price_version": "text", "price_dated": "date",
-    "gateway_amount": "numeric", "batch": "uuid",
-}  # fmt: skip
-_NAMES = ", ".join(_COLUMNS)
-_ARRAYS = ", ".join(f"%s::{kind}[]" for kind in _COLUMNS.values())
-_KNOWN = ", voided_by, void_reason"
+_COPIED = ", ".join(name for name in (*wire.SHARED, *wire.OWN) if name != "recorded_at")
+# In the order of their keys, so that two who book the same uses never wait for each other in a circle.
 _BOOK = f"""
-WITH new AS (
-    INSERT INTO costs_costrecord ({_NAMES}{_KNOWN}, patch_id, version)
-    SELECT {_NAMES}, '', '', NULL, 1 FROM unnest({_ARRAYS}) AS u ({_NAMES})
+WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at), shape AS (
+    SELECT * FROM unnest({wire.SHARED_ARRAYS}) WITH ORDINALITY AS s ({", ".join(wire.SHARED)}, shape)
+), given AS (
+    SELECT * FROM unnest(%s::int[], {wire.OWN_ARRAYS}) AS g (shape, {", ".join(wire.OWN)})
+), new AS (
+    INSERT INTO costs_costrecord ({_COPIED}, voided_by, void_reason, version, created_at, recorded_at)
+    SELECT {_COPIED}, '', '', 1, clock.at, COALESCE(shape.recorded_at, clock.at)
+    FROM given JOIN shape USING (shape) CROSS JOIN clock
+    ORDER BY shape.source COLLATE "C", given.idempotency_key COLLATE "C", given.id
     ON CONFLICT (source, idempotency_key) WHERE idempotency_key <> '' DO NOTHING
     RETURNING *
 ), sums AS ({daily.add(daily.deltas("new"))})
-SELECT id, recorded_at, created_at, (SELECT EXISTS (SELECT 1 FROM costs_budget WHERE active)) FROM new
+SELECT clock.at,
+    CASE WHEN (SELECT count(*) FROM new) < (SELECT count(*) FROM given) THEN
+        ARRAY(SELECT id FROM new) END,
+    EXISTS (SELECT 1 FROM costs_budget WHERE active),
+    EXISTS (SELECT 1 FROM new JOIN costs_costrecord e ON e.attempt_id = new.attempt_id
+        WHERE e.basis = 'estimated' AND e.voided_at IS NULL AND new.basis <> 'estimated')
+FROM clock
 """
-_IDS = {name for name, kind in _COLUMNS.items() if kind == "uuid"}
 
 
-def book(uses: Sequence[Use], *, by: events.Actor) -> list[Booked]:
+def book(uses: Sequence[Use], *, by: events.Actor, charge: bool = True) -> list[Booked]:
     """Book these uses, all or none; answers what became of each, in their order.
 
-    The same (source, key) is booked once: its first record is the answer, voided or not. Raises InvalidField:
+    The same (source, key) is booked once: its first record is the answer, voided or not. Unless `charge`, the caller
+    counts them in the budgets. Raises InvalidField:
     `invalid_resource_type`, `invalid_currency`, `amount_negative`, `amount_not_finite`, `amount_missing`,
     `amount_contradicts_usage`, with the number of the use as `number`; Refused `duplicate_key` for a key that was used
     for another content.
@@ -139,13 +136,11 @@ def book(uses: Sequence[Use], *, by: events.Actor) -> list[Booked]:
     if not uses:
         return []
     with in_transaction():
-        prices = Price.objects.book_for({use.model for use in uses if use.model and use.tokens})
-        now = db_now() if any(use.model and use.tokens for use in uses) else None
-        places: dict[Any, dict[str, Any]] = {}
+        reckoner = _Reckoner(uses)
         given = []
         for number, use in enumerate(uses):
             try:
-                given.append(_values(use, prices, now, places))
+                given.append(reckoner.values(use))
             except Refused as refusal:
                 refusal.parts["number"] = number
                 raise
@@ -154,15 +149,14 @@ def book(uses: Sequence[Use], *, by: events.Actor) -> list[Booked]:
         chosen, twins = [], {}
         for number, values in enumerate(given):
             key = (values["source"], values["idempotency_key"])
-            if key[1] and key in first:
+            if key[1] and first.setdefault(key, number) != number:
                 twins[number] = first[key]
                 continue
-            first[key] = number
             values["batch"] = batch
-            chosen.append(Booked(new_id(), values))
-        is_budgeted = _insert(chosen)
-        old = [one for one in chosen if not one.is_new]
-        _find(old)
+            values["id"] = pk = new_id()
+            chosen.append(Booked(pk, values))
+        is_budgeted, is_estimated = _insert(chosen)
+        _find([one for one in chosen if not one.is_new])
         answers = dict(zip([n for n in range(len(given)) if n not in twins], chosen, strict=True))
         for number, twin in twins.items():
             if not _same(given[twin], given[number]):
@@ -171,90 +165,169 @@ def book(uses: Sequence[Use], *, by: events.Actor) -> list[Booked]:
         new = [one for one in chosen if one.is_new]
         if new:
             _tell(new, batch, by)
-            if is_budgeted:
+            if is_budgeted and charge:
                 _charge(new, by)
+            if is_estimated:
                 _replace_estimates(new, by)
     return [answers[number] for number in range(len(given))]
 
 
-def _values(use: Use, prices: pricing.PriceBook, now: datetime | None, places: dict[Any, Any]) -> dict[str, Any]:
-    """The record's columns."""
+class _Reckoner:
+    """Makes the columns of many uses: what is the same in many of them is made out once. At most two queries."""
+
+    def __init__(self, uses: Sequence[Use]) -> None:
+        models = {use.model for use in uses if use.model and use.tokens}
+        self.prices = Price.objects.book_for(models)
+        self.now = db_now() if models or any(use.usage_quantity or use.duration_seconds for use in uses) else None
+        self.rates = settled.unit_rates()
+        self.ceiling = settled.ceiling()
+        self._common: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._quotes: dict[tuple[str, str, datetime], pricing.Quote | None] = {}
+
+    def values(self, use: Use) -> dict[str, Any]:
+        """The record's columns. Raises InvalidField."""
+        alike = (
+            use.resource_type, use.source, use.currency, id(use.attempt), id(use.task), id(use.run), id(use.request),
+            id(use.project), id(use.worker), use.model, use.provider, use.usage_unit, use.resource_name,
+            use.override_reason, use.assumed_ttl, use.is_request, use.meter, use.web_searches, id(use.replaces),
+            tuple(use.flags),
+        )  # fmt: skip
+        common = self._common.get(alike)
+        if common is None:
+            common = self._common[alike] = _common(use)
+        tokens = pricing.check_tokens(use.tokens or {})
+        stated = pricing.figure("amount", use.amount)
+        told = pricing.figure("stated_amount", use.stated_amount)
+        values = {
+            **common,
+            **{f"tokens_{name}": count for name, count in tokens.items()},
+            "usage_quantity": pricing.figure("usage_quantity", use.usage_quantity),
+            "duration_seconds": pricing.figure("duration_seconds", use.duration_seconds),
+            "stated_amount": stated if use.stated_amount is None else told,
+            "gateway_amount": pricing.figure("gateway_amount", use.gateway_amount),
+            "idempotency_key": use.idempotency_key[:200],
+            "reported_at": use.reported_at,
+            "reasoning": use.reasoning,
+            "session": use.session[:200],
+        }
+        values["usage_rate"] = pricing.figure("usage_rate", use.usage_rate)
+        if stated is None and not self._by_tokens(use, tokens, values):
+            self._by_rate(use, values)
+        if "amount" not in values:
+            booked = pricing.amount(
+                stated=stated,
+                quantity=values["usage_quantity"],
+                rate=values["usage_rate"],
+                tokens=tokens,
+                price=None,
+                model=use.model,
+                free=use.resource_type == FREE,
+                override=bool(use.override_reason),
+                ceiling=self.ceiling,
+            )
+            values.update(amount=booked.amount, basis=booked.basis, unpriced=booked.unpriced)
+        if use.basis:
+            values["basis"] = use.basis
+        if use.replaces is not None:
+            _as_replaced(use.replaces, values)
+        return values
+
+    def _by_tokens(self, use: Use, tokens: Mapping[str, int], values: dict[str, Any]) -> bool:
+        """The price of the tokens at their time, if they are what is paid for and somebody knows it."""
+        if not use.model or self.now is None or values["usage_quantity"] is not None or not any(tokens.values()):
+            return False
+        plain = use.reported_at is None and use.attempt is None and use.replaces is None
+        when = self.now if plain else _when(use, self.now)
+        asked = (use.provider, use.model, when)
+        if asked not in self._quotes:
+            self._quotes[asked] = self.prices.at(*asked)
+        quote = self._quotes[asked]
+        amount = quote and quote.amount(tokens, is_request=use.is_request, web_searches=use.web_searches)
+        if quote is None or amount is None:
+            return False
+        values.update(
+            amount=amount,
+            basis="priced",
+            currency=quote.currency,
+            provider=values["provider"] or quote.provider[:64],
+            price_id=quote.price_id if isinstance(quote, OwnQuote) else None,
+            price_source=quote.source[:200],
+            price_version=quote.version[:64],
+            price_dated=quote.dated,
+        )
+        return True
+
+    def _by_rate(self, use: Use, values: dict[str, Any]) -> None:
+        """The rate of the settings for what is counted in units and names no rate of its own."""
+        quantity, unit = values["usage_quantity"], use.usage_unit
+        if quantity is None and use.resource_type == FREE:
+            quantity, unit = values["duration_seconds"], unit or "second"
+        if values["usage_rate"] is not None or quantity is None or self.now is None or not self.rates:
+            return
+        rate = pricing.unit_rate(self.rates, use.resource_type, unit, _when(use, self.now).date())
+        if rate is not None:
+            values.update(
+                amount=pricing.quantise(quantity * rate.rate),
+                basis="usage",
+                currency=rate.currency,
+                usage_quantity=quantity,
+                usage_unit=unit[:32],
+                usage_rate=pricing.quantise(rate.rate),
+                price_source=rate.source[:200],
+                price_dated=rate.since,
+            )
+
+
+def _common(use: Use) -> dict[str, Any]:
+    """The columns that are the same for every use that looks the same but for its figures. Raises InvalidField."""
     if use.resource_type not in Types:
         refusal = InvalidField("resource_type", "", code="invalid_resource_type")
         refusal.args = (f"Invalid resource_type: {use.resource_type}; it is one of {', '.join(Types)}",)
         raise refusal
-    tokens = pricing.check_tokens(use.tokens or {})
-    quantity, rate = pricing.figure("usage_quantity", use.usage_quantity), pricing.figure("usage_rate", use.usage_rate)
-    stated = pricing.figure("amount", use.amount)
-    told = stated if use.stated_amount is None else pricing.figure("stated_amount", use.stated_amount)
-    currency = pricing.check_currency(use.currency)
-    names = (use.attempt, use.task, use.run, use.request, use.project)
-    key = tuple(id(row) for row in names)
-    if key not in places:
-        places[key] = _place(*names)
-    place = places[key]
-    quote, priced = None, None
-    if stated is None and use.model and any(tokens.values()) and now is not None:
-        quote = prices.at(use.provider, use.model, _when(use, now))
-        if quote is not None:
-            priced = quote.amount(tokens, is_request=use.is_request, web_searches=use.web_searches)
-            currency = quote.currency
-    if priced is not None and quantity is None:
-        booked = pricing.Booked(priced, "priced")
-    else:
-        quote = None
-        booked = pricing.amount(
-            stated=stated,
-            quantity=quantity,
-            rate=rate,
-            tokens=tokens,
-            price=None,
-            model=use.model,
-            free=use.resource_type == FREE,
-            override=bool(use.override_reason),
-        )
+    place = _place(use.attempt, use.task, use.run, use.request, use.project)
     return {
         "resource_type": use.resource_type,
-        "amount": booked.amount,
-        "currency": currency,
+        "currency": pricing.check_currency(use.currency),
         **place,
         "worker_id": use.worker.pk if use.worker else None,
+        "patch_id": None,
         "model": use.model[:100],
-        "provider": (use.provider or (quote.provider if quote else ""))[:64],
+        "provider": use.provider[:64],
         "resource_name": use.resource_name[:200],
-        "usage_quantity": quantity,
         "usage_unit": use.usage_unit[:32],
-        "usage_rate": rate,
-        **{f"tokens_{name}": count for name, count in tokens.items()},
-        "duration_seconds": pricing.figure("duration_seconds", use.duration_seconds),
-        "price_id": quote.price_id if isinstance(quote, OwnQuote) else None,
-        "price_source": quote.source[:200] if quote else "",
-        "price_version": quote.version[:64] if quote else "",
-        "price_dated": quote.dated if quote else None,
-        "basis": use.basis or booked.basis,
-        "unpriced": booked.unpriced,
-        "stated_amount": told,
-        "gateway_amount": pricing.figure("gateway_amount", use.gateway_amount),
+        "price_id": None,
+        "price_source": "",
+        "price_version": "",
+        "price_dated": None,
+        "unpriced": False,
         "assumed_ttl": bool(use.assumed_ttl) or "assumed_ttl" in use.flags,
         "override_reason": use.override_reason,
         "source": use.source[:64],
-        "idempotency_key": use.idempotency_key[:200],
         "landing": "in_flight" if place["task_id"] else "overhead",
         "waste_cause": "",
-        "reported_at": use.reported_at,
-        "reasoning": use.reasoning,
         "web_searches": use.web_searches,
-        "flags": sorted(use.flags),
+        "flags": tuple(sorted(use.flags)),
         "is_request": use.is_request,
-        "session": use.session[:200],
         "meter": use.meter[:300],
         "replaces_id": use.replaces.pk if use.replaces else None,
         "batch": None,
+        "recorded_at": None,
     }
 
 
+def _as_replaced(old: CostRecord, values: dict[str, Any]) -> None:
+    """What a rebooking has of the record in whose place it stands: its day, its class, its patch."""
+    values.update(
+        recorded_at=old.recorded_at, landing=old.landing, waste_cause=old.waste_cause, patch_id=old.patch_id,
+    )  # fmt: skip
+
+
 def _when(use: Use, now: datetime) -> datetime:
-    """When it was used: as reported, but neither in the future nor before its attempt began."""
+    """When it was used: as reported, but neither in the future nor before its attempt began.
+
+    A rebooking was used when what it replaces was, whose record is as old as it was.
+    """
+    now = use.replaces.recorded_at if use.replaces else now
     at = min(use.reported_at or now, now)
     began = use.attempt.started_at if use.attempt else None
     return max(at, began) if began is not None else at
@@ -291,30 +364,18 @@ def _place(
     }
 
 
-def _insert(chosen: Sequence[Booked]) -> bool:
-    """Write those that are not known yet; the others are no longer `is_new`. Answers whether any budget counts."""
-    columns: list[list[Any]] = []
-    known: dict[str | None, UUID | None] = {None: None}
-    for name in _COLUMNS:
-        if name == "id":
-            columns.append([to_uuid(one.pk) for one in chosen])
-            continue
-        values = [one.values[name] for one in chosen]
-        if name in _IDS:
-            for value in values:
-                if value not in known:
-                    known[value] = to_uuid(value)
-            values = [known[value] for value in values]
-        elif name == "flags":
-            values = ["[]" if not value else json.dumps(value) for value in values]
-        columns.append(values)
-    rows = prepared.execute(_BOOK, columns)
-    written = {pk: times for pk, *times, _is_budgeted in rows}
-    for one, pk in zip(chosen, columns[0], strict=True):
-        one.is_new = pk in written
+def _insert(chosen: Sequence[Booked]) -> tuple[bool, bool]:
+    """Write those that are not known yet; the others are no longer `is_new`.
+
+    Answers whether any budget counts, and whether an estimate stands for one of these attempts.
+    """
+    [(at, written, *flags)] = prepared.execute(_BOOK, wire.columns([one.values for one in chosen]))
+    new = None if written is None else {from_uuid(pk) for pk in written}
+    for one in chosen:
+        one.is_new = new is None or one.pk in new
         if one.is_new:
-            one.recorded_at, one.created_at = written[pk]
-    return bool(rows) and bool(rows[0][-1])
+            one.recorded_at, one.created_at = one.values["recorded_at"] or at, at
+    return flags[0], flags[1]
 
 
 _SAME = (
@@ -410,19 +471,18 @@ def _tell(new: Sequence[Booked], batch: str | None, by: events.Actor) -> None:
         subject = Batch(batch, common)
         told = {"records": len(new), "amounts": dict(sums), "digest": digest.hexdigest()}
         composed.append(events.compose("cost.recorded", subject, by=by, data=told))
-        if unpriced:
-            composed.append(events.compose("cost.unpriced", subject, by=by, data={"models": dict(unpriced)}))
+        for model, amount in sorted(unpriced.items()):
+            composed.append(events.compose("cost.unpriced", subject, by=by, data={"model": model, "amount": amount}))
     events.append(composed)
+
+
+_TOKENS = tuple(f"tokens_{name}" for name in pricing.CLASSES)
+_told = itemgetter("source", "idempotency_key", "leaf_id", *_TOKENS, "amount", "currency")
 
 
 def _line(one: Booked) -> bytes:
     """What a batch's digest is made of, a line a record: id, key, leaf, tokens, amount."""
-    values = one.values
-    told = (one.pk, values["source"], values["idempotency_key"], values["leaf_id"], *(values[n] for n in _TOKENS))
-    return f"{'|'.join(map(str, told))}|{values['amount']}|{values['currency']}\n".encode()
-
-
-_TOKENS = tuple(f"tokens_{name}" for name in pricing.CLASSES)
+    return f"{one.pk}|{'|'.join(map(str, _told(one.values)))}\n".encode()
 
 
 def digest_of(batch: str) -> str:
@@ -562,39 +622,84 @@ def void(ids: Sequence[str], reason: str, *, by: events.Actor) -> list[str]:
     """
     reason = need_reason(reason)
     with in_transaction():
-        # Locked in their order, so that two who void the same never wait for each other in a circle.
-        live = CostRecord.objects.live().filter(pk__in=list(ids)).select_for_update(no_key=True, of=("self",))
-        rows = {row.pk: row for row in live.order_by("pk")}
-        if not rows:
-            return []
-        with connection.cursor() as cursor:
-            cursor.execute(_VOID, [by.name, reason, [to_uuid(pk) for pk in rows]])
-            done = {from_uuid(pk): at for pk, at in cursor.fetchall()}
-        after = {"voided_by": by.name, "void_reason": reason}
-        events.append(
-            [
-                events.compose(
-                    "cost.voided",
-                    rows[pk],
-                    by=by,
-                    reason=reason,
-                    data={"amount": rows[pk].amount, "currency": rows[pk].currency},
-                    before={"voided_at": None, "voided_by": "", "void_reason": ""},
-                    after={"voided_at": at, **after},
-                )
-                for pk, at in sorted(done.items())
-            ]
-        )
-        _give_back([rows[pk] for pk in done], by)
-    return list(done)
+        done = _void(ids, reason, by)
+        _give_back(done, by)
+    return [row.pk for row in done]
+
+
+def _void(ids: Sequence[str], reason: str, by: events.Actor) -> list[CostRecord]:
+    """Those that were live, as they were, locked, voided and told; what they count in budgets is the caller's."""
+    # Locked in their order, so that two who void the same never wait for each other in a circle.
+    live = CostRecord.objects.live().filter(pk__in=list(ids)).select_for_update(no_key=True, of=("self",))
+    rows = {row.pk: row for row in live.order_by("pk")}
+    if not rows:
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute(_VOID, [by.name, reason, [to_uuid(pk) for pk in rows]])
+        done = {from_uuid(pk): at for pk, at in cursor.fetchall()}
+    after = {"voided_by": by.name, "void_reason": reason}
+    events.append(
+        [
+            events.compose(
+                "cost.voided",
+                rows[pk],
+                by=by,
+                reason=reason,
+                data={"amount": rows[pk].amount, "currency": rows[pk].currency},
+                before={"voided_at": None, "voided_by": "", "void_reason": ""},
+                after={"voided_at": at, **after},
+            )
+            for pk, at in sorted(done.items())
+        ]
+    )
+    return [rows[pk] for pk in done]
+
+
+def rebook(uses: Sequence[Use], reason: str, *, by: events.Actor) -> list[Booked]:
+    """Void the records that these uses replace, those that are live still, and book the uses in their place.
+
+    A rebooking has the day and the class of its record, and counts in the same periods of budgets; in another currency,
+    in the periods that run now. Raises ReasonRequired, and what `book` does.
+    """
+    reason = need_reason(reason)
+    by_record = {use.replaces.pk: use for use in uses if use.replaces is not None}
+    with in_transaction():
+        old = {row.pk: row for row in _void(list(by_record), reason, by)}
+        for pk, row in old.items():
+            # As it is now: what became of the work may have been told since it was read.
+            by_record[pk].replaces = row
+        booked = book([by_record[pk] for pk in sorted(old)], by=by, charge=False)
+        new = {one.values["replaces_id"]: one for one in booked if one.is_new}
+        movements: dict[str, budget.Movement] = defaultdict(budget.Movement)
+        for record, period in _charges(old):
+            movements[period].spent -= old[record].amount
+            one = new.get(record)
+            if one is not None and one.values["currency"] == old[record].currency:
+                movements[period].spent += one.values["amount"]
+                movements[period].records.append(one.pk)
+        _settle(movements, by)
+        foreign = [one for pk, one in new.items() if one.values["currency"] != old[pk].currency]
+        if foreign:
+            _charge(foreign, by)
+    return list(new.values())
+
+
+def _charges(records: Collection[str]) -> list[tuple[str, str]]:
+    """The periods in which these records count: (record, period)."""
+    charges = budget.Charge.objects.filter(record__in=list(records)).order_by("pk")
+    return list(charges.values_list("record_id", "period_id"))
 
 
 def _give_back(rows: Iterable[CostRecord], by: events.Actor) -> None:
     amounts = {row.pk: row.amount for row in rows}
     movements: dict[str, budget.Movement] = defaultdict(budget.Movement)
-    charges = budget.Charge.objects.filter(record__in=list(amounts)).values_list("record_id", "period_id")
-    for record, period in charges:
+    for record, period in _charges(amounts):
         movements[period].spent -= amounts[record]
+    _settle(movements, by)
+
+
+def _settle(movements: Mapping[str, budget.Movement], by: events.Actor) -> None:
+    """Apply the movements; a budget that is breached no longer lets go of its hold."""
     budget.move_money(movements, by=by)
     breached = budget.BudgetPeriod.objects.filter(pk__in=list(movements)).exclude(breached_at=None)
     for period in breached.select_related("budget").order_by("budget_id", "starts_at"):

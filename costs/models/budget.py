@@ -504,10 +504,13 @@ class Charge(models.Model):
         return f"{self.record_id} in {self.period_id}"
 
 
-def breach(budget: Budget, period: BudgetPeriod, *, by: events.Actor, because: str) -> bool:
-    """Note, once, that a period is breached; the hold follows from the event. The caller has locked the period."""
+def breach(budget: Budget, period: BudgetPeriod, *, by: events.Actor, because: str, passes: bool = False) -> bool:
+    """Note, once, that a period is breached; the hold follows from the event. The caller has locked the period.
+
+    One that was breached before and now `passes` its limit is told again: what runs under it has to stop.
+    """
     done = BudgetPeriod.objects.filter(pk=period.pk, breached_at=None).update(breached_at=ClockNow())
-    if done:
+    if done or passes:
         data = {**period.told(budget), "over": period.spent > period.limit_amount}
         events.record("budget.breached", budget, by=by, reason=because, data=data)
     return bool(done)
@@ -561,10 +564,11 @@ def move_money(movements: Mapping[str, Movement], *, by: events.Actor, because: 
         if change.spent <= 0:
             continue
         is_over = spent > limit
+        passes = is_over and spent - change.spent <= limit
         near = warned is None or warned < 1
         if near or (breached_at is None and (spent >= limit or spent + reserved > limit)) or is_over:
             period = BudgetPeriod.objects.select_related("budget").get(pk=pk)
-            _notice(period, by=by, because=because)
+            _notice(period, by=by, because=because, passes=passes)
     charges = [(record, pk) for pk, change in movements.items() for record in change.records]
     if charges:
         with connection.cursor() as cursor:
@@ -575,12 +579,13 @@ def move_money(movements: Mapping[str, Movement], *, by: events.Actor, because: 
             )
 
 
-def _notice(period: BudgetPeriod, *, by: events.Actor, because: str) -> None:
+def _notice(period: BudgetPeriod, *, by: events.Actor, because: str, passes: bool) -> None:
     budget = period.budget
     standing = Standing(period.limit_amount, period.spent, period.reserved, budget.warn_ratio)
     period.warn(budget, by=by)
     if standing.is_breached:
-        breach(budget, period, by=by, because=because or _t("The limit is reached."))
+        words = because or (_t("The limit is passed.") if passes else _t("The limit is reached."))
+        breach(budget, period, by=by, because=words, passes=passes)
 
 
 # -- reservations --------------------------------------------------------------------------------------------------

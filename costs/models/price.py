@@ -153,7 +153,7 @@ class Price(Definition):
     def supersede(self, *, by: events.Actor, **fields: Any) -> "Price":
         """A corrected version of this price, over the same time; this one is kept, and prices nothing more.
 
-        What it has priced stays as it is until `booking.reprice` is asked for. Raises InvalidField, and Refused
+        What it has priced stays as it is until `reprice` is asked for. Raises InvalidField, and Refused
         `conflict` when it was superseded before.
         """
         with in_transaction():
@@ -174,6 +174,19 @@ class Price(Definition):
             )
             kept = {name: getattr(current, name) for name in current.editable()}
             return Price.objects.add(by=by, **{**kept, **fields})
+
+    def reprice(self, *, by: events.Actor, reason: str) -> bool:
+        """Void and rebook, at the prices as they are known now, the records of its time that its model's name or an
+        alias was used for; whether there were any. Raises ReasonRequired.
+        """
+        from costs.models import repricing  # needs the tables of records
+
+        names = [self.model, *self.aliases]
+        found = repricing.reprice(
+            by=by, reason=reason, dry_run=False, models=names, since=self.effective_from, until=self.effective_to,
+            most=None,
+        )  # fmt: skip
+        return bool(found.rebooked)
 
 
 def _check_tiers(tiers: Any) -> None:

@@ -185,8 +185,12 @@ class CostRecord(Told):
             models.Index(fields=["attempt"], name="cost_of_attempt"),
             # Read by what replaces the bookings of a meter.
             models.Index(fields=["meter"], name="cost_of_meter", condition=~Q(meter="")),
-            # Read by the truth meter: the newest of which a tool says what they cost.
-            models.Index(fields=["-id"], name="cost_stated", condition=Q(stated_amount__isnull=False)),
+            # Read by the truth meter: the newest that have a price beside what a tool says that they cost.
+            models.Index(
+                fields=["-id"], name="cost_compared", condition=Q(stated_amount__isnull=False) & ~Q(basis="stated")
+            ),
+            # Read by the page of what nobody prices.
+            models.Index(fields=["-id"], name="cost_unpriced", condition=Q(unpriced=True)),
             # Read by the chore that looks for work whose fate nobody told.
             models.Index(fields=["task"], name="cost_in_flight", condition=Q(landing="in_flight")),
             BrinIndex(fields=["recorded_at"], name="cost_by_time"),

@@ -209,6 +209,8 @@ EXPECTED: dict[str, dict[str, Role]] = {
     "cost-export": {"get": VIEWER},
     "price-list": {"get": VIEWER, "post": INSTALLATION},
     "price-detail": {"get": VIEWER, "patch": INSTALLATION, "delete": INSTALLATION},
+    "price-supersede": {"post": INSTALLATION},
+    "price-reprice": {"post": INSTALLATION},
     "budget-list": CRUD["list"],
     "budget-detail": CRUD["detail"],
     "budget-change-limit": {"post": ADMIN},

@@ -216,7 +216,7 @@ def test_a_claim_that_no_budget_covers_costs_one_statement(
     from costs import reactions
 
     with django_assert_num_queries(1):
-        assert reactions.set_money_aside(task=lease.task, worker=lease.worker, by=BY) is None
+        assert reactions.set_money_aside(task=lease.task, worker=lease.worker, tool=lease.attempt.tool, by=BY) is None
     with django_assert_num_queries(1):
         reactions.book_use(lease=lease, outcome="success", usage=[], duration_seconds=None, by=BY)
 
