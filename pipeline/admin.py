@@ -326,11 +326,12 @@ class EventAdmin(LookOnlyAdmin):
 class FailedReactionAdmin(LookOnlyAdmin):
     """Reactions that crashed, with those that nobody tries any more."""
 
-    list_display = ["failed_at", "kind", "reaction", "attempts", "error", "dead_at", "mended_at"]
-    list_filter = [("dead_at", admin.EmptyFieldListFilter), ("mended_at", admin.EmptyFieldListFilter)]
+    list_display = ["failed_at", "kind", "reaction", "attempts", "error", "dead_at", "mended_at", "dropped_at"]
+    list_filter = [(name, admin.EmptyFieldListFilter) for name in ("dead_at", "mended_at", "dropped_at")]
     search_fields = ["kind", "reaction"]
-    actions = ["replay"]
+    actions = ["replay", "drop"]
     replay = move_action("replay", _("Replay"), role="operator", reason=True)
+    drop = move_action("drop", _("Drop"), role="operator", reason=True)
 
 
 @admin.register(EventStream)
