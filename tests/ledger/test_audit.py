@@ -433,6 +433,21 @@ def test_a_bundle_is_verified_without_django_and_postgresql():
     assert not list(path.parent.glob("*.partial"))
 
 
+@pytest.mark.parametrize("lines", [[], [{"format": "signalbox.ledger.v1"}]], ids=["no line", "its header"])
+def test_a_bundle_that_holds_nothing_says_so(lines, tmp_path):
+    path = tmp_path / "empty.gz"
+    with gzip.open(path, "wt") as bundle:
+        bundle.writelines(json.dumps(line) + "\n" for line in lines)
+    done = run_script(path)
+    assert (done.returncode, done.stdout) == (1, "it holds nothing\n")
+
+
+def test_a_bundle_without_a_seal_is_whole_and_says_that_nothing_is_sealed():
+    factories.make_run()
+    done = run_script(write_bundle())
+    assert (done.returncode, done.stdout) == (0, "ok no seal, so no root\n")
+
+
 @pytest.mark.parametrize("what", ["cut short", "no gzip", "no JSON", "other JSON", "not there"])
 def test_what_is_no_bundle_is_said_to_be_none(what, tmp_path):
     tell(factories.make_project(), 3)
