@@ -371,6 +371,7 @@ def events(request: HttpRequest) -> HttpResponse:
             "severities": [(name, name) for name in kinds.SEVERITIES],
             "failed": FailedReaction.objects.visible_to(request.principal).open().count(),
             "administers": request.principal.project_ids(at_least="admin") != set(),
+            "reads_all": request.principal.may("viewer", None),
             "projects": pages.project_choices(request.principal),
         },
     )
