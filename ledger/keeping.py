@@ -47,7 +47,9 @@ class Month:
 
 @dataclass(frozen=True)
 class Keeping:
-    """The months, oldest first; the first month that retention keeps ("" when all are); what keeps those before it."""
+    """The months, oldest first, then the strays; the first month that retention keeps ("" when all are); what keeps those
+    before it.
+    """
 
     months: list[Month]
     first_kept: str
@@ -79,7 +81,7 @@ def look() -> Keeping:
         month.first_seal, month.last_seal = seals[month.month]
         month.is_ahead = month.month > now
         month.may_go = bool(month.month) and month.month < first_kept
-    found.sort(key=lambda month: month.month)
+    found.sort(key=lambda month: (not month.month, month.month))
     return Keeping(found, first_kept, _kept_by(found))
 
 
