@@ -47,8 +47,8 @@ class Month:
 
 @dataclass(frozen=True)
 class Keeping:
-    """The months, oldest first, then the strays; the first month that retention keeps ("" when all are); what keeps those
-    before it.
+    """The months, oldest first, then the strays; the first month that retention keeps ("" when all are); what keeps
+    those before it.
     """
 
     months: list[Month]
