@@ -46,7 +46,13 @@ def seals(request: HttpRequest) -> HttpResponse:
 
 
 def _told(kind: str) -> QuerySet[Event]:
-    return Event.objects.filter(kind=kind).defer("canonical", "before", "after").order_by("-pk")[:SHOWN]
+    """The newest of this kind, but for what was told from outside: anybody may claim anything there."""
+    return (
+        Event.objects.filter(kind=kind)
+        .exclude(actor_kind="integration")
+        .defer("canonical", "before", "after")
+        .order_by("-pk")[:SHOWN]
+    )
 
 
 @require_POST

@@ -371,6 +371,19 @@ def test_what_is_broken_is_told_once_for_each_finding():
     assert Event.objects.filter(kind="seal.broken").count() == 2
 
 
+def test_a_finding_that_somebody_outside_told_before_keeps_none_of_ours_back():
+    project = factories.make_project()
+    tell(project, 3)
+    sealing.seal()
+    tamper("UPDATE pipeline_event SET message = 'never' WHERE message = 'note 2'")
+    finding = str(audit.verify().problems[0])
+    outside = events.Actor("integration", "", "forger")
+    events.record("seal.broken", project, by=outside, data={"finding": finding})
+    audit.watch()
+    audit.watch()
+    assert Event.objects.filter(kind="seal.broken", actor_kind="system", data__finding=finding).count() == 1
+
+
 def test_a_lost_log_is_told_about_as_well(repository):
     git.init(repository)
     note = git.add_note(repository, {}, None, "nonsense", at=db_now())

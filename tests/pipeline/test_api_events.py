@@ -286,6 +286,16 @@ def test_many_stars_cost_no_more_than_one() -> None:
     assert {row["kind"] for row in rows} == {"run.created"}
 
 
+def test_behind_a_cursor_fields_are_trimmed_and_no_other_order_is_promised() -> None:
+    client = client_of("viewer", factories.make_run().project)
+    rows = client.get(f"{EVENTS}?after=0-0-0&fields=kind,cursor").json()["results"]
+    assert all(set(row) == {"kind", "cursor"} for row in rows)
+    wrong = {"fields=kind,zzz": "unknown_field", "cursor=x": "unknown_filter", "ordering=kind": "unknown_filter"}
+    for query, code in wrong.items():
+        answer = client.get(f"{EVENTS}?after=0-0-0&{query}")
+        assert (answer.status_code, answer.json()["code"]) == (400, code)
+
+
 FILTERED = {
     "kind=run.cre*": "kind",
     "kind=run.created,task.queued": "kind",

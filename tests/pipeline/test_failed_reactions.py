@@ -105,6 +105,8 @@ def test_a_program_lists_and_replays(failure):
     answer = browser.post(f"{API}{failure.pk}/replay/", {"reason": "mended"}, content_type="application/json")
     assert (answer.status_code, answer.json()["dead_at"], answer.json()["attempts"]) == (200, None, 0)
     assert browser.get(API, {"dead": "true"}).json()["results"] == []
+    unclear = browser.get(API, {"open": "maybe"})
+    assert (unclear.status_code, unclear.json()["field"]) == (400, "open")
     refused = browser.post(f"{API}{failure.pk}/replay/", {}, content_type="application/json")
     assert (refused.status_code, refused.json()["code"]) == (422, "reason_required")
 
