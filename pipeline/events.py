@@ -27,6 +27,7 @@ from django.db.models.functions import Coalesce, Greatest
 from pipeline import prepared
 from pipeline.chain import canonical
 from pipeline.clock import ClockNow
+from pipeline.crashpoints import crashpoint
 from pipeline.ids import ULIDField, new_id, to_uuid
 from pipeline.joined import Joined
 from pipeline.kinds import CHANNELS, KINDS, SEVERITIES
@@ -768,6 +769,7 @@ def _run(reaction: Reaction, event: Event, *, closes: bool) -> Exception | None:
         with transaction.atomic():
             if not prepared.execute(_TAKE, [key, event.attempts]):
                 return _TAKEN
+            crashpoint(f"react.{event.kind}")
             reaction(event)
             if closes and prepared.execute(_HANDLED, [key]):
                 return _CLOSED

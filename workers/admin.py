@@ -90,7 +90,7 @@ class WorkerAdmin(LookOnlyAdmin):
             principal.must("operator", project_of(worker))
             waiting = waiting_for(worker, principal)
             if not pk:
-                return self._ask_task(request, worker, waiting.only("key", "name")[:OFFERED])
+                return self._ask_task(request, worker, waiting.only("key", "name", "run_id")[:OFFERED])
             task = waiting.filter(pk=pk).first() if is_id(pk) else None
             if task is None:
                 raise NotFound.of("task")
