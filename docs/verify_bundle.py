@@ -49,12 +49,12 @@ def verify(lines, root="", before="0-0-0", at=0, position=0):
     for subject, (first, last, own) in heads.items():
         if seen.pop(subject, (first - 1, own)) != (last, own):
             return f"the history of {subject} does not reach its head, number {last}", root
-    return "".join(f"{subject} has no head" for subject in [*seen, *waiting][:1]), root
+    return "".join(f"{one} has no head" for one in [*seen, *waiting][:1]), root or "no seal, so no root" * bool(heads)
 
 
 try:
-    bad, last_root = verify(gzip.open(sys.argv[1], "rt", encoding="utf-8"))  # noqa: SIM115 - it ends with us
+    bad, last = verify(gzip.open(sys.argv[1], "rt", encoding="utf-8"))  # noqa: SIM115 - it ends with us
 except Exception as problem:
-    bad, last_root = f"this is no whole bundle: {problem!r}", ""
-bad = bad or (f"the last root is {last_root}" if sys.argv[2:] not in ([], [last_root]) else "")
-sys.exit(print(bad or f"ok {last_root}") or bool(bad))
+    bad, last = f"this is no whole bundle: {problem!r}", ""
+bad = bad or (f"the last root is {last}" if sys.argv[2:] not in ([], [last]) else "" if last else "it holds nothing")
+sys.exit(print(bad or f"ok {last}") or bool(bad))

@@ -97,14 +97,22 @@ def check_clock(before: str) -> None:
     """Raises InvalidField unless `before` is a month; NotDroppable when events of the month before it are kept yet."""
     if not _MONTH.fullmatch(before):
         raise InvalidField("before", f"a month such as 2026-11, not “{before[:20]}”")
-    keep = int(settings.SIGNALBOX_KEEP_EVENTS_MONTHS)
-    if not keep:
+    last = first_kept_month()
+    if not last:
         raise NotDroppable("Events are kept for ever; SIGNALBOX_KEEP_EVENTS_MONTHS says for how many months instead")
-    last = f"{db_now().astimezone(UTC):%Y-%m}"
-    for _ in range(keep):
-        last = _preceding(last)
     if before > last:
+        keep = settings.SIGNALBOX_KEEP_EVENTS_MONTHS
         raise NotDroppable(f"Events are kept for {keep} months: those before {last} may go, not those before {before}")
+
+
+def first_kept_month() -> str:
+    """The first month whose events are to be kept, by the clock of events alone; "" when all are, for ever."""
+    if not settings.SIGNALBOX_KEEP_EVENTS_MONTHS:
+        return ""
+    month = f"{db_now().astimezone(UTC):%Y-%m}"
+    for _ in range(int(settings.SIGNALBOX_KEEP_EVENTS_MONTHS)):
+        month = _preceding(month)
+    return month
 
 
 def _preceding(month: str) -> str:
@@ -117,8 +125,13 @@ def partitions() -> list[str]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'pipeline_event'::regclass")
         names = [name for (name,) in cursor.fetchall()]
-    found = [_PARTITION.fullmatch(name) for name in names]
-    return sorted(f"{one[1]}-{one[2]}" for one in found if one)
+    return sorted(filter(None, map(month_of_partition, names)))
+
+
+def month_of_partition(name: str) -> str:
+    """The month of a partition by its table's name; "" for that of events that no month's partition took."""
+    found = _PARTITION.fullmatch(name)
+    return f"{found[1]}-{found[2]}" if found else ""
 
 
 def _table(month: str) -> str:

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from ledger import landing_views, review_views, rollback_views, views
+from ledger import landing_views, review_views, rollback_views, seal_views, views
 
 app_name = "ledger"
 urlpatterns = [
@@ -28,6 +28,8 @@ urlpatterns = [
     path("ledger/reviews/", review_views.waiting, name="reviews_waiting"),
     path("projects/<str:key>/policy/", review_views.policy, name="policy"),
     path("projects/<str:key>/policy/<ulid:pk>/replay/", review_views.policy_replay, name="policy_replay"),
+    path("events/seals/", seal_views.seals, name="seals"),
+    path("events/seals/verify/", seal_views.look_now, name="seals_verify"),
     path("merge-queue/", views.merge_queues, name="merge_queue"),
     path("merge-queue/<ulid:pk>/pause/", views.queue_pause, name="queue_pause"),
     path("merge-queue/<ulid:pk>/resume/", views.queue_resume, name="queue_resume"),

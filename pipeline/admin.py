@@ -326,11 +326,17 @@ class EventAdmin(LookOnlyAdmin):
 class FailedReactionAdmin(LookOnlyAdmin):
     """Reactions that crashed, with those that nobody tries any more."""
 
-    list_display = ["failed_at", "kind", "reaction", "attempts", "error", "dead_at", "mended_at"]
-    list_filter = [("dead_at", admin.EmptyFieldListFilter), ("mended_at", admin.EmptyFieldListFilter)]
+    list_display = ["failed_at", "kind", "reaction", "attempts", "died_of", "dead_at", "mended_at", "dropped_at"]
+    list_filter = [(name, admin.EmptyFieldListFilter) for name in ("dead_at", "mended_at", "dropped_at")]
     search_fields = ["kind", "reaction"]
-    actions = ["replay"]
-    replay = move_action("replay", _("Replay"), role="operator", reason=True)
+    actions = ["replay", "drop"]
+    replay = move_action("replay", gettext_lazy("Replay"), role="operator", reason=True)
+    drop = move_action("drop", gettext_lazy("Drop"), role="operator", reason=True)
+
+    @admin.display(description=gettext_lazy("died of"))
+    def died_of(self, row: FailedReaction) -> str:
+        """The beginning of it; the row's own page tells all."""
+        return row.error if len(row.error) <= 100 else f"{row.error[:100]}…"
 
 
 @admin.register(EventStream)

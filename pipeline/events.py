@@ -7,8 +7,8 @@ that is still open.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -22,11 +22,12 @@ from django.conf import settings
 from django.db import DatabaseError, connection, models, transaction
 from django.db.models import F, Q
 from django.db.models.expressions import RawSQL
-from django.db.models.functions import Greatest
+from django.db.models.functions import Coalesce, Greatest
 
 from pipeline import prepared
 from pipeline.chain import canonical
 from pipeline.clock import ClockNow
+from pipeline.crashpoints import crashpoint
 from pipeline.ids import ULIDField, new_id, to_uuid
 from pipeline.joined import Joined
 from pipeline.kinds import CHANNELS, KINDS, SEVERITIES
@@ -321,8 +322,8 @@ class FailedReactionQuerySet(models.QuerySet["FailedReaction"]):
         return self if projects is None else self.filter(project_id__in=projects)
 
     def open(self) -> Self:
-        """Not yet made good: waiting for the next try, or dead."""
-        return self.filter(mended_at=None)
+        """Not yet made good, nor dropped: waiting for the next try, or dead."""
+        return self.filter(mended_at=None, dropped_at=None)
 
     def dead(self) -> Self:
         """The dead-letter list: tried as often as is allowed; nothing happens until somebody replays them."""
@@ -331,7 +332,11 @@ class FailedReactionQuerySet(models.QuerySet["FailedReaction"]):
 
 @versioned()
 class FailedReaction(Row):
-    """One reaction that crashed on one event: tried again with growing delay, then dead until somebody replays it."""
+    """One reaction that crashed on one event: tried again with growing delay, then dead until somebody replays it.
+
+    `deaths` counts the tries in a row that took their process with them. A try that is counted beforehand stands here
+    while it runs as if its process had died: nobody could write that down afterwards.
+    """
 
     NOUN = "failed_reaction"
 
@@ -340,10 +345,12 @@ class FailedReaction(Row):
     project = models.ForeignKey("pipeline.Project", models.CASCADE, null=True, related_name="+")
     reaction = models.CharField(max_length=200)
     attempts = models.PositiveIntegerField(default=0)
+    deaths = models.PositiveIntegerField(default=0, db_default=0)
     error = models.TextField()
     failed_at = models.DateTimeField(db_default=ClockNow())
     dead_at = models.DateTimeField(null=True)
     mended_at = models.DateTimeField(null=True)
+    dropped_at = models.DateTimeField(null=True)
 
     objects = FailedReactionQuerySet.as_manager()
 
@@ -351,6 +358,10 @@ class FailedReaction(Row):
         constraints = [
             models.UniqueConstraint(fields=["event_id", "reaction"], name="failedreaction_one_per_event"),
             models.CheckConstraint(name="failedreaction_dead_or_mended", condition=Q(dead_at=None) | Q(mended_at=None)),
+            # Who asks what is still to be tried looks at `dead_at` alone.
+            models.CheckConstraint(
+                name="failedreaction_dropped_is_dead", condition=Q(dropped_at=None) | ~Q(dead_at=None)
+            ),
         ]
         indexes = [models.Index(fields=["-id"], name="failedreaction_open", condition=Q(mended_at=None))]
 
@@ -376,14 +387,29 @@ class FailedReaction(Row):
                     code="event_dropped",
                     status=410,
                 )
-            waiting = FailedReaction.objects.open().filter(pk=self.pk).exclude(attempts=0, dead_at=None)
-            again = waiting.update(attempts=0, dead_at=None)
+            waiting = FailedReaction.objects.filter(pk=self.pk, mended_at=None).exclude(attempts=0, dead_at=None)
+            again = waiting.update(attempts=0, deaths=0, dead_at=None, dropped_at=None)
             if again:
                 event.update(handled_at=None, due_at=ClockNow(), attempts=Greatest("attempts", 1))
                 record("alert.cleared", self, by=by, reason=reason, data={"cause": DEAD_LETTER})
                 nudge_later("pipeline.tasks.react", self.event_id)
         self.refresh_from_db()
         return bool(again)
+
+    def drop(self, *, by: Actor, reason: str) -> bool:
+        """Take it off the list: nobody tries it any more, and nobody needs to look. False when it was dropped or has
+        been made good. A replay takes it up again.
+
+        Raises Refused `reason_required` without a reason.
+        """
+        need_reason(reason)
+        with in_transaction():
+            waiting = FailedReaction.objects.open().filter(pk=self.pk)
+            dropped = waiting.update(dead_at=Coalesce("dead_at", ClockNow()), dropped_at=ClockNow())
+            if dropped:
+                record("alert.cleared", self, by=by, reason=reason, data={"cause": DEAD_LETTER, "dropped": True})
+        self.refresh_from_db()
+        return bool(dropped)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------
@@ -600,6 +626,9 @@ MAX_DELAY = timedelta(hours=1)
 # How long a swept event is left alone whose process died on it: two sweeps.
 PUT_OFF = timedelta(seconds=10)
 MAX_ERROR_TEXT = 2000
+# How often in a row a reaction may take its process with it, which harms whatever else was at work there.
+MAX_DEATHS = 5
+PROCESS_DIED = "its process died"
 # The cause named by alerts about reactions that nobody tries any more.
 DEAD_LETTER = "dead_letter"
 
@@ -643,7 +672,8 @@ def react(pk: str) -> bool:
     Each reaction has a transaction of its own, so that one that fails undoes only itself, and no two of them add up
     their locks. A reaction that comes too late is refused by the state, and is done. One that crashes is kept as a
     FailedReaction and tried again alone with growing delay, at most `SIGNALBOX_REACTION_ATTEMPTS` times; then it is a
-    dead letter. Whoever dies in between leaves an event that is still due, and whose reactions are safe to repeat.
+    dead letter. Whoever dies in between leaves an event that is still due, and whose reactions are safe to repeat; one
+    that takes its process with it MAX_DEATHS times in a row is a dead letter too.
     """
     return react_to([pk]) == 1
 
@@ -679,13 +709,15 @@ def _due_of(which: str) -> str:
 def _react(event: Event, ran: set[tuple[Reaction, str]]) -> bool:
     token = request_id.set(event.request_id)
     try:
-        reactions, closed = _to_run(event), False
+        if event.attempts or _was_left(event):
+            return _react_with_care(event)
+        reactions, closed = _reactions.get(event.kind, []), False
         for number, reaction in enumerate(reactions, 1):
             name = _once_per.get(reaction)
             once = (reaction, str(getattr(event, name))) if name else None
-            if once in ran and not event.attempts:
+            if once in ran:
                 continue
-            problem = _run(reaction, event, closes=number == len(reactions) and not event.attempts)
+            problem = _run(reaction, event, closes=number == len(reactions))
             if problem is _TAKEN:
                 return False
             if once and problem is None:
@@ -693,7 +725,8 @@ def _react(event: Event, ran: set[tuple[Reaction, str]]) -> bool:
             closed = problem is _CLOSED
             if closed and once:
                 ran.add(once)
-            _keep(event, _name(reaction), None if closed else problem)
+            if isinstance(problem, Exception) and not closed:
+                _fail(event, _name(reaction), problem)
         return closed or _close(event)
     finally:
         request_id.reset(token)
@@ -727,15 +760,6 @@ def _name(reaction: Reaction) -> str:
     return f"{reaction.__module__}.{reaction.__name__}"
 
 
-def _to_run(event: Event) -> list[Reaction]:
-    """At the first pass every reaction, afterwards those that failed and are not dead."""
-    wired = _reactions.get(event.kind, [])
-    if not event.attempts:
-        return wired
-    failed = FailedReaction.objects.open().filter(event_id=event.pk, dead_at=None).values_list("reaction", flat=True)
-    return [reaction for reaction in wired if _name(reaction) in set(failed)]
-
-
 def _run(reaction: Reaction, event: Event, *, closes: bool) -> Exception | None:
     """What the reaction died of; None when it ran, or was refused by the state. When it `closes` the event, that is
     marked as handled in the same transaction, and _CLOSED is answered, unless an earlier failure keeps it open.
@@ -745,6 +769,7 @@ def _run(reaction: Reaction, event: Event, *, closes: bool) -> Exception | None:
         with transaction.atomic():
             if not prepared.execute(_TAKE, [key, event.attempts]):
                 return _TAKEN
+            crashpoint(f"react.{event.kind}")
             reaction(event)
             if closes and prepared.execute(_HANDLED, [key]):
                 return _CLOSED
@@ -756,13 +781,8 @@ def _run(reaction: Reaction, event: Event, *, closes: bool) -> Exception | None:
     return None
 
 
-def _keep(event: Event, name: str, problem: Exception | None) -> None:
-    """Book a failure, or that an earlier one is made good."""
-    known = FailedReaction.objects.open().filter(event_id=event.pk, reaction=name)
-    if problem is None:
-        if event.attempts:
-            known.update(mended_at=ClockNow())
-        return
+def _fail(event: Event, name: str, problem: Exception, *, booked: bool = False) -> None:
+    """Book a failure; its try was counted before if it was `booked`. The last one allowed is a dead letter."""
     error = _text(f"{type(problem).__name__}: {problem}")[:MAX_ERROR_TEXT]
     with transaction.atomic():
         row, _created = FailedReaction.objects.get_or_create(
@@ -770,12 +790,111 @@ def _keep(event: Event, name: str, problem: Exception | None) -> None:
             reaction=name,
             defaults={"kind": event.kind, "project_id": event.project_id, "error": error},
         )
-        row.attempts += 1
-        facts: dict[str, Any] = {"attempts": row.attempts, "error": error, "failed_at": ClockNow(), "mended_at": None}
+        row.attempts += not booked
+        facts: dict[str, Any] = {
+            "attempts": row.attempts, "deaths": 0, "error": error, "failed_at": ClockNow(), "mended_at": None,
+        }  # fmt: skip
         if row.attempts >= settings.SIGNALBOX_REACTION_ATTEMPTS:
-            facts["dead_at"] = ClockNow()
-            record("alert.raised", row, by=SYSTEM, severity="error", message=str(row), data={"cause": DEAD_LETTER})
+            facts |= _give_up(row)
         FailedReaction.objects.filter(pk=row.pk).update(**facts)
+
+
+def _give_up(row: FailedReaction) -> dict[str, Any]:
+    """What makes it a dead letter, which is told."""
+    record("alert.raised", row, by=SYSTEM, severity="error", message=str(row), data={"cause": DEAD_LETTER})
+    return {"dead_at": ClockNow()}
+
+
+# What died before may die again, and takes its process with it: each such try is counted before it is made.
+
+
+def _was_left(event: Event) -> bool:
+    """Whether a sweep has taken it that could neither finish it nor give it back: its process died in between."""
+    return event.due_at - event.created_at >= PUT_OFF
+
+
+def _react_with_care(event: Event) -> bool:
+    """As _react, for an event that was tried before: the reactions that failed, or every one after a death."""
+    with _in_hand(event) as mine:
+        if not mine or not Event.objects.pending().filter(pk=event.pk, attempts=event.attempts).exists():
+            return False
+        known = {row.reaction: row for row in FailedReaction.objects.filter(event_id=event.pk)}
+        for reaction in _reactions.get(event.kind, []):
+            row = known.get(_name(reaction))
+            is_open = row is not None and row.mended_at is None
+            if (event.attempts and not is_open) or (row is not None and row.dead_at is not None):
+                continue
+            if not _run_booked(reaction, event):
+                return False
+        return _close(event)
+
+
+def _run_booked(reaction: Reaction, event: Event) -> bool:
+    """Run it with its try booked beforehand, unless that would be one too many. False when another has the event."""
+    row, is_new = FailedReaction.objects.get_or_create(
+        event_id=event.pk,
+        reaction=_name(reaction),
+        defaults={"kind": event.kind, "project_id": event.project_id, "error": PROCESS_DIED},
+    )
+    if not _book(row, event):
+        return True
+    try:
+        problem = _run(reaction, event, closes=False)
+    except BaseException:
+        # The process lives, so what was booked has not come true.
+        with suppress(DatabaseError):
+            _take_back(row, is_new=is_new)
+        raise
+    if problem is None:
+        _take_back(row, is_new=is_new, mended=True)
+    elif problem is _TAKEN:
+        _take_back(row, is_new=is_new)
+    else:
+        _fail(event, _name(reaction), problem, booked=True)
+    return problem is not _TAKEN
+
+
+def _book(row: FailedReaction, event: Event) -> bool:
+    """Count a try as one in which its process died; False when it has died as often as it may, and is given up."""
+    with transaction.atomic():
+        found = FailedReaction.objects.filter(pk=row.pk)
+        if row.deaths >= MAX_DEATHS or row.attempts >= settings.SIGNALBOX_REACTION_ATTEMPTS:
+            found.update(mended_at=None, **_give_up(row))
+            return False
+        found.update(
+            attempts=row.attempts + 1, deaths=row.deaths + 1, error=PROCESS_DIED, failed_at=ClockNow(), mended_at=None
+        )
+        delay = max(PUT_OFF, _delay(row.attempts + 1))
+        Event.objects.pending().filter(pk=event.pk).update(due_at=ClockNow() + delay)
+    return True
+
+
+def _take_back(before: FailedReaction, *, is_new: bool, mended: bool = False) -> None:
+    """The try did not end in a death: what was known before is so again, and is made good if it was `mended`."""
+    row = FailedReaction.objects.filter(pk=before.pk)
+    if is_new:
+        row.delete()
+        return
+    # What a person asked for meanwhile stands: a replay has set the counts anew.
+    untouched = row.filter(attempts=before.attempts + 1, dead_at=None)
+    untouched.update(attempts=before.attempts, deaths=before.deaths, failed_at=before.failed_at)
+    facts: dict[str, Any] = {"error": before.error, "mended_at": before.mended_at}
+    if mended:
+        facts = {"error": before.error, "mended_at": ClockNow(), "dead_at": None, "dropped_at": None}
+    row.update(**facts)
+
+
+@contextmanager
+def _in_hand(event: Event) -> Iterator[bool]:
+    """Whether this process has the event to itself: a lock of its session, which dies with it."""
+    key = f"react {event.pk}"
+    (mine,) = prepared.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 5))", [key])[0]
+    try:
+        yield mine
+    finally:
+        if mine:
+            with suppress(DatabaseError):  # a session that broke has let go of it
+                prepared.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 5))", [key])
 
 
 def _close(event: Event) -> bool:
@@ -786,8 +905,11 @@ def _close(event: Event) -> bool:
     row = Event.objects.pending().filter(pk=event.pk, attempts=event.attempts)
     if not waiting:
         return bool(row.update(handled_at=ClockNow()))
-    delay = min(timedelta(seconds=2 ** min(event.attempts + 1, 12)), MAX_DELAY)
-    return bool(row.update(attempts=F("attempts") + 1, due_at=ClockNow() + delay))
+    return bool(row.update(attempts=F("attempts") + 1, due_at=ClockNow() + _delay(event.attempts + 1)))
+
+
+def _delay(tries: int) -> timedelta:
+    return min(timedelta(seconds=2 ** min(tries, 12)), MAX_DELAY)
 
 
 def react_to_due(limit: int = 500, *, seconds: float | None = None) -> int:
@@ -817,13 +939,15 @@ def _react_in_turn(event: Event, ran: set[tuple[Reaction, str]]) -> bool:
     """
     if not Event.objects.due().filter(pk=event.pk).update(due_at=ClockNow() + PUT_OFF):
         return False
+    taken = False
     try:
-        return _react(event, ran)
-    except BaseException:
-        # The process lives, so this was no such event.
-        with suppress(DatabaseError):
-            Event.objects.pending().filter(pk=event.pk).update(due_at=event.due_at)
-        raise
+        taken = _react(event, ran)
+    finally:
+        if not taken:
+            # The process lives, so this was no such event. Another may have it in hand, and may die of it.
+            with suppress(DatabaseError):
+                Event.objects.pending().filter(pk=event.pk, attempts=event.attempts).update(due_at=event.due_at)
+    return taken
 
 
 def do_chores(*, here: bool = False) -> int:

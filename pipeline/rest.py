@@ -46,7 +46,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -390,6 +390,11 @@ class FilterBackend(DjangoFilterBackend):
                 raise BadQuery(name, f"unknown filter; known are {', '.join(sorted(known))}", code="unknown_filter")
         if filterset is None:
             return queryset
+        for name, one in filterset.filters.items():
+            # Its widget would take any other word for none, and the list would hold everything.
+            given = request.query_params.get(name, "")
+            if isinstance(one, django_filters.BooleanFilter) and given.lower() not in ("", "true", "false"):
+                raise BadQuery(name, f"true or false, not “{given[:80]}”")
         if not filterset.is_valid():
             field, found = next(iter(filterset.errors.items()))
             raise BadQuery(str(field), " ".join(str(one) for one in found))
@@ -824,15 +829,18 @@ class Listed(mixins.RetrieveModelMixin, mixins.ListModelMixin):
         return Response({name: data[name] for name in names or data}, headers={"ETag": etag(row)})
 
     def _asked_fields(self, request: Request) -> Sequence[str]:
-        given = request.query_params.get("fields")
-        if given is None:
+        if "fields" not in request.query_params:
             return ()
-        known = cast(Endpoint, self).get_serializer().fields
-        names = [name.strip() for name in given.split(",") if name.strip()]
-        for name in names:
-            if name not in known:
-                raise BadQuery("fields", f"unknown field “{name[:80]}”", code="unknown_field")
-        return tuple(dict.fromkeys(names))
+        return asked_fields(request, cast(Endpoint, self).get_serializer().fields)
+
+
+def asked_fields(request: Request, known: Collection[str]) -> Sequence[str]:
+    """The fields to which `?fields=` trims an answer; () for all. Raises BadQuery for one that is not `known`."""
+    names = [name.strip() for name in request.query_params.get("fields", "").split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise BadQuery("fields", f"unknown field “{name[:80]}”", code="unknown_field")
+    return tuple(dict.fromkeys(names))
 
 
 class DefinitionEndpoint(Listed, Endpoint):

@@ -43,6 +43,7 @@ events = [
     path("", views.events, name="list"),
     path("failed/", views.failed_reactions, name="failed"),
     path("failed/<ulid:pk>/replay/", views.failed_reaction_replay, name="replay"),
+    path("failed/<ulid:pk>/drop/", views.failed_reaction_drop, name="drop"),
     path("<ulid:pk>/", views.event, name="event"),
 ]
 

@@ -1,6 +1,6 @@
 """Pages of the ground floor: the overview, runs with their attempts, and the log of what happened."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -371,6 +371,7 @@ def events(request: HttpRequest) -> HttpResponse:
             "severities": [(name, name) for name in kinds.SEVERITIES],
             "failed": FailedReaction.objects.visible_to(request.principal).open().count(),
             "administers": request.principal.project_ids(at_least="admin") != set(),
+            "reads_all": request.principal.may("viewer", None),
             "projects": pages.project_choices(request.principal),
         },
     )
@@ -419,10 +420,23 @@ def failed_reactions(request: HttpRequest) -> HttpResponse:
 @signed_in
 def failed_reaction_replay(request: HttpRequest, pk: str) -> HttpResponse:
     """Have it tried again now."""
+    return _failed_reaction_verb(request, pk, FailedReaction.replay, _("It is tried again now."))
+
+
+@require_POST
+@signed_in
+def failed_reaction_drop(request: HttpRequest, pk: str) -> HttpResponse:
+    """Take it off the list, untried."""
+    return _failed_reaction_verb(request, pk, FailedReaction.drop, _("It is off the list, and nobody tries it."))
+
+
+def _failed_reaction_verb(request: HttpRequest, pk: str, verb: Callable[..., bool], done: str) -> HttpResponse:
     failure = get_object_or_404(FailedReaction.objects.visible_to(request.principal), pk=pk)
-
-    def verb() -> object:
-        request.principal.must("operator", failure.project_id)
-        return failure.replay(by=request.principal.actor, reason=request.POST.get("reason", ""))
-
-    return pages.act(request, verb, done=_("It is tried again now."), to=reverse("events:failed"))
+    request.principal.must("operator", failure.project_id)
+    reason = request.POST.get("reason", "")
+    return pages.act(
+        request,
+        lambda: verb(failure, by=request.principal.actor, reason=reason),
+        done=done,
+        to=reverse("events:failed"),
+    )

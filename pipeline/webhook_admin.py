@@ -23,10 +23,24 @@ class SubscriptionAdmin(DefinitionAdmin):
     search_fields = ["key"]
     ordering = ["key"]
     fixed = ("project",)
+    help = {
+        "patterns": gettext_lazy('A list of kinds or patterns: ["run.*", "patch.committed"], ["*"] for all.'),
+        "channels": gettext_lazy('A list of channels, such as ["task_events", "error_events"]; [] for all.'),
+    }
     actions = [
         move_action("pause", gettext_lazy("Pause"), role="admin", reason=True),
         move_action("resume", gettext_lazy("Resume"), role="admin"),
     ]
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """With a word on what the lists hold."""
+        if db_field.name in self.help:
+            kwargs["help_text"] = self.help[db_field.name]
+        return super().formfield_for_dbfield(db_field, request, **kwargs)
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """A new one selects everything until somebody says otherwise."""
+        return {"patterns": ["*"], **super().get_changeform_initial_data(request)}
 
 
 @admin.register(WebhookEndpoint)

@@ -19,7 +19,9 @@ def endpoints(request: HttpRequest) -> HttpResponse:
     """Every webhook that the person administers, newest first."""
     rows = WebhookEndpoint.objects.visible_to(request.principal).select_related("subscription__project")
     page = pages.page_of(rows, request)
-    return render(request, "pipeline/webhooks.html", {"endpoints": page.rows, "next_cursor": page.next_cursor})
+    trail = [(_("Events"), reverse("events:list")), (_("Webhooks"), "")]
+    shown = {"endpoints": page.rows, "next_cursor": page.next_cursor, "trail": trail}
+    return render(request, "pipeline/webhooks.html", shown)
 
 
 @require_safe
@@ -42,7 +44,11 @@ def deliveries(request: HttpRequest, pk: str) -> HttpResponse:
             "next_cursor": page.next_cursor,
             "filters": filters,
             "states": Delivery.State.choices,
-            "trail": [(_("Webhooks"), reverse("webhooks:list")), (endpoint.subscription.key, "")],
+            "trail": [
+                (_("Events"), reverse("events:list")),
+                (_("Webhooks"), reverse("webhooks:list")),
+                (endpoint.subscription.key, ""),
+            ],
         },
     )
 
@@ -62,6 +68,7 @@ def delivery(request: HttpRequest, pk: str) -> HttpResponse:
             "body": None if sent is None else json.dumps(sent, indent=2, ensure_ascii=False),
             "redeliveries": shown.redeliveries.order_by("-pk")[:20],
             "trail": [
+                (_("Events"), reverse("events:list")),
                 (_("Webhooks"), reverse("webhooks:list")),
                 (endpoint.subscription.key, reverse("webhooks:deliveries", args=[endpoint.pk])),
                 (shown.kind or _("Delivery"), ""),

@@ -1,14 +1,23 @@
-"""Workers and leases in the admin: to look at; pause, resume, drain, stop, and declare crashed what is gone."""
+"""Workers and leases in the admin: to look at; assign, pause, resume, drain, stop, declare crashed what is gone."""
 
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.contrib.admin import action as admin_action
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 from django.utils.translation import gettext_lazy as _
 
 from pipeline.admin_site import LookOnlyAdmin, move_action
+from pipeline.auth import principal_of
+from pipeline.ids import is_id
+from pipeline.models import Task
+from pipeline.refusals import NotFound, Refused
+from workers import claims
 from workers.models import Lease, Worker, health
+from workers.pages import OFFERED, project_of, waiting_for
 
 
 class HealthFilter(admin.SimpleListFilter):
@@ -55,6 +64,7 @@ class WorkerAdmin(LookOnlyAdmin):
     search_fields = ["name", "host"]
     heavy = ("crash_trace", "metadata")
     actions = [
+        "assign",
         move_action("pause", _("Pause"), role="operator"),
         move_action("resume", _("Resume"), role="operator"),
         move_action("request_shutdown", _("Drain"), role="operator", mode="drain"),
@@ -65,6 +75,48 @@ class WorkerAdmin(LookOnlyAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """With the health now of each."""
         return super().get_queryset(request).with_health()
+
+    @admin_action(description=_("Assign a task to the selected worker"), permissions=["act_as_operator"])
+    def assign(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
+        """The claim, pushed: asks which of the tasks that wait, then gives it to the one worker that is selected."""
+        chosen = list(queryset[:2])
+        if len(chosen) != 1:
+            self.message_user(request, _("Select one worker: a task is given to one."), messages.WARNING)
+            return None
+        worker: Worker = chosen[0]
+        principal = principal_of(request)
+        pk = request.POST.get("task", "")
+        try:
+            principal.must("operator", project_of(worker))
+            waiting = waiting_for(worker, principal)
+            if not pk:
+                return self._ask_task(request, worker, waiting.only("key", "name", "run_id")[:OFFERED])
+            task = waiting.filter(pk=pk).first() if is_id(pk) else None
+            if task is None:
+                raise NotFound.of("task")
+            principal.must("operator", task.project_id)
+            claims.assign_to(worker, task, by=principal.actor)
+        except Refused as refusal:
+            self.message_user(request, f"{worker}: {refusal}", messages.WARNING)
+            return None
+        done = _("%(worker)s has the task %(task)s.") % {"worker": worker, "task": task.key}
+        self.message_user(request, done, messages.SUCCESS)
+        return None
+
+    def _ask_task(self, request: HttpRequest, worker: Worker, tasks: "QuerySet[Task]") -> HttpResponse:
+        """The page between the list and the action, which asks for the task."""
+        return TemplateResponse(
+            request,
+            "admin/assign_task.html",
+            {
+                **self.admin_site.each_context(request),
+                "title": _("Assign a task to %(worker)s") % {"worker": worker},
+                "opts": self.opts,
+                "worker": worker,
+                "tasks": tasks,
+                "action_checkbox_name": ACTION_CHECKBOX_NAME,
+            },
+        )
 
     @admin.display(description=_("health"))
     def health_now(self, row: Worker) -> str:

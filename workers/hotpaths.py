@@ -1,7 +1,7 @@
 """The workers' hot paths: what an agent program calls thousands of times a minute (pipeline.hotpath)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.db import transaction
@@ -22,6 +22,7 @@ MAX_SECONDS = 10**9
 BEAT = {"process_alive", "activity", "leases"}
 LEASE = {"id", "generation", "progress", "stopping"}
 MAX_INT = 2**31 - 1
+MAX_MESSAGE = 64 * 1024
 
 
 def beat(call: Call) -> Answer | None:
@@ -130,7 +131,18 @@ def _nothing(call: Call, seconds: int) -> Answer | None:
 def complete(call: Call) -> Answer | None:
     """POST /leases/{id}/complete/"""
     given = _success(call.body)
-    if given is None or not is_id(call.pk):
+    return None if given is None else _end(call, claims.complete, given)
+
+
+def fail(call: Call) -> Answer | None:
+    """POST /leases/{id}/fail/"""
+    given = _failure(call.body)
+    return None if given is None else _end(call, claims.fail, given)
+
+
+def _end(call: Call, verb: Callable[..., dict[str, Any]], given: dict[str, Any]) -> Answer | None:
+    """What `verb` answers, when the lease that the call names is live, of this generation, and of the call's key."""
+    if not is_id(call.pk):
         return None
     found = prepared.execute(_READ_REPORTER, {"lease": to_uuid(call.pk), **_key_of(call)})
     if not found:
@@ -146,7 +158,7 @@ def complete(call: Call) -> Answer | None:
         with transaction.atomic():
             if repeat is not None and not repeat.take():
                 return None
-            document = claims.complete(lease, by=claims.actor(lease.worker, lease.generation), **given)
+            document = verb(lease, by=claims.actor(lease.worker, lease.generation), **given)
             if repeat is not None:
                 repeat.keep(200, {}, hotpath.encode(document))
     except Refused:
@@ -155,22 +167,48 @@ def complete(call: Call) -> Answer | None:
 
 
 DURATION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
-SUCCESS = {"generation", "exit_code", "duration_seconds", "output_tail", "session_ref", "patch_ids", "usage"}
+REPORT = {"generation", "exit_code", "duration_seconds", "output_tail", "session_ref", "usage"}
+SUCCESS = REPORT | {"patch_ids"}
+FAILURE = REPORT | {"outcome", "error_code", "error_message"}
+"""Of a failure without a question to a person, and without a time at which a quota is there again."""
 
 
 def _success(body: Mapping[str, Any]) -> dict[str, Any] | None:
     """The report, if every field of it is what it should be without being read in any other way."""
+    ids = body.get("patch_ids", [])
+    if not body.keys() <= SUCCESS or not isinstance(ids, list) or len(ids) > MAX_WORDS:
+        return None
+    return _report(body) if all(is_id(pk) for pk in ids) else None
+
+
+def _failure(body: Mapping[str, Any]) -> dict[str, Any] | None:
+    """As _success, of an attempt that ended otherwise."""
+    outcome, code = body.get("outcome"), body.get("error_code", "")
+    message = body.get("error_message", "")
+    if not body.keys() <= FAILURE or not _is_plain(outcome, 32) or not outcome:
+        return None
+    given = _report(body) if _is_plain(code, 200) and _is_plain(message, MAX_MESSAGE) else None
+    if given is None:
+        return None
+    given["error"] = given.pop("error_message", "")
+    return given
+
+
+def _is_plain(text: Any, length: int) -> bool:
+    """Whether it is a text that is taken as it is."""
+    return isinstance(text, str) and len(text) <= length and text == text.strip()
+
+
+def _report(body: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What both reports have in common, and what else stands in this one."""
     generation, code = body.get("generation"), body.get("exit_code")
-    if not body.keys() <= SUCCESS or type(generation) is not int or not 0 <= generation <= MAX_INT:
+    if type(generation) is not int or not 0 <= generation <= MAX_INT:
         return None
     if not (code is None or (type(code) is int and abs(code) <= MAX_INT)):
         return None
-    tail, session = body.get("output_tail", ""), body.get("session_ref", "")
-    if not isinstance(tail, str) or not isinstance(session, str) or len(session) > 200 or session != session.strip():
+    if not isinstance(body.get("output_tail", ""), str) or not _is_plain(body.get("session_ref", ""), 200):
         return None
-    ids, duration = body.get("patch_ids", []), body.get("duration_seconds")
-    if not isinstance(ids, list) or len(ids) > MAX_WORDS or not all(is_id(pk) for pk in ids):
-        return None
+    duration = body.get("duration_seconds")
     if isinstance(duration, str):
         plain = DURATION.fullmatch(duration) is not None
     else:
@@ -203,5 +241,6 @@ def _key_of(call: Call) -> dict[str, str]:
 
 hotpath.register(r"/api/v1/workers/([^/]+)/claim/", claim)
 hotpath.register(r"/api/v1/leases/([^/]+)/complete/", complete)
+hotpath.register(r"/api/v1/leases/([^/]+)/fail/", fail)
 hotpath.register(r"/api/v1/workers/([^/]+)/heartbeat/", beat)
 hotpath.register(r"/api/v1/workers/(heartbeats)/", many_beats)

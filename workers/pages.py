@@ -3,10 +3,11 @@
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 
 from pipeline.auth import Principal
-from pipeline.models import Event
+from pipeline.models import Event, Task
 from workers.models import Lease, Worker, health
 
 # Who needs a look first; the rest follows in the order of their state.
@@ -83,3 +84,15 @@ def _gravity(word: str) -> int:
 def project_of(worker: Worker) -> str | None:
     """The project whose operators look after this worker: that of its key; None when it serves the installation."""
     return worker.api_key.project_id if worker.api_key else None
+
+
+OFFERED = 50
+"""How many of the tasks that wait are offered to a person who gives one to a worker."""
+
+
+def waiting_for(worker: Worker, principal: Principal) -> "QuerySet[Task]":
+    """The queued tasks that the person sees and that this worker's key may serve, in the order of the claim."""
+    rows = Task.objects.visible_to(principal).filter(state=Task.State.QUEUED, run__state="running", run__ending_to="")
+    if project_of(worker):
+        rows = rows.filter(project=project_of(worker))
+    return rows.order_by("-score", "sequence", "pk")

@@ -1,7 +1,7 @@
 """Pages of the workers: who is alive, who moves, and what each of them did."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
@@ -16,13 +16,12 @@ from pipeline.auth import signed_in
 from pipeline.clock import db_now
 from pipeline.events import Actor
 from pipeline.ids import is_id
-from pipeline.models import Event, Hold, Task
+from pipeline.models import Event, Hold
 from pipeline.refusals import NotFound
 from workers import claims
 from workers.models import Lease, Worker, health
-from workers.pages import ATTENTION, BULK_OF_WORKER, describe, last_hour, project_of
+from workers.pages import ATTENTION, BULK_OF_WORKER, OFFERED, describe, last_hour, project_of, waiting_for
 
-OFFERED = 50
 ALIVE, FINISHED, ARCHIVED = "alive", "finished", "archived"
 
 
@@ -90,7 +89,7 @@ def worker(request: HttpRequest, pk: str) -> HttpResponse:
             "worker": worker,
             "hold": hold,
             "minutes": last_hour(worker, now),
-            "waiting": _waiting_for(worker, request.principal).only("key", "name")[:OFFERED] if may_give else [],
+            "waiting": waiting_for(worker, request.principal).only("key", "name")[:OFFERED] if may_give else [],
             "may": may,
             # A worker of the installation serves many projects: its crash report may quote any of them.
             "may_see_crash": request.principal.may("viewer", project_of(worker)),
@@ -156,7 +155,7 @@ def give(request: HttpRequest, pk: str) -> HttpResponse:
     worker = _worker(request, pk)
     request.principal.must("operator", project_of(worker))
     chosen = request.POST.get("task", "")
-    task = _waiting_for(worker, request.principal).filter(pk=chosen).first() if is_id(chosen) else None
+    task = waiting_for(worker, request.principal).filter(pk=chosen).first() if is_id(chosen) else None
 
     def give_it() -> object:
         if task is None:
@@ -165,11 +164,3 @@ def give(request: HttpRequest, pk: str) -> HttpResponse:
         return claims.assign_to(worker, task, by=request.principal.actor)
 
     return pages.act(request, give_it, done=_("It has the task."), to=reverse("workers:worker", args=[pk]))
-
-
-def _waiting_for(worker: Worker, principal: Any) -> Any:
-    """The queued tasks that the person sees and that this worker's key may serve, in the order of the claim."""
-    rows = Task.objects.visible_to(principal).filter(state=Task.State.QUEUED, run__state="running", run__ending_to="")
-    if project_of(worker):
-        rows = rows.filter(project=project_of(worker))
-    return rows.order_by("-score", "sequence", "pk")

@@ -39,6 +39,7 @@ from pipeline.rest import (
     Ref,
     Strict,
     StrictModel,
+    asked_fields,
     read_limit,
 )
 from pipeline.selection import MAX_PATTERN_LENGTH, MAX_PATTERNS, Selection
@@ -193,13 +194,30 @@ def project_id_of(value: str) -> str | None:
 
 
 def answer_events(request: Request, queryset: QuerySet[Event]) -> Response:
-    """The events of `queryset` behind `?after=`, in the order of commits; `next` is the cursor to go on from."""
+    """The events of `queryset` behind `?after=`, in the order of commits; `next` is the cursor to go on from.
+
+    It moves over what the filter leaves out as well, so that nobody who waits for something rare reads the same log
+    again with each call.
+    """
+    for name in ("cursor", "ordering"):
+        if name in request.query_params:
+            raise BadQuery(name, "with `after` the order is that of the commits", code="unknown_filter")
+    names = asked_fields(request, _writer().fields)
     given = request.query_params.get("after")
     cursor = events.read_cursor(given) if given else events.START
+    limit = read_limit(request, settings.SIGNALBOX_EVENTS_LIMIT)
+    # The end is taken first: whatever stands before a settled event is there for the queries that follow.
+    end = events.horizon()
     found: Any = queryset
-    page = list(found.after(cursor, read_limit(request, settings.SIGNALBOX_EVENTS_LIMIT)))
+    page = list(found.after(cursor, limit))
     following = page[-1].cursor if page else cursor
-    return Response({"results": EventSerializer(page, many=True).data, "next": str(following), "previous": None})
+    # A page holds events of one epoch: one that ends early in an older epoch says nothing of the next.
+    if len(page) < limit and (not page or page[-1].epoch == end.epoch):
+        following = max(following, end)
+    rows: Sequence[Mapping[str, Any]] = EventSerializer(page, many=True).data
+    if names:
+        rows = [{name: row[name] for name in names} for row in rows]
+    return Response({"results": rows, "next": str(following), "previous": None})
 
 
 def frame(event: Event) -> bytes:
@@ -317,7 +335,7 @@ class EventEndpoint(Listed, Endpoint):
         """
         sent = request.data if isinstance(request.data, list) else [request.data]
         if not 1 <= len(sent) <= MAX_AT_ONCE:
-            raise InvalidField("", f"send 1 to {MAX_AT_ONCE} events, not {len(sent)}")
+            raise InvalidField("events", f"send 1 to {MAX_AT_ONCE} events, not {len(sent)}")
         serializer = EventRequest(data=sent, many=True, context=self.get_serializer_context())
         serializer.is_valid(raise_exception=True)
         given: list[dict[str, Any]] = serializer.validated_data

@@ -144,7 +144,9 @@ class Subscription(Definition):
         for row in Event.objects.after(self.place, WINDOW).values_list("epoch", "xid", "seq")[WINDOW - 1 :]:
             end = min(end, Cursor(*row))
         found = list(self._wanted(end).after(self.place, limit))
-        return Batch(found, found[-1].cursor if len(found) == limit else end)
+        # A page holds events of one epoch: one that ends early in an older epoch says nothing of the next.
+        is_last = len(found) < limit and (not found or found[-1].epoch == end.epoch)
+        return Batch(found, end if is_last else found[-1].cursor)
 
     def _wanted(self, end: Cursor) -> events.EventQuerySet:
         """Those of its project that match, up to `end`."""

@@ -544,6 +544,14 @@ def query_replace(request: HttpRequest, **changes: object) -> str:
 @register.simple_tag(takes_context=True)
 def section(context: template.Context) -> str:
     """The part of the console that this page belongs to: the namespace of its address (`runs`, `workers` …) or, without
-    one, its name (`overview`); empty where no address was resolved."""
+    one, its name (`overview`); empty where no address was resolved. A page that another app shows below a section's
+    address belongs to that section."""
     match = getattr(context.get("request"), "resolver_match", None)
-    return (match.namespace or match.url_name or "") if match else ""
+    if not match:
+        return ""
+    above = (getattr(match, "route", None) or "").partition("/")[0]
+    return BELONGS_TO.get(above) or match.namespace or match.url_name or ""
+
+
+BELONGS_TO = {"events": "events", "webhooks": "events"}
+"""The first part of an address -> the section of the console that its pages belong to, whoever shows them."""

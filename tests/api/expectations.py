@@ -101,6 +101,7 @@ EXPECTED: dict[str, dict[str, Role]] = {
     "failed-reaction-list": {"get": VIEWER},
     "failed-reaction-detail": {"get": VIEWER},
     "failed-reaction-replay": {"post": OPERATOR},
+    "failed-reaction-drop": {"post": OPERATOR},
     "notification-rule-list": {"get": ADMIN, "post": ADMIN},
     "notification-rule-detail": {"get": ADMIN, "patch": ADMIN, "delete": ADMIN},
     "notification-rule-pause": {"post": ADMIN},

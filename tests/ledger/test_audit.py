@@ -371,6 +371,19 @@ def test_what_is_broken_is_told_once_for_each_finding():
     assert Event.objects.filter(kind="seal.broken").count() == 2
 
 
+def test_a_finding_that_somebody_outside_told_before_keeps_none_of_ours_back():
+    project = factories.make_project()
+    tell(project, 3)
+    sealing.seal()
+    tamper("UPDATE pipeline_event SET message = 'never' WHERE message = 'note 2'")
+    finding = str(audit.verify().problems[0])
+    outside = events.Actor("integration", "", "forger")
+    events.record("seal.broken", project, by=outside, data={"finding": finding})
+    audit.watch()
+    audit.watch()
+    assert Event.objects.filter(kind="seal.broken", actor_kind="system", data__finding=finding).count() == 1
+
+
 def test_a_lost_log_is_told_about_as_well(repository):
     git.init(repository)
     note = git.add_note(repository, {}, None, "nonsense", at=db_now())
@@ -431,6 +444,21 @@ def test_a_bundle_is_verified_without_django_and_postgresql():
     assert run_script(path, root).returncode == 0
     assert run_script(path, "0" * 64).returncode == 1
     assert not list(path.parent.glob("*.partial"))
+
+
+@pytest.mark.parametrize("lines", [[], [{"format": "signalbox.ledger.v1"}]], ids=["no line", "its header"])
+def test_a_bundle_that_holds_nothing_says_so(lines, tmp_path):
+    path = tmp_path / "empty.gz"
+    with gzip.open(path, "wt") as bundle:
+        bundle.writelines(json.dumps(line) + "\n" for line in lines)
+    done = run_script(path)
+    assert (done.returncode, done.stdout) == (1, "it holds nothing\n")
+
+
+def test_a_bundle_without_a_seal_is_whole_and_says_that_nothing_is_sealed():
+    factories.make_run()
+    done = run_script(write_bundle())
+    assert (done.returncode, done.stdout) == (0, "ok no seal, so no root\n")
 
 
 @pytest.mark.parametrize("what", ["cut short", "no gzip", "no JSON", "other JSON", "not there"])

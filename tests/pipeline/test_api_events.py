@@ -1,12 +1,13 @@
 """The log over HTTP: programs outside add to it, and readers follow it in the order of commits."""
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pgtrigger
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.http import QueryDict
 from django.test import Client
 from django.utils import timezone
@@ -16,7 +17,7 @@ from pipeline.api.events import EventFilters
 from pipeline.api.ingest import read_kind
 from pipeline.ids import new_id
 from pipeline.kinds import KINDS
-from pipeline.models import Event, FailedReaction, Run
+from pipeline.models import Event, EventEpoch, FailedReaction, Run, Subscription
 from tests import factories
 from tests.conftest import Threads
 
@@ -171,6 +172,60 @@ def test_a_reader_follows_the_log_in_the_order_of_commits_and_misses_nothing(thr
     assert "run.canceled" in [row["kind"] for row in fresh["results"]]
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_reader_who_waits_for_something_rare_reads_the_log_once(threads: Threads, nudges: Any) -> None:
+    run = factories.make_run(started=True)
+    client = client_of("viewer", run.project)
+    written, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> None:
+        with transaction.atomic():
+            events.record("note.added", run, by=factories.BY, message="slow")
+            written.set()
+            assert go_on.wait(20)
+
+    def read(cursor: str) -> tuple[list[str], str]:
+        page = client.get(EVENTS, {"after": cursor, "kind": "note.*"}).json()
+        return [row["message"] for row in page["results"]], page["next"]
+
+    before = events.horizon()
+    found, cursor = read("0-0-0")
+    assert (found, cursor) == ([], str(before))
+    slow = threads.start(slowly)
+    assert written.wait(20)
+    factories.make_run()  # what commits beside it
+    assert read(cursor) == ([], str(before))
+    assert read(str(before)) == ([], str(before))
+    go_on.set()
+    slow.result()
+    found, further = read(cursor)
+    assert (found, further) == (["slow"], str(events.horizon()))
+    assert read(further) == ([], further)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_end_of_a_page_in_an_older_epoch_is_not_the_end_of_the_log(nudges: Any) -> None:
+    run = factories.make_run()
+    client = client_of("viewer", run.project)
+    subscription = Subscription.objects.add(
+        by=factories.BY, project=run.project, key="notes", patterns=["note.*"], cursor="0-0-0"
+    )
+    events.record("note.added", run, by=factories.BY, message="first")
+    number = EventEpoch.objects.order_by("-number").values_list("number", flat=True)[0] + 1
+    EventEpoch.objects.create(number=number, reason="restored")
+    events.record("note.added", run, by=factories.BY, message="second")
+    cursor, seen, pulled = "0-0-0", [], []
+    for _call in range(3):
+        page = client.get(EVENTS, {"after": cursor, "kind": "note.*"}).json()
+        seen += [row["message"] for row in page["results"]]
+        cursor = page["next"]
+        batch = subscription.pull()
+        pulled += [event.message for event in batch]
+        subscription.ack(batch.read_to)
+    assert seen == pulled == ["first", "second"]
+    assert cursor == subscription.cursor == str(events.horizon())
+
+
 @pytest.mark.parametrize(
     "query", ["after=99-0-0", "min_severity=loud", "channel=none", "created_after=yesterday", "task=7"]
 )
@@ -229,6 +284,16 @@ def test_many_stars_cost_no_more_than_one() -> None:
     rows = client.get(f"{EVENTS}?kind={'*' * 60}z,run.{'*' * 400}").json()["results"]
 
     assert {row["kind"] for row in rows} == {"run.created"}
+
+
+def test_behind_a_cursor_fields_are_trimmed_and_no_other_order_is_promised() -> None:
+    client = client_of("viewer", factories.make_run().project)
+    rows = client.get(f"{EVENTS}?after=0-0-0&fields=kind,cursor").json()["results"]
+    assert all(set(row) == {"kind", "cursor"} for row in rows)
+    wrong = {"fields=kind,zzz": "unknown_field", "cursor=x": "unknown_filter", "ordering=kind": "unknown_filter"}
+    for query, code in wrong.items():
+        answer = client.get(f"{EVENTS}?after=0-0-0&{query}")
+        assert (answer.status_code, answer.json()["code"]) == (400, code)
 
 
 FILTERED = {

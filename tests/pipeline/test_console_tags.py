@@ -237,8 +237,12 @@ def test_query_replace_keeps_filters_and_begins_at_the_first_page():
     [
         (SimpleNamespace(namespace="runs", url_name="list"), "runs"),
         (SimpleNamespace(namespace="", url_name="overview"), "overview"),
+        (SimpleNamespace(namespace="webhooks", url_name="list", route="webhooks/"), "events"),
+        (SimpleNamespace(namespace="ledger", url_name="seals", route="events/seals/"), "events"),
+        (SimpleNamespace(namespace="ledger", url_name="list", route="ledger/"), "ledger"),
         (None, ""),
     ],
+    ids=["by namespace", "by name", "webhooks", "seals", "ledger", "nowhere"],
 )
 def test_a_page_belongs_to_the_section_of_its_address(match, expected):
     assert shown("{% section %}", request=SimpleNamespace(resolver_match=match)) == expected

@@ -1,12 +1,17 @@
 """The log: one chain for each subject, a cursor that loses nothing, and reactions that are made good."""
 
 import logging
+import os
+import signal
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import pgtrigger
 import pytest
 from django.db import connection, transaction
+from django.db.models import F
 from django.utils import timezone
 
 from pipeline import chain, events
@@ -275,6 +280,11 @@ def place_hold(event):
     Hold.objects.place("project", event.subject_id, reason="told to", by=events.SYSTEM)
 
 
+def hold_all(event):
+    """Another one."""
+    Hold.objects.place("installation", reason="told to", by=events.SYSTEM)
+
+
 def crash(event):
     """A reaction that breaks after it has written."""
     Hold.objects.place("installation", reason="half done", by=events.SYSTEM)
@@ -509,6 +519,171 @@ def test_an_event_that_is_swept_is_put_off_first_so_that_one_that_kills_its_proc
     assert Event.objects.due().filter(pk=event.pk).exists()
     assert events.react_to_due() == 1
     assert due == [False, False]
+    event.refresh_from_db()
+    assert event.handled_at is not None
+
+
+def left_by_the_dead(event):
+    """A sweep has put the event off, and its process has died with it; that was long ago."""
+    Event.objects.filter(pk=event.pk).update(created_at=db_now() - timedelta(minutes=1), due_at=db_now())
+
+
+@pytest.fixture
+def left(pending):
+    """Makes an event, with the reactions given, on which a sweep has died."""
+
+    def make(*reactions):
+        event = pending(*reactions)
+        with pgtrigger.ignore("pipeline.Event:written_once"):
+            left_by_the_dead(event)
+        return event
+
+    return make
+
+
+def booked(event, reaction):
+    """What is booked for this reaction now: whoever is killed here leaves that."""
+    name = f"{reaction.__module__}.{reaction.__name__}"
+    return FailedReaction.objects.filter(event_id=event.pk, reaction=name).values_list("attempts", "deaths", "error")
+
+
+def test_a_try_that_may_take_its_process_with_it_is_counted_before_it_is_made(left):
+    seen = []
+
+    def look(event):
+        seen.extend(booked(event, look))
+
+    event = left(look)
+    assert events.react_to_due() == 1
+    assert seen == [(1, 1, "its process died")]
+    event.refresh_from_db()
+    assert event.handled_at is not None
+    # It lived: nothing that was booked has come true.
+    assert not FailedReaction.objects.exists()
+
+
+def test_who_is_told_to_end_in_such_a_try_has_not_died_of_it(left):
+    class Ended(BaseException):
+        """This process is told to stop."""
+
+    def end(event):
+        raise Ended
+
+    event = left(end)
+    with pytest.raises(Ended):
+        events.react_to_due()
+    assert not FailedReaction.objects.exists()
+    assert Event.objects.due().filter(pk=event.pk).exists()
+
+
+def in_a_process_of_its_own(work):
+    """The signal that ended a process which did this over a connection of its own; 0 when it lived."""
+    pid = os.fork()
+    if not pid:
+        connection.connection = None  # the parent's
+        with suppress(BaseException):
+            work()
+        os._exit(0)
+    return os.WTERMSIG(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.kill
+@pytest.mark.django_db(transaction=True)
+def test_an_event_whose_reaction_kills_its_process_is_tried_ever_later_and_then_waits_for_a_person(reactions, nudges):
+    def die(event):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    events.on("note.added")(place_hold)
+    events.on("note.added")(die)
+    events.on("note.added")(hold_all)
+    event = note(factories.make_project())
+    waits = []
+    for deaths in range(events.MAX_DEATHS + 1):
+        before = db_now()
+        assert in_a_process_of_its_own(events.react_to_due) == signal.SIGKILL
+        event.refresh_from_db()
+        assert (event.handled_at, event.attempts) == (None, 0)
+        waits.append(round((event.due_at - before).total_seconds()))
+        assert list(booked(event, die)) == ([(deaths, deaths, "its process died")] if deaths else [])
+        if not deaths:
+            with pgtrigger.ignore("pipeline.Event:written_once"):
+                Event.objects.filter(pk=event.pk).update(created_at=F("created_at") - timedelta(minutes=1))
+        due_again(event)
+    assert waits == [10, 10, 10, 10, 16, 32]
+    # The next one knows better, and does what stands behind it.
+    assert in_a_process_of_its_own(events.react_to_due) == 0
+    event.refresh_from_db()
+    assert event.handled_at is not None
+    assert sorted(Hold.objects.values_list("scope_kind", flat=True)) == ["installation", "project"]
+    failure = FailedReaction.objects.get()
+    assert (failure.dead_at is not None, failure.error) == (True, "its process died")
+    assert Event.objects.get(kind="alert.raised").subject_id == failure.pk
+    # A replay is as careful.
+    failure.replay(by=BY, reason="try it")
+    assert in_a_process_of_its_own(lambda: events.react(event.pk)) == signal.SIGKILL
+    assert list(booked(event, die)) == [(1, 1, "its process died")]
+
+
+def test_a_failure_that_is_tried_again_keeps_what_it_died_of(pending, caplog):
+    caplog.set_level(logging.CRITICAL)
+    seen = []
+
+    def fails_once(event):
+        seen.extend(booked(event, fails_once))
+        if not seen:
+            raise RuntimeError("out of order")
+
+    event = pending(fails_once)
+    events.react(event.pk)
+    due_again(event)
+    assert events.react_to_due() == 1
+    assert seen == [(2, 1, "its process died")]
+    failure = FailedReaction.objects.get()
+    assert (failure.attempts, failure.deaths, failure.error) == (1, 0, "RuntimeError: out of order")
+    assert failure.mended_at is not None
+
+
+def test_what_another_process_tries_with_care_is_left_to_it(left, threads):
+    event = left(place_hold)
+    with events._in_hand(event) as mine:
+        assert mine
+        assert threads.start(lambda: react_elsewhere(event)).result() is False
+    assert not FailedReaction.objects.exists()
+
+
+def react_elsewhere(event):
+    """Whether a session of its own gets the event."""
+    try:
+        with events._in_hand(event) as mine:
+            return mine
+    finally:
+        connection.close()
+
+
+def test_a_dead_letter_is_dropped_and_taken_up_again_by_a_replay(dead):
+    event, failure = dead
+    with pytest.raises(Refused) as refusal:
+        failure.drop(by=BY, reason="")
+    assert refusal.value.code == "reason_required"
+    assert failure.drop(by=BY, reason="nobody needs it") is True
+    assert failure.drop(by=BY, reason="again") is False
+    assert not FailedReaction.objects.open().exists()
+    told = Event.objects.get(kind="alert.cleared")
+    assert (told.reason, told.data) == ("nobody needs it", {"cause": "dead_letter", "dropped": True})
+    assert failure.replay(by=BY, reason="it was needed") is True
+    assert (failure.dead_at, failure.dropped_at, failure.attempts) == (None, None, 0)
+    assert Event.objects.due().filter(pk=event.pk).exists()
+
+
+def test_a_reaction_that_waits_for_its_next_try_can_be_dropped_and_its_event_is_handled(pending, caplog):
+    caplog.set_level(logging.CRITICAL)
+    event = pending(crash)
+    events.react(event.pk)
+    assert FailedReaction.objects.get().drop(by=BY, reason="it never will") is True
+    due_again(event)
+    caplog.clear()
+    assert events.react(event.pk) is True
+    assert "out of order" not in caplog.text
     event.refresh_from_db()
     assert event.handled_at is not None
 

@@ -58,6 +58,19 @@ def test_a_viewer_sees_it_and_cannot_replay_it_and_a_stranger_does_not_see_it(fa
     assert stranger.post(f"/events/failed/{failure.pk}/replay/", {"reason": "x"}).status_code == 404
 
 
+def test_an_operator_drops_it_and_it_is_off_every_list(failure):
+    browser = person("operator", failure)
+    answer = browser.post(f"/events/failed/{failure.pk}/drop/", {"reason": "nobody needs it"}, follow=True)
+    text = answer.content.decode()
+    assert "nobody tries it" in text
+    assert "out of order" not in text
+    assert browser.get(API, {"open": "true"}).json()["results"] == []
+    assert [row["id"] for row in browser.get(API, {"dropped": "true"}).json()["results"]] == [failure.pk]
+    viewer = person("viewer", failure)
+    assert viewer.post(f"/events/failed/{failure.pk}/drop/", {"reason": "x"}).status_code == 403
+    assert viewer.post(f"{API}{failure.pk}/drop/", {"reason": "x"}, content_type="application/json").status_code == 403
+
+
 def test_a_replay_without_a_reason_changes_nothing(failure):
     answer = person("operator", failure).post(f"/events/failed/{failure.pk}/replay/", {}, follow=True)
     assert "A reason is required" in answer.content.decode()
@@ -92,6 +105,8 @@ def test_a_program_lists_and_replays(failure):
     answer = browser.post(f"{API}{failure.pk}/replay/", {"reason": "mended"}, content_type="application/json")
     assert (answer.status_code, answer.json()["dead_at"], answer.json()["attempts"]) == (200, None, 0)
     assert browser.get(API, {"dead": "true"}).json()["results"] == []
+    unclear = browser.get(API, {"open": "maybe"})
+    assert (unclear.status_code, unclear.json()["field"]) == (400, "open")
     refused = browser.post(f"{API}{failure.pk}/replay/", {}, content_type="application/json")
     assert (refused.status_code, refused.json()["code"]) == (422, "reason_required")
 
@@ -112,5 +127,8 @@ def test_the_command_lists_and_replays_what_it_is_told(failure):
     failure.refresh_from_db()
     assert failure.dead_at is None
     assert Event.objects.filter(kind="alert.cleared", subject_id=other.pk).count() == 0
+    assert "1 reaction is dropped" in told(event=other.event_id, drop=True, reason="not needed")
+    other.refresh_from_db()
+    assert other.dropped_at is not None
     with pytest.raises(CommandError, match="is no id of an event"):
         told(event="17")

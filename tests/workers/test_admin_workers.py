@@ -12,7 +12,8 @@ from pipeline.clock import db_now
 from pipeline.events import Event
 from tests import factories
 from tests.factories import in_state, make_lease, make_worker
-from workers.models import Worker
+from tests.workers.test_hotpaths import claimable
+from workers.models import Lease, Worker
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("nudges")]
 LIST = "admin:workers_worker_changelist"
@@ -76,3 +77,49 @@ def test_a_stop_asked_for_is_not_shown_as_stopped(browser: Client) -> None:
     assert "stopped" not in shown
     leases = browser.get(reverse("admin:workers_lease_changelist")).text.split('id="result_list"')[1]
     assert "stop requested" in leases.split("</table>")[0]
+
+
+def test_a_task_is_given_to_one_worker(browser: Client) -> None:
+    task, worker = claimable(), make_worker(name="idle")
+    asked = act(browser, "assign", worker)
+    assert task.pk in asked.text
+    assert not Lease.objects.exists()
+    done = act(browser, "assign", worker, task=task.pk)
+    assert f"has the task {task.key}" in done.text
+    lease = Lease.objects.get()
+    assert (lease.worker_id, lease.task_id) == (worker.pk, task.pk)
+    assert Event.objects.get(kind="worker.assigned").actor_name == "ada"
+
+
+@pytest.mark.parametrize("task", ["17", "01ARZ3NDEKTSV4RRFFQ69G5FAV"])
+def test_a_task_that_does_not_wait_is_not_given(browser: Client, task: str) -> None:
+    answer = act(browser, "assign", make_worker(name="idle"), task=task)
+    assert "There is no task" in answer.text or "not found" in answer.text.lower()
+    assert not Lease.objects.exists()
+
+
+def test_a_worker_that_cannot_have_the_task_says_why(browser: Client) -> None:
+    task, worker = claimable(), make_worker(name="busy")
+    worker.pause(by=factories.BY)
+    answer = act(browser, "assign", worker, task=task.pk)
+    assert "paused" in answer.text
+    assert not Lease.objects.exists()
+
+
+def test_who_does_not_operate_its_project_gives_nothing() -> None:
+    task = claimable()
+    worker = make_worker(api_key=factories.make_key("worker", project=task.project).row)
+    other = factories.make_membership(role="operator").user
+    factories.make_membership(user=other, project=task.project, role="viewer")
+    other.is_staff = True
+    other.save()
+    stranger = Client()
+    stranger.force_login(other)
+    act(stranger, "assign", worker, task=task.pk)
+    assert not Lease.objects.exists()
+
+
+def test_a_task_is_not_given_to_two(browser: Client) -> None:
+    workers = [make_worker(name=name).pk for name in ("one", "two")]
+    answer = browser.post(reverse(LIST), {"action": "assign", ACTION_CHECKBOX_NAME: workers}, follow=True)
+    assert "Select one worker" in answer.text

@@ -152,9 +152,10 @@ def test_a_key_that_is_no_longer_good_stops_at_once(key, agent, short, change):
         ("/workers/heartbeats/", {"workers": [{"id": lease.worker_id, **quoted(lease)}]}),
         (f"/workers/{lease.worker_id}/claim/", {}),
         (f"/leases/{lease.pk}/complete/", {"generation": lease.generation}),
+        (f"/leases/{lease.pk}/fail/", {"generation": lease.generation, "outcome": "task_failed"}),
     ):
         assert agent.post(path, body).status_code in (401, 403)
-    assert short[1:] == [None] * 4
+    assert short[1:] == [None] * 5
     lease.refresh_from_db()
     lease.worker.refresh_from_db()
     assert (lease.is_live, lease.worker.transport_seen_at) == (True, None)
@@ -290,6 +291,66 @@ def test_a_completion_by_another_key_finds_no_lease(key, agent):
 
     assert refused(agent.post(f"/leases/{lease.pk}/complete/", {"generation": 1})) == (404, "lease_not_found")
     assert refused(agent.post(f"/leases/{new_id()}/complete/", {"generation": 1})) == (404, "lease_not_found")
+    lease.refresh_from_db()
+    assert lease.is_live
+
+
+def test_a_failure_tells_all_that_it_ended(key, agent, short):
+    lease = held(key)
+    said = {"exit_code": 1, "duration_seconds": "1.5", "output_tail": "no\n", "session_ref": "s-1", "usage": []}
+    why = {"outcome": "task_failed", "error_code": "exit_1", "error_message": "it said no"}
+    body = {"generation": lease.generation, **said, **why}
+    answer = agent.post(f"/leases/{lease.pk}/fail/", body, Idempotency_Key="end")
+
+    assert (answer.json(), short[0] is not None) == ({"directive": "continue"}, True)
+    lease.refresh_from_db()
+    attempt, task, worker = lease.attempt, lease.task, lease.worker
+    assert (attempt.state, attempt.outcome, attempt.exit_code, attempt.error_code) == (
+        "failed",
+        "task_failed",
+        1,
+        "exit_1",
+    )
+    assert (attempt.error_log, attempt.output_tail, attempt.session_ref) == ("it said no", "no\n", "s-1")
+    assert (task.last_outcome, worker.state, worker.tasks_failed) == ("task_failed", "idle", 1)
+    assert (lease.end_cause, worker.current_task, str(worker.total_execution_seconds)) == ("failed", None, "1.500000")
+    again = agent.post(f"/leases/{lease.pk}/fail/", body, Idempotency_Key="end")
+    assert (again.status_code, again.json()) == (200, answer.json())
+    assert refused(agent.post(f"/leases/{lease.pk}/fail/", body)) == (409, "stale_claim")
+    assert Event.objects.filter(kind="lease.ended").count() == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "answered"),
+    [
+        ({"outcome": "success"}, (422, "invalid_field")),
+        ({"outcome": "sulking"}, (422, "invalid_field")),
+        ({"outcome": ""}, (422, "invalid_field")),
+        ({"outcome": None}, (422, "invalid_field")),
+        ({"patch_ids": []}, (400, "unknown_field")),
+        ({"error_code": 7.5}, 200),
+        ({"error_message": " blanks about it "}, 200),
+        ({"outcome": "needs_human", "question": {"text": "which?"}}, 200),
+        ({"outcome": "quota_wait", "until": "2100-01-01T00:00:00Z"}, 200),
+    ],
+    ids=["success", "unknown", "empty", "null", "patches", "number", "blanks", "question", "until"],
+)
+def test_a_failure_that_is_not_plain_is_left_to_the_endpoint(key, agent, short, more, answered):
+    lease = held(key)
+    body = {"generation": lease.generation, "outcome": "task_failed", **more}
+    answer = agent.post(f"/leases/{lease.pk}/fail/", body)
+
+    assert short == [None]
+    assert (answer.status_code if answer.status_code == 200 else refused(answer)) == answered
+    lease.refresh_from_db()
+    assert lease.is_live == (answered != 200)
+
+
+def test_a_failure_by_another_key_finds_no_lease(key, agent):
+    lease = held(factories.make_key("worker"))
+
+    body = {"generation": lease.generation, "outcome": "task_failed"}
+    assert refused(agent.post(f"/leases/{lease.pk}/fail/", body)) == (404, "lease_not_found")
     lease.refresh_from_db()
     assert lease.is_live
 
