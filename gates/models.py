@@ -1,5 +1,6 @@
 """The checks that a patch must pass, each time one was run, and what every test said."""
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
@@ -43,6 +44,9 @@ VERSIONED = (
     "gate_type", "applies_to", "command", "cwd", "env_allow", "evidence", "criteria", "expected_exit_codes", "shards",
     "depends_on", "timeout_seconds", "reruns", "base_tests", "sandbox_level_min", "resources", "caches", "external",
 )  # fmt: skip
+
+
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def is_ours(variable: str) -> bool:
@@ -171,12 +175,16 @@ class Gate(Definition):
         texts = isinstance(self.command, list) and all(isinstance(word, str) for word in self.command)
         if not texts or not (self.command or self.external):
             raise InvalidField("command", "an argument vector: a list of texts, the program first, never a shell line")
+        if self.command and not self.command[0].strip():
+            raise InvalidField("command", "its first word, the program, is blank")
         rules.check(self.criteria)
         self._check_sandbox()
         for name in ("applies_to", "env_allow", "depends_on", "caches"):
             given = getattr(self, name)
             if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
                 raise InvalidField(name, "a list of texts")
+        if wrong := [name for name in self.env_allow if not VARIABLE.fullmatch(name)]:
+            raise InvalidField("env_allow", f"{wrong[0][:80]!r} is not the name of a variable")
         if ours := sorted(filter(is_ours, self.env_allow)):
             raise InvalidField("env_allow", f"{', '.join(ours)}: no gate gets what Signalbox itself is configured with")
         if not isinstance(self.evidence, dict) or not all(isinstance(path, str) for path in self.evidence.values()):
@@ -186,6 +194,7 @@ class Gate(Definition):
             raise InvalidField("evidence", f"unknown kind {', '.join(sorted(unknown))}; known are {', '.join(KINDS)}")
         for path in self.evidence.values():
             scope.check_path(path, "evidence")
+        self._check_places(sorted(self.evidence.values()))
         if self.base_tests and "goalposts" not in self.criteria:
             raise InvalidField(
                 "base_tests", "the tests of the base are part of the goalposts criterion: ask for it too"
@@ -201,6 +210,16 @@ class Gate(Definition):
             Gate.objects.filter(project=self.project_id).exclude(pk=self.pk).values_list("key", "depends_on")
         )
         self._check_dependencies(siblings)
+
+    @staticmethod
+    def _check_places(paths: list[str]) -> None:
+        """Every report is a file of its own, and none is the folder of another."""
+        for at, path in enumerate(paths):
+            for other in paths[at + 1 :]:
+                if other == path:
+                    raise InvalidField("evidence", f"{path!r} is the place of two kinds")
+                if other.startswith(f"{path}/"):
+                    raise InvalidField("evidence", f"{path!r} is a report, and cannot be the folder of {other!r}")
 
     def _check_sandbox(self) -> None:
         """Narrower layers ask for more, never for less; resources are known; caches are the installation's."""

@@ -67,6 +67,13 @@ class LevelRefused(Refused):
     status = 409
 
 
+class NoFolder(Refused):
+    """The tree has no such folder for the command to run in: the tree's fault, or its gate's, and not the machine's."""
+
+    code = "no_folder"
+    status = 409
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one command may use. Memory, file size, CPU and open files hold per process (rlimits), the rest for all
@@ -202,8 +209,8 @@ def execute(
     holds. `on_output` gets the output as it comes, in whole lines where possible, cleaned like the rest; of what comes
     too fast it gets the end. `stop` set from another thread ends the command.
 
-    Raises LevelRefused, and RunnerLost for what is our failure: the launcher cannot start or vanished, the box cannot
-    be made, the folders are not as they should be.
+    Raises LevelRefused, NoFolder, and RunnerLost for what is our failure: the launcher cannot start or vanished, the
+    box cannot be made, the folders are not as they should be.
     """
     if level == 0 and not allow_unsafe:
         raise LevelRefused("sandbox level 0 holds nothing, and is not allowed here", level=level)
@@ -337,9 +344,9 @@ def remove(folder: Path) -> None:
 
 def _prepare(directory: Path, output_dir: Path, cwd: str) -> None:
     if not (directory / cwd).is_dir():
-        raise RunnerLost(f"there is no folder {cwd or directory.name} to run the command in")
+        raise NoFolder(f"there is no folder {cwd or directory.name} to run the command in")
     if not (directory / cwd).resolve().is_relative_to(directory):
-        raise RunnerLost(f"the folder {cwd} leads out of the tree that is tested")
+        raise NoFolder(f"the folder {cwd} leads out of the tree that is tested")
     if output_dir.is_relative_to(directory):
         raise RunnerLost("the output folder must lie outside the tree that is tested")
     try:

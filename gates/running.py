@@ -65,6 +65,8 @@ def run(gate_run_id: str, *, by: events.Actor = events.SYSTEM) -> bool:
     log.start()
     try:
         judged = {"judgement": _too_low(level, wanted)} if level < wanted else _judge(gate_run, stop, log, level)
+    except runner.NoFolder as problem:
+        judged = {"judgement": criteria.Judgement("error", "command", None, f"Error (command): {problem}"[:2000])}
     except Exception as problem:
         judged = {"judgement": criteria.Judgement("error", "infra", None, f"the runner failed: {problem}"[:2000])}
     finally:
@@ -130,6 +132,8 @@ def _judge(gate_run: GateRun, stop: threading.Event, log: LiveLog, level: int) -
     gate = gate_run.gate
     if gate is None:
         raise Refused("a run without a gate has nothing to execute", code="gate_not_found")
+    if not gate_run.project.mirror.exists():
+        raise Refused(f"project {gate_run.project.key} has no repository here", code="repository_missing")
     copies = Path(settings.GATES_DIR)
     copies.mkdir(mode=0o700, parents=True, exist_ok=True)
     if copies.stat().st_uid != os.geteuid():

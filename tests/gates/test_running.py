@@ -120,6 +120,25 @@ def test_a_command_that_hangs_is_ended_and_counts_against_the_patch(tmp_path: Pa
     assert house.task("a").count_repairs == 1
 
 
+def test_a_patch_without_the_folder_that_its_gate_runs_in_is_at_fault_and_not_the_machine(tmp_path: Path) -> None:
+    gates = {"unit": {"command": ["true"], "cwd": "src"}}
+    house = House(tmp_path, [piece("a")], gates=gates, files={"src/a.py": "a = 1\n"})
+    patch = house.work({"src/a.py": None, "b.py": "b = 1\n"})
+    patch.refresh_from_db()
+    (run,) = house.gate_runs()
+    assert (run.state, run.error_kind, run.verdict) == ("error", "command", "failed")
+    assert "there is no folder src to run the command in" in run.decision_reason
+    assert patch.state == "apply_failed"
+
+
+def test_a_project_without_a_repository_is_told_in_a_sentence(settings: Any) -> None:
+    run = make_gate_run(make_gate(make_project(), command=["true"]), tree_hash="1" * 40)
+    assert running.run(run.pk)
+    run.refresh_from_db()
+    assert (run.state, run.error_kind) == ("error", "infra")
+    assert run.decision_reason == f"the runner failed: project {run.project.key} has no repository here"
+
+
 def test_what_a_command_claims_without_evidence_is_not_believed(tmp_path: Path) -> None:
     promise = {
         "gate_type": "unit_tests",

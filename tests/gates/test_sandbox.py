@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gates import cgroups, evidence, resources, runner, sandbox
-from gates.runner import Execution, Limits, RunnerLost, execute
+from gates.runner import Execution, Limits, NoFolder, RunnerLost, execute
 from gates.spec import Box
 from pipeline.refusals import InvalidField
 from tests.gates.test_attacks import _marked as marked
@@ -189,7 +189,7 @@ def test_folders_that_were_named_are_read_only_at_their_own_place(folders: tuple
 
 def test_a_working_folder_that_leads_out_of_the_tree_is_refused(folders: tuple[Path, Path]) -> None:
     (folders[0] / "out").symlink_to("/etc")
-    with pytest.raises(RunnerLost, match="leads out of the tree"):
+    with pytest.raises(NoFolder, match="leads out of the tree"):
         run(folders, ["true"], cwd="out")
 
 
