@@ -1,5 +1,6 @@
 """The pages of the gates: verdicts, results, how isolated a check was, and the buttons by role."""
 
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
@@ -9,6 +10,7 @@ from gates.criteria import Judgement
 from gates.junit import Results, TestCase
 from gates.models import FlakyTest, GateRun
 from gates.sarif import Found
+from pipeline.clock import db_now
 from pipeline.events import SYSTEM
 from tests import factories
 
@@ -137,6 +139,19 @@ def test_a_waiver_with_a_mistyped_end_is_refused_and_never_lasts_for_ever(client
     assert "a whole number from 1 to 8784" in answer.text
     gate_run.refresh_from_db()
     assert gate_run.waived_at is None
+
+
+def test_a_waiver_that_ended_is_not_shown_as_one_that_stands(client, project, gate_run):
+    signed_in_as(client, project, "viewer")
+    failed(gate_run)
+    gate_run.waive("for a day", by=SYSTEM, expires_at=db_now() + timedelta(days=1))
+    assert ">waived</span>" in page_of(client, gate_run).text
+    GateRun.objects.filter(pk=gate_run.pk).update(waiver_expires_at=db_now() - timedelta(minutes=1))
+
+    page = page_of(client, gate_run).text
+
+    assert ">waiver ended</span>" in page
+    assert ">waived</span>" not in page
 
 
 def test_a_rerun_is_a_new_record_and_leads_to_it(client, project, gate_run):
