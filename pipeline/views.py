@@ -16,6 +16,7 @@ from django.views.decorators.http import require_POST, require_safe
 from pipeline import kinds, pages
 from pipeline.auth import signed_in
 from pipeline.clock import ClockNow, db_now
+from pipeline.events import table as reactions_of_kinds
 from pipeline.models import Event, FailedReaction, Hold, Run, StepAttempt, Task, TaskDependency, Workstream
 from pipeline.models.hold import stored
 from pipeline.progress import Progress, TaskProgress
@@ -402,8 +403,10 @@ def failed_reactions(request: HttpRequest) -> HttpResponse:
     page = pages.page_of(rows, request)
     waiting = Event.objects.filter(pk__in=[failure.event_id for failure in page.rows], handled_at=None)
     next_try = dict(waiting.values_list("pk", "due_at"))
+    wired = reactions_of_kinds()
     for failure in page.rows:
         failure.next_try = next_try.get(failure.event_id)
+        failure.is_wired = failure.reaction in wired.get(failure.kind, [])
         failure.may_be_replayed = request.principal.may("operator", failure.project_id)
     return render(
         request,

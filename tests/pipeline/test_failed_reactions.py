@@ -6,6 +6,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.test import Client
 
+from pipeline import events
 from pipeline.ids import new_id
 from pipeline.models import Event, FailedReaction
 from pipeline.refusals import Refused
@@ -56,6 +57,21 @@ def test_a_viewer_sees_it_and_cannot_replay_it_and_a_stranger_does_not_see_it(fa
     stranger = person("admin", factories.make_failed_reaction())
     assert str(failure.event_id) not in stranger.get("/events/failed/").content.decode()
     assert stranger.post(f"/events/failed/{failure.pk}/replay/", {"reason": "x"}).status_code == 404
+
+
+def test_what_the_program_no_longer_reacts_with_is_not_said_to_be_tried(failure, reactions):
+    def still_there(event):
+        """A reaction of this program."""
+
+    events.on(failure.kind)(still_there)
+    name = f"{still_there.__module__}.{still_there.__name__}"
+    factories.make_failed_reaction(failure.project, reaction=name, error="it is there")
+    FailedReaction.objects.filter(pk=failure.pk).update(dead_at=None)
+    rows = person("viewer", failure).get("/events/failed/").content.decode().split("<tr")
+    (gone,) = [row for row in rows if "out of order" in row]
+    (there,) = [row for row in rows if "it is there" in row]
+    assert "the program has this reaction no more" in gone
+    assert "no more" not in there
 
 
 def test_an_operator_drops_it_and_it_is_off_every_list(failure):
