@@ -153,7 +153,7 @@ def random_uses(chance: random.Random, count: int, tasks: list[Any], workers: li
     ]
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_sums_agree_over_many_random_records_voids_and_classes() -> None:
     """10,000 records (1,000,000 under CHAOS=full) by the verbs that everybody uses; nothing is put right meanwhile."""
     chance, batch = random.Random(7), 1000
