@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from django.db import connection
-from django.db.models import Q, QuerySet, Sum
+from django.db.models import Count, Q, QuerySet, Sum
 from django.db.models.functions import TruncDate
 
 from costs import forecast, periods, pricing, truth
@@ -92,6 +92,9 @@ def _classes(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(sums.values())
 
 
+_TOLD = ("tool", "model", "landing", "waste_cause", "currency")
+
+
 class Overview:
     """What the page of costs tells of sums by day: read by one question, added up as often as the page likes.
 
@@ -99,11 +102,32 @@ class Overview:
     grouped by day, tool, model and class are some hundreds.
     """
 
-    def __init__(self, rows: "QuerySet[DailySpend]") -> None:
-        groups = rows.values("day", "tool", "model", "landing", "waste_cause", "currency").annotate(
-            total=Sum("amount"), count=Sum("records"), unpriced=Sum("unpriced_amount")
+    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
+        self.groups = list(groups)
+
+    @classmethod
+    def of_sums(cls, rows: "QuerySet[DailySpend]") -> "Overview":
+        """Of sums by day. One query."""
+        return cls(
+            rows.values("day", *_TOLD)
+            .annotate(total=Sum("amount"), count=Sum("records"), unpriced=Sum("unpriced_amount"))
+            .order_by("currency", "landing", "waste_cause")
         )
-        self.groups = list(groups.order_by("currency", "landing", "waste_cause"))
+
+    @classmethod
+    def of_records(cls, rows: "QuerySet[CostRecord]") -> "Overview":
+        """Of the live ones of these records, for what the sums by day do not know: a run, a flag. One query."""
+        return cls(
+            rows.filter(voided_at=None)
+            .annotate(day=TruncDate("recorded_at", tzinfo=UTC))
+            .values("day", *_TOLD)
+            .annotate(
+                total=Sum("amount"),
+                count=Count("pk"),
+                unpriced=Sum("amount", filter=Q(unpriced=True), default=ZERO),
+            )
+            .order_by("currency", "landing", "waste_cause")
+        )
 
     def _added(self, names: Sequence[str], groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         found: dict[tuple[Any, ...], dict[str, Any]] = {}

@@ -2,19 +2,16 @@
 
 import re
 from datetime import timedelta
-from decimal import Decimal
-from typing import Any
 
 from django.core.exceptions import BadRequest
-from django.db.models import Count, F, Q, QuerySet, Sum, Value
-from django.db.models.functions import TruncDate
+from django.db.models import F, Value
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from costs import reports
 from costs.models import TOKEN_FIELDS, Budget, CostRecord, DailySpend
-from costs.pages import DAYS, totals
+from costs.pages import DAYS
 from pipeline import pages
 from pipeline.auth import signed_in
 from pipeline.clock import db_now
@@ -47,15 +44,15 @@ def costs(request: HttpRequest) -> HttpResponse:
     few = bool(filters["run"] or filters["unpriced"])
     today = pages.today().date()
     ids = [filters["project"]] if filters["project"] else request.principal.project_ids()
-    overview = None if few else reports.Overview(sums)
+    overview = reports.Overview.of_records(rows) if few else reports.Overview.of_sums(sums)
     return render(
         request,
         "costs/costs.html",
         {
-            "totals": overview.totals() if overview else totals(rows),
-            "days": overview.days(today - timedelta(days=DAYS - 1)) if overview else _by_day(rows),
-            "tools": overview.tools(TOOLS_SHOWN) if overview else _by_tool(rows),
-            "classes": overview.classes() if overview else [],
+            "totals": overview.totals(),
+            "days": overview.days(today - timedelta(days=DAYS - 1)),
+            "tools": overview.tools(TOOLS_SHOWN),
+            "classes": [] if few else overview.classes(),
             "landed": []
             if few
             else reports.landed(sums, "tool", first=today - timedelta(days=LANDED_DAYS - 1), last=today, projects=ids),
@@ -67,32 +64,6 @@ def costs(request: HttpRequest) -> HttpResponse:
             "landings": CostRecord.Landing.choices,
         },
     )
-
-
-def _by_day(rows: "QuerySet[CostRecord]") -> list[dict[str, Any]]:
-    """As Overview.days, from the records."""
-    zero = Decimal(0)
-    found = (
-        rows.filter(voided_at=None, recorded_at__gte=pages.today() - timedelta(days=DAYS - 1))
-        .values("currency", day=TruncDate("recorded_at"))
-        .annotate(
-            landed=Sum("amount", filter=Q(landing="landed"), default=zero),
-            waste=Sum("amount", filter=Q(landing="waste"), default=zero),
-            n=Count("pk"),
-            amount=Sum("amount"),
-        )
-    )
-    return list(found.order_by("-day", "currency"))
-
-
-def _by_tool(rows: "QuerySet[CostRecord]") -> list[dict[str, Any]]:
-    """As Overview.tools, from the records; `unpriced` is their number."""
-    found = (
-        rows.filter(voided_at=None)
-        .values("tool__key", "model", "currency")
-        .annotate(amount=Sum("amount"), n=Count("pk"), unpriced=Count("pk", filter=Q(unpriced=True)))
-    )
-    return list(found.order_by("-amount", "tool__key", "model")[:TOOLS_SHOWN])
 
 
 @require_safe

@@ -352,6 +352,7 @@ OBJECTS: dict[str, Callable[[World], dict[str, Any]]] = {
     "cost-export": lambda world: {},
     "budget": lambda world: {"id": factories.make_budget(world.project).pk},
     "reservation": lambda world: {"id": factories.make_reservation(world.project).pk},
+    "price-reprice": lambda world: {},
     "price": lambda world: {"id": factories.make_price().pk},
     "membership": lambda world: {"id": factories.make_membership(project=world.project).pk},
     "key": lambda world: {"id": factories.make_key("viewer", project=world.project).row.pk},

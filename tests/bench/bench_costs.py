@@ -189,7 +189,7 @@ def page(size: int) -> Comparison:
 
     def ours(_given: Any) -> None:
         first = db_now().date() - timedelta(days=29)
-        overview = reports.Overview(DailySpend.objects.filter(day__gte=first))
+        overview = reports.Overview.of_sums(DailySpend.objects.filter(day__gte=first))
         overview.totals(), overview.days(first), overview.tools(30), overview.classes()
 
     return Comparison(

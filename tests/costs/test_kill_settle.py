@@ -19,7 +19,7 @@ from tests.factories import BY, make_budget
 pytestmark = [pytest.mark.kill, pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
 
 KILLS = 40 if os.environ.get("CHAOS") == "full" else 5
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 def patiently(work: Any) -> Any:
@@ -40,6 +40,7 @@ def test_a_killed_server_in_mid_settle_neither_loses_nor_doubles() -> None:
     of = make_budget(project, limit_amount=Decimal(100_000))
     backends: dict[int, int] = {}
     done: list[Decimal] = []
+    gave_up: list[Exception] = []
     over = threading.Event()
 
     def settle(number: int) -> None:
@@ -71,6 +72,9 @@ def test_a_killed_server_in_mid_settle_neither_loses_nor_doubles() -> None:
                     done.append(patiently(once))
                 except BudgetExceeded:
                     return
+                except (DatabaseError, InterfaceError) as problem:
+                    gave_up.append(problem)  # half of a turn is booked, and nobody repeats it: a test of nothing
+                    return
                 if chance.random() < 0.1:
                     time.sleep(0.01)
         finally:
@@ -101,6 +105,7 @@ def test_a_killed_server_in_mid_settle_neither_loses_nor_doubles() -> None:
     patiently(lambda: Reservation.objects.count())
 
     assert not any(thread.is_alive() for thread in threads)
+    assert gave_up == []
     assert len(done) >= 4 * KILLS
     spent = CostRecord.objects.live().total()
     assert spent == sum(done, Decimal(0))
