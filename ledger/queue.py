@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from django.db import connection, transaction
-from django.db.models import Model
 
 from ledger import git, janitor
 from ledger.models import MergeQueue, Patch, QueueItem
-from pipeline import events
+from pipeline import events, prepared
 from pipeline.crashpoints import crashpoint
-from pipeline.models import Run
+from pipeline.ids import to_uuid
 from pipeline.questions import ask
 from pipeline.refusals import Refused
 
@@ -34,7 +33,7 @@ def advance(queue_id: str, *, by: events.Actor = events.SYSTEM) -> int:
         if not mine:
             return 0
         try:
-            while done < MAX_STEPS and _step(queue_id, by):
+            while done < MAX_STEPS and _step(queue_id, by, again=done > 0):
                 done += 1
         except git.GitFailed as problem:
             _wait(queue_id, problem, by)
@@ -75,10 +74,12 @@ def advance_all() -> int:
     return sum(advance(pk) for pk in sorted(set(waiting)))
 
 
-def _step(queue_id: str, by: events.Actor) -> bool:
+def _step(queue_id: str, by: events.Actor, *, again: bool = False) -> bool:
     """Walk the items from the head and do the first thing that is due, and what follows from it for the same item at
-    once; False when nothing is due.
+    once; False when nothing is due. `again`: the step before this one has just looked at the branch.
     """
+    if again and not QueueItem.objects.live().filter(queue=queue_id).exists():
+        return False
     queue = MergeQueue.objects.select_related("project").get(pk=queue_id)
     if queue.state == MergeQueue.State.PAUSED or queue.is_blocked:
         return False
@@ -139,18 +140,23 @@ def _do_next(
     return _evict(queue, item, by)
 
 
+_LOCK_QUEUE = "SELECT state FROM ledger_mergequeue WHERE id = %s FOR NO KEY UPDATE"
+_LOCK_RUN = "SELECT id FROM pipeline_run WHERE id = %s FOR NO KEY UPDATE"
+_LOCK_PATCH = "SELECT id FROM ledger_patch WHERE id = %s FOR NO KEY UPDATE"
+_LOCK_ITEM = "SELECT state FROM ledger_queueitem WHERE id = %s FOR NO KEY UPDATE"
+
+
 def _lock(queue: MergeQueue, item: QueueItem, *, also_paused: bool = False) -> bool:
     """Take the locks of one action in the house's order: queue, run, patch, item. False when the item is gone on, or
     somebody has paused the queue meanwhile.
     """
-    state = MergeQueue.objects.select_for_update(no_key=True).filter(pk=queue.pk).values_list("state", flat=True).get()
+    ((state,),) = prepared.execute(_LOCK_QUEUE, [to_uuid(queue.pk)])
     if state == MergeQueue.State.PAUSED and not also_paused:
         return False
-    rows: list[tuple[type[Model], str | None]] = [(Run, item.patch.run_id), (Patch, item.patch_id)]
-    for model, pk in rows:
-        if pk:
-            model._base_manager.select_for_update(no_key=True).filter(pk=pk).values_list("pk").get()
-    now = QueueItem.objects.select_for_update(no_key=True).filter(pk=item.pk).values_list("state", flat=True).get()
+    if item.patch.run_id:
+        prepared.execute(_LOCK_RUN, [to_uuid(item.patch.run_id)])
+    prepared.execute(_LOCK_PATCH, [to_uuid(item.patch_id)])
+    ((now,),) = prepared.execute(_LOCK_ITEM, [to_uuid(item.pk)])
     return bool(now == item.state)
 
 

@@ -117,11 +117,11 @@ class MergeQueue(Stateful):
         `merge_queue.changed`; False when nothing differs.
         """
         with in_transaction():
-            current = MergeQueue.objects.select_for_update(no_key=True).get(pk=self.pk)
-            changes = {name: value for name, value in columns.items() if getattr(current, name) != value}
+            current = MergeQueue.objects.select_for_update(no_key=True).filter(pk=self.pk).values(*columns).get()
+            changes = {name: value for name, value in columns.items() if current[name] != value}
             if changes:
                 MergeQueue.objects.filter(pk=self.pk).update(**changes)
-                before = self.tellable({name: getattr(current, name) for name in changes})
+                before = self.tellable({name: current[name] for name in changes})
                 after = self.tellable(changes)
                 events.record("merge_queue.changed", self, by=by, reason=reason, before=before, after=after)
         for name, value in columns.items():
