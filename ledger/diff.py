@@ -30,6 +30,7 @@ MAX_LEVELS = 32
 MAX_BINARY_BYTES = 8 << 20  # of all contents that a diff's binary parts unfold to, and of all that they make
 
 PLAIN_MODES = ("100644", "100755")
+LINK_MODE = "120000"
 NO_NEWLINE = "\\ No newline at end of file"
 
 _HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@(?: .*)?\Z", re.DOTALL | re.ASCII)
@@ -111,13 +112,14 @@ class Diff:
     binaries: tuple[Binary, ...] = ()
 
 
-def parse(text: str) -> Diff:
+def parse(text: str, *, links: bool = False) -> Diff:
     """What `text` changes. Raises DiffRefused with the code of the first rule it breaks; never another error.
 
+    Symbolic links are taken only with `links`, and then only those whose target `judge_target` lets pass.
     Every count in a hunk header must be met exactly, hunks must stand in order at lines that add up, a new file may
     have no old lines, and the text ends with a line end. Work and memory grow linearly with the text.
     """
-    return _Reader(text).read()
+    return _Reader(text, links).read()
 
 
 def judge_path(path: str, line: int = 0) -> str:
@@ -157,6 +159,29 @@ def judge_path(path: str, line: int = 0) -> str:
         if part.split(".")[0].rstrip(" ").casefold() in _DEVICES:
             _refuse("bad_name", "The name of a Windows device", path, line)
     return path
+
+
+def judge_target(path: str, target: str, line: int = 0) -> str:
+    """The path inside the tree to which the link at `path` leads by its text alone; whether another link stands on the
+    way, only the tree can tell. Raises DiffRefused `symlink_target`.
+
+    Allowed is a relative path, `..` only at its beginning and never above the root, to something that a tree of ours
+    may hold and that is neither the link itself nor a folder in which it stands: whoever walks the tree must come to
+    an end.
+    """
+    parts = target.split("/")
+    ups = next((at for at, part in enumerate(parts) if part != ".."), len(parts))
+    here = path.split("/")[:-1]
+    found = "/".join([*here[: len(here) - ups], *parts[ups:]])
+    if ups > len(here) or ".." in parts[ups:] or target.startswith("/") or _DRIVE.match(target):
+        _refuse("symlink_target", "A link that leads out of the tree", target, line)
+    try:
+        judge_path(found, line)
+    except DiffRefused as refusal:
+        raise DiffRefused("symlink_target", f"A link to what no tree may hold: {refusal}", line) from refusal
+    if f"{path}/".startswith(f"{found}/"):
+        _refuse("symlink_target", "A link that leads to itself or to a folder around it", target, line)
+    return found
 
 
 def folded(path: str) -> str:
@@ -205,7 +230,8 @@ class _Header:
 class _Reader:
     """One pass over the lines of one diff."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, links: bool) -> None:
+        self.links = links
         if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
             raise DiffRefused("patch_too_large", f"The diff has more than {MAX_BYTES} bytes")
         if not text.strip():
@@ -291,13 +317,25 @@ class _Reader:
         elif header.modes:
             old_mode, new_mode = header.modes.get("old mode", ""), header.modes.get("new mode", "")
         self._check_header(header, kind, old, new)
+        start = self.at
         change = self._content(header, kind, old, new)
+        if new_mode == LINK_MODE:
+            self._check_link(change, start)
         change = replace(change, old_mode=old_mode, new_mode=new_mode)
         if not header.moved:
             return change, None
         gone = FileChange(old, "delete", old_mode, "", 0, 0, 0, change.binary, old.isascii(), old)
         change = replace(change, kind="add", old_mode="", source=old)
         return change, gone if header.moved == "rename" else None
+
+    def _check_link(self, change: FileChange, start: int) -> None:
+        """Refuse a link whose target leads elsewhere, and one whose content is anything but the line of a target."""
+        told = [
+            line[1:] for line in self.lines[start : self.at] if line.startswith("+") and not line.startswith("+++ ")
+        ]
+        if change.binary or len(told) != 1 or self.lines[self.at - 1] != NO_NEWLINE:
+            _refuse("symlink_target", "A link whose content is not the one line of its target", change.path, start + 1)
+        judge_target(change.path, told[0], start + 1)
 
     def _check_header(self, header: _Header, kind: Kind, old: str, new: str) -> None:
         """Refuse a header that contradicts itself. The present line is the one after it."""
@@ -315,6 +353,10 @@ class _Reader:
         )
         if contradicts:
             _refuse("header_mismatch", "A file header that contradicts itself", new, self.at)
+        if given == pair and LINK_MODE in header.modes.values():
+            _refuse(
+                "symlink_target", "A file that becomes a link, or was one: delete it in a patch before", new, self.at
+            )
         if ids and (not ids[0].strip("0"), not ids[1].strip("0")) != (kind == "add", kind == "delete"):
             _refuse("header_mismatch", f"An index line that does not belong to this kind ({kind})", new, self.at)
 
@@ -466,8 +508,10 @@ class _Reader:
             self.at += 1
 
     def _mode(self, mode: str) -> str:
-        if mode == "120000":
-            self._wrong("A symbolic link is not taken yet", "symlink_target")
+        if mode == LINK_MODE and self.links:
+            return mode
+        if mode == LINK_MODE:
+            self._wrong("A symbolic link, which the policy does not allow (forbid_symlinks)", "symlink_target")
         if mode == "160000":
             self._wrong("A submodule", "submodule")
         if mode not in PLAIN_MODES:

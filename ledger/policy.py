@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Protocol
 
-from ledger.diff import PLAIN_MODES, Diff
+from ledger.diff import LINK_MODE, PLAIN_MODES, Diff
 from pipeline.refusals import InvalidField
 from pipeline.scope import check_path, matches
 
@@ -33,6 +33,7 @@ BUILT_IN: Mapping[str, Any] = {
     "require_issue_ref": False,
     "ascii_only": False,
     "forbid_secrets": True,
+    "forbid_symlinks": True,
     "forbid_new_dependencies": False,
     "forbid_generated_files": False,
     "generated_paths": [
@@ -97,6 +98,7 @@ class Facts:
     new_dependencies: tuple[tuple[str, str], ...] = ()  # path of the manifest, name
     generated_files: tuple[str, ...] = ()  # those that say so themselves
     unreadable: tuple[str, ...] = ()  # manifests of which nobody can tell what they depend on
+    links: tuple[str, ...] = ()  # symbolic links that it makes, or leads elsewhere
 
     @classmethod
     def of(cls, diff: Diff, *, issue_ref: str = "") -> "Facts":
@@ -114,6 +116,7 @@ class Facts:
             non_ascii_files=tuple(file.path for file in diff.files if not file.ascii),
             issue_ref=issue_ref,
             lines_by_path={file.path: file.insertions + file.deletions for file in diff.files},
+            links=tuple(file.path for file in diff.files if file.new_mode == LINK_MODE),
         )
 
     def document(self) -> dict[str, Any]:
@@ -158,6 +161,11 @@ class Finding:
     def document(self) -> dict[str, Any]:
         """The finding as a JSON object with the field names as keys, for `Patch.findings` and `validation_errors`."""
         return asdict(self)
+
+
+def takes_links(effective: Effective) -> bool:
+    """Whether a patch may hold symbolic links that stay inside the tree. Where no layer says so, it may not."""
+    return not effective.values.get("forbid_symlinks", BUILT_IN["forbid_symlinks"])
 
 
 def check_tree(diff: Diff, tree: Iterable[Change]) -> list[Finding]:
@@ -249,6 +257,9 @@ def check_constraints(facts: Facts, effective: Effective) -> list[Finding]:
     if found.value("forbid_secrets"):
         for path, line, kind in facts.secrets:
             found.add("forbid_secrets", path, line, f"{path}, line {line}, holds what looks like a secret: {kind}")
+    if found.value("forbid_symlinks"):
+        for path in facts.links:
+            found.add("forbid_symlinks", path, path, f"{path} is a symbolic link")
     if found.value("forbid_new_dependencies"):
         for path, name in facts.new_dependencies:
             found.add("forbid_new_dependencies", path, name, f"{path} would depend on {name}")

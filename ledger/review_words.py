@@ -19,6 +19,7 @@ RULES = {
     "require_issue_ref": gettext_lazy("Names an issue"),
     "ascii_only": gettext_lazy("Only ASCII text"),
     "forbid_secrets": gettext_lazy("Holds no secret"),
+    "forbid_symlinks": gettext_lazy("No symbolic links"),
     "forbid_new_dependencies": gettext_lazy("Adds no dependency"),
     "forbid_generated_files": gettext_lazy("Leaves generated files alone"),
     "protected_paths": gettext_lazy("Protected paths are looked at"),

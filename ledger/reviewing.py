@@ -54,7 +54,7 @@ def facts_of(patch: Patch) -> policy.Facts | None:
     if content is None:
         return None
     try:
-        parsed = diffs.parse(content.diff_text)
+        parsed = diffs.parse(content.diff_text, links=True)
     except diffs.DiffRefused:
         return None
     return contents.look(parsed, content.diff_text, None, issue_ref=patch.issue_ref)

@@ -6,18 +6,21 @@ from pathlib import PurePosixPath
 from ledger import diff as diffs
 from ledger import git, literals, policy
 
-CODES = {"120000": "symlink_target", "160000": "submodule"}
+CODES = {diffs.LINK_MODE: "symlink_target", "160000": "submodule"}
 
 
-def judge(repo: git.StrPath, base: str, tree: str, parsed: diffs.Diff) -> list[policy.Finding]:
+def judge(repo: git.StrPath, base: str, tree: str, parsed: diffs.Diff, *, links: bool = False) -> list[policy.Finding]:
     """What `tree`, made of the commit `base` by the diff `parsed`, must not hold; empty when all is in order.
 
     The rules are codes of domain.md §1.10: `symlink_target`, `submodule`, `bad_mode`, those of a path,
     `header_mismatch` where the trees differ by something else than the text says, `case_collision` for a new path
-    beside one that some file systems cannot tell from it, wherever in the tree that is. Raises what git raises.
+    beside one that some file systems cannot tell from it, wherever in the tree that is. With `links` a symbolic link
+    may stand there that leads to a file or folder of the tree, and through no other link. Raises what git raises.
     """
     changes = git.changes(repo, base, tree)
-    findings = list(_kinds(changes))
+    findings = list(_kinds(changes, links))
+    if links:
+        findings += _links(repo, tree, [change for change in changes if change.new_mode == diffs.LINK_MODE])
     told = {finding.path for finding in findings}
     for finding in (*policy.check_tree(parsed, changes), *_contents(repo, changes, parsed)):
         if finding.path not in told:
@@ -26,11 +29,14 @@ def judge(repo: git.StrPath, base: str, tree: str, parsed: diffs.Diff) -> list[p
     return findings
 
 
-def _kinds(changes: Iterable[git.TreeChange]) -> Iterator[policy.Finding]:
-    """What is no plain file, before or after, and what no tree of ours may name."""
+def _kinds(changes: Iterable[git.TreeChange], links: bool) -> Iterator[policy.Finding]:
+    """What is no plain file (and no link, where there may be `links`), before or after, and what no tree of ours may
+    name.
+    """
+    allowed = {"", *diffs.PLAIN_MODES, *([diffs.LINK_MODE] if links else [])}
     for change in changes:
         for mode in (change.new_mode, change.old_mode):
-            if mode and mode not in diffs.PLAIN_MODES:
+            if mode not in allowed:
                 code = CODES.get(mode, "bad_mode")
                 yield _finding(code, change.path, f"{change.path} is not a plain file: its mode is {mode}")
                 break
@@ -39,6 +45,27 @@ def _kinds(changes: Iterable[git.TreeChange]) -> Iterator[policy.Finding]:
                 diffs.judge_path(change.path)
             except diffs.DiffRefused as refusal:
                 yield _finding(refusal.code, change.path, str(refusal))
+
+
+def _links(repo: git.StrPath, tree: str, changes: Iterable[git.TreeChange]) -> Iterator[policy.Finding]:
+    """Links that lead out of the tree, to nothing, or through another link; what they lead to is asked of the tree."""
+    for change in changes:
+        try:
+            target = diffs.judge_target(change.path, git.blob(repo, change.new_oid).decode())
+        except UnicodeDecodeError:
+            yield _finding("symlink_target", change.path, f"{change.path}: its target is not UTF-8")
+            continue
+        except diffs.DiffRefused as refusal:
+            yield _finding("symlink_target", change.path, f"{change.path}: {refusal}")
+            continue
+        modes = git.modes_on_the_way(repo, tree, target)
+        odd = [path for path, mode in modes.items() if mode not in (git.FOLDER_MODE, *diffs.PLAIN_MODES)]
+        if odd:
+            yield _finding(
+                "symlink_target", change.path, f"{change.path} leads through {odd[0]}, which is no plain file"
+            )
+        elif target not in modes:
+            yield _finding("symlink_target", change.path, f"{change.path} leads to {target}, which is not there")
 
 
 def _contents(repo: git.StrPath, changes: Iterable[git.TreeChange], parsed: diffs.Diff) -> Iterator[policy.Finding]:

@@ -36,12 +36,15 @@ def judge(patch: Patch) -> dict[str, Any]:
     }  # fmt: skip
     text = patch.content.diff_text
     tree = ""
+    overridden = {rule for _pk, rule in patch.overrides.holding()}
+    # What undoes a landed patch may put back a link that it took away; the constraint below judges that.
+    links = policy.takes_links(bounds) or "forbid_symlinks" in overridden or patch.rollback_of_id is not None
     try:
-        parsed = diffs.parse(text)
+        parsed = diffs.parse(text, links=links)
         if patch.custody == Project.Custody.MANAGED:
             tree = git.apply(patch.project.mirror, patch.base_commit, text)
             found["result_tree"] = tree
-            for finding in trees.judge(patch.project.mirror, patch.base_commit, tree, parsed):
+            for finding in trees.judge(patch.project.mirror, patch.base_commit, tree, parsed, links=links):
                 errors.append({**finding.document(), "code": finding.rule})
     except git.GitFailed:
         raise
@@ -63,7 +66,6 @@ def judge(patch: Patch) -> dict[str, Any]:
             seen.add((finding.rule, finding.path))
             errors.append({**finding.document(), "code": "files_scope_violation"})
     found["scope_ok"] = not outside
-    overridden = {rule for _pk, rule in patch.overrides.holding()}
     broken = policy.check_constraints(facts, bounds)
     errors.extend({**one.document(), "code": one.rule} for one in broken if one.rule not in overridden)
     found["constraints_ok"] = all(one.rule in overridden for one in broken)

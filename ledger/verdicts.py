@@ -70,6 +70,7 @@ OVERRIDABLE = frozenset(
         "allowed_formats", "patch_required", "patch_only", "max_lines_changed", "max_files_changed",
         "max_lines_by_path", "forbid_binary_patches", "forbid_touching_paths", "require_issue_ref", "ascii_only",
         "forbid_secrets", "forbid_new_dependencies", "forbid_generated_files", "protected_paths", "new_dependencies",
+        "forbid_symlinks",
     }
 )  # fmt: skip
 
@@ -93,6 +94,7 @@ _APPLIES: Mapping[str, _Applies] = {
     "require_issue_ref": lambda facts, value: bool(value),
     "ascii_only": lambda facts, value: bool(value),
     "forbid_secrets": lambda facts, value: bool(value),
+    "forbid_symlinks": lambda facts, value: bool(value),
     "forbid_new_dependencies": lambda facts, value: bool(value),
     "forbid_generated_files": lambda facts, value: bool(value),
 }

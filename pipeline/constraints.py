@@ -71,6 +71,7 @@ FIELDS: Mapping[str, Field] = {
     "protected_paths": Field(Fold.UNION, Kind.GLOBS, "patch"),
     "max_lines_by_path": Field(Fold.MIN_EACH, Kind.LIMITS, "patch"),
     "forbid_secrets": Field(Fold.OR, Kind.FLAG, "patch"),
+    "forbid_symlinks": Field(Fold.OR, Kind.FLAG, "patch"),
     "forbid_new_dependencies": Field(Fold.OR, Kind.FLAG, "patch"),
     "forbid_generated_files": Field(Fold.OR, Kind.FLAG, "patch"),
     "generated_paths": Field(Fold.UNION, Kind.GLOBS, "patch"),

@@ -59,10 +59,12 @@ from ledger.git.names import (
     UnknownCommit,
 )
 from ledger.git.objects import (
+    FOLDER_MODE,
     TreeFile,
     blob,
     files,
     knows,
+    modes_on_the_way,
     names_in,
     note_file,
     tree_of,
@@ -85,6 +87,7 @@ from ledger.git.running import (
 __all__ = [
     "COMMITTER_EMAIL",
     "COMMITTER_NAME",
+    "FOLDER_MODE",
     "MEMORY_BYTES",
     "NETWORK_MEMORY_BYTES",
     "NETWORK_SECONDS",
@@ -122,6 +125,7 @@ __all__ = [
     "knows",
     "landed",
     "log",
+    "modes_on_the_way",
     "move_branch",
     "move_note",
     "names_in",

@@ -37,7 +37,7 @@ _PATCH_AT_FAULT = re.compile(
     rb"|patch failed|unrecognized input|invalid path|beyond a symbolic link|lacks filename information"
     rb"|inconsistent|wrong type|depends on old contents|patch fragment without header|removal patch leaves"
     rb"|cannot apply binary patch|patch with only garbage|unexpected end of file|has type \d+, expected"
-    rb"|invalid mode|No changes|still has contents|is not valid|git apply: bad git-diff"
+    rb"|invalid mode|does not match old mode|No changes|still has contents|is not valid|git apply: bad git-diff"
     rb"|creates incorrect result|not match the current contents|but it is not empty|missing binary patch data"
     rb"|appears as both a file and as a directory|unable to add cache entry"
     rb"|binary patch does not apply|corrupt binary patch|unrecognized binary patch"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ledger.git.names import UnknownCommit, is_object_id, object_id
-from ledger.git.running import StrPath, decoded, run
+from ledger.git.running import GitFailed, StrPath, decoded, run, tail
 
 
 def knows(repo: StrPath, commit: str) -> bool:
@@ -71,6 +71,22 @@ def _names(tree: bytes, oid_bytes: int) -> Iterator[bytes]:
         end = tree.index(b"\0", at)
         yield tree[at:end].split(b" ", 1)[1]
         at = end + 1 + oid_bytes
+
+
+FOLDER_MODE = "040000"
+
+
+def modes_on_the_way(repo: StrPath, tree: str, path: str) -> dict[str, str]:
+    """Path → mode (six octal digits) for `path` in `tree` and for each folder above it; what is not there is left out.
+
+    Source: `git ls-tree -t -z` (git-ls-tree(1)), whose paths are no patterns. Raises UnknownCommit for the tree.
+    """
+    done = run(repo, "ls-tree", "-t", "-z", "--full-tree", object_id(tree), path, allowed=(0, 128))
+    if done.returncode:
+        tree_of(repo, tree)
+        raise GitFailed("git ls-tree failed", stderr=tail(done.stderr))
+    entries = (entry.split("\t", 1) for entry in decoded(done.stdout).split("\0")[:-1])
+    return {found: facts.split(" ")[0] for facts, found in entries}
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from ledger import diff as diffs
-from ledger import git, oscillation
-from pipeline import events
+from ledger import git, oscillation, policy
+from pipeline import events, prepared
 from pipeline.clock import ClockNow, db_now
 from pipeline.crashpoints import crashpoint
-from pipeline.ids import ULIDField, new_id
+from pipeline.ids import ULIDField, from_uuid, new_id, to_uuid
 from pipeline.models import ExecutionRequest, Phase, Project, PromptInstance, Run, StepAttempt, Task, User, Workstream
 from pipeline.questions import ask
 from pipeline.refusals import InvalidField, NotFound, Refused, need_reason
@@ -168,7 +168,12 @@ class PatchQuerySet(models.QuerySet["Patch"]):
         """
         if len(summary) > 512:
             raise InvalidField("summary", "512 characters at most")
-        facts = diffs.parse(diff_text)
+        try:
+            facts = diffs.parse(diff_text)
+        except diffs.DiffRefused as refusal:
+            if refusal.code != "symlink_target" or not _may_hold_links(project, attempt, task, rollback_of):
+                raise
+            facts = diffs.parse(diff_text, links=True)
         base_tree = ""
         if project.custody == Project.Custody.MANAGED:
             try:
@@ -187,12 +192,9 @@ class PatchQuerySet(models.QuerySet["Patch"]):
                     "SELECT pg_advisory_xact_lock(hashtextextended(%s, 2))", [f"{project.pk} {base_commit} {sha256}"]
                 )
             crashpoint("submit.locked")
-            known = (
-                self.filter(project=project, base_commit=base_commit, sha256=sha256)
-                .exclude(state__in=[Patch.State.DROPPED, Patch.State.ROLLED_BACK])
-                .first()
-            )
-            if known is not None:
+            same = prepared.execute(_SAME_CONTENT, [to_uuid(project.pk), base_commit, sha256])
+            if same:
+                known = self.get(pk=from_uuid(same[0][0]))
                 events.record("patch.resubmitted", known, by=by, data={"attempt": attempt and attempt.pk})
                 return known, False
             task = attempt.task if attempt else task
@@ -236,7 +238,8 @@ class PatchQuerySet(models.QuerySet["Patch"]):
             PatchContent(patch=patch, diff_text=diff_text, sha256=sha256, patch_id_git=patch_id, byte_size=size).save(
                 force_insert=True
             )
-            patch.depends_on.set(depends_on)
+            if depends_on:
+                patch.depends_on.set(depends_on)
             needs = {"depends_on": [needed.pk for needed in depends_on]} if depends_on else None
             patch.born(by=by, reason="Initial creation", data=needs)
             crashpoint("submit.stored")
@@ -247,6 +250,28 @@ class PatchQuerySet(models.QuerySet["Patch"]):
     def _to_repair(self, task: Task) -> "Patch | None":
         """The newest patch of the task that failed: what a new one replaces."""
         return self.filter(task=task, state=Patch.State.APPLY_FAILED).order_by("-pk").first()
+
+
+# As the unique constraint on a patch's content says it, so that its index is read.
+_SAME_CONTENT = """
+SELECT id FROM ledger_patch WHERE project_id = %s AND base_commit = %s AND sha256 = %s
+AND NOT (state IN ('dropped', 'rolled_back')) AND sha256 <> '' ORDER BY id LIMIT 1
+"""
+
+
+def _may_hold_links(
+    project: Project, attempt: StepAttempt | None, task: Task | None, rollback_of: "Patch | None"
+) -> bool:
+    """Whether a submission to this place may hold symbolic links; what undoes a landed patch is judged later."""
+    from ledger.models.policy import PatchPolicy
+
+    if rollback_of is not None:
+        return True
+    run = attempt.run if attempt else None
+    bounds = PatchPolicy.objects.effective(
+        project, run and run.phase, run and run.workstream, attempt.task if attempt else task
+    )
+    return policy.takes_links(bounds)
 
 
 def resubmitters(patch_ids: Collection[str]) -> dict[str, set[str | None]]:
@@ -569,6 +594,7 @@ class Patch(Stateful):
                 queue = (
                     MergeQueue.objects.select_for_update(no_key=True)
                     .filter(project=self.project_id, target_branch=self.target_branch)
+                    .only("pk", "project", "target_branch")
                     .first()
                 )
                 if queue is None:
@@ -583,12 +609,12 @@ class Patch(Stateful):
                     f"Cannot queue: {current.attempts} of {current.max_apply_attempts} attempts are used up",
                     code="attempts_exhausted",
                 )
-            waits_for = current.depends_on.exclude(state=self.State.COMMITTED).order_by("pk").first()
-            if waits_for is not None:
+            needed = current.depends_on.exclude(state=self.State.COMMITTED).order_by("pk")
+            for pk, state in needed.values_list("pk", "state")[:1]:
                 raise Refused(
-                    f"Cannot queue: patch {waits_for.pk}, on which it stands, is {waits_for.state} and has to land",
+                    f"Cannot queue: patch {pk}, on which it stands, is {state} and has to land",
                     code="gates_not_satisfied",
-                    patches=[waits_for.pk],
+                    patches=[pk],
                 )
             current.must_be_allowed("queue")
             moved = self.move(
@@ -661,6 +687,56 @@ class Patch(Stateful):
             self.quarantine(
                 f"{current.attempts} of {current.max_apply_attempts} attempts to apply it are used up: {message}", by=by
             )
+
+    def must_be_reported(self, verb: str) -> None:
+        """Raises Refused `invalid_move` in managed custody: there the merge queue applies, tests and lands, and nobody
+        else says that it has.
+        """
+        if self.custody != Project.Custody.RECORDED:
+            raise Refused(
+                f"Cannot {verb}: the project is in managed custody, so its merge queue does that",
+                code="invalid_move",
+                state=self.state,
+            )
+
+    def report_apply(
+        self, *, by: events.Actor, success: bool, files: Sequence[str] = (), code: str = "", message: str = ""
+    ) -> bool:
+        """queued -> applied or apply_failed, as whoever keeps the branch of a recorded project says. The files are
+        those of its text unless told. Raises InvalidMove, Refused `invalid_move` in managed custody.
+        """
+        self.must_be_reported("apply")
+        if not success:
+            return self.fail("apply", code or "apply_failed", message or "it could not be applied", by=by)
+        touched = sorted(files or self.files_touched)
+        return self.note_applied(by=by, candidate_tree="", files=touched, again=self.attempts > 0)
+
+    def report_verify(
+        self, *, by: events.Actor, tests_passed: bool, tree: str = "", parent: str = "", message: str = ""
+    ) -> bool:
+        """applied -> verified or apply_failed, in a recorded project. `tree` is what was tested: with it, the gates
+        that have judged that tree are asked at the commit. Raises InvalidMove, Refused `invalid_move`.
+        """
+        self.must_be_reported("verify")
+        if tests_passed:
+            return self.verify(by=by, tested_tree=tree, tested_parent=parent)
+        return self.fail("verify", "tests_not_passed", message or "its tests did not pass", by=by, tests_ran=True)
+
+    def report_commit(self, *, by: events.Actor, commit_sha: str = "", tree: str = "") -> bool:
+        """verified -> committed, in a recorded project: the branch that somebody else moves holds it. The commit guard
+        is asked, but for what only a mirror could tell. Raises as `must_be_committable`, InvalidMove, Refused
+        `invalid_move`; `tree_mismatch` when another tree was said to be tested.
+        """
+        self.must_be_reported("commit")
+        with in_transaction():
+            current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
+            if current.state != self.State.VERIFIED:
+                raise InvalidMove(current, current.state, "committed", verb="commit", allowed=self.MOVES[current.state])
+            if tree and current.tested_tree and tree != current.tested_tree:
+                message = f"Cannot commit: tree {tree} is not the tested tree {current.tested_tree}"
+                raise Refused(message, code="tree_mismatch")
+            current.must_be_committable()
+            return self.commit(commit_sha, tree or current.tested_tree, by=by)
 
     def verify(self, *, by: events.Actor, tested_tree: str, tested_parent: str) -> bool:
         """applied -> verified: every required gate passed for exactly this tree on this parent."""

@@ -48,6 +48,7 @@ TABLE: list[tuple[str, Any, Any, Any, Any]] = [
     ("protected_paths", [], ["x"], ["x"], None),
     ("generated_paths", ["dist/**"], [], ["dist/**"], None),
     ("forbid_secrets", True, True, True, False),
+    ("forbid_symlinks", False, True, True, None),
     ("forbid_new_dependencies", False, True, True, None),
     ("forbid_generated_files", True, True, True, False),
     ("max_lines_by_path", {"a": 5}, {"a": 3}, {"a": 3}, {"a": 6}),
