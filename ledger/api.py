@@ -90,6 +90,38 @@ class Quarantine(Strict):
     owner = serializers.CharField(required=False, max_length=200)
 
 
+class OidField(serializers.RegexField):
+    """The full name of a commit or tree, 40 or 64 hexadecimal digits; may be left out."""
+
+    def __init__(self) -> None:
+        super().__init__(r"^([0-9a-f]{40}|[0-9a-f]{64})?$", required=False, allow_blank=True, default="", max_length=64)
+
+
+class Applied(Strict):
+    """Whether somebody else's branch took the change; without success, why not."""
+
+    success = serializers.BooleanField()
+    files = serializers.ListField(child=serializers.CharField(max_length=1024), required=False, max_length=300)
+    error_code = serializers.RegexField(r"^[a-z0-9_]{1,64}$", required=False)
+    message = serializers.CharField(required=False, allow_blank=True, default="", max_length=2000)
+
+
+class Verified(Strict):
+    """Whether its tests passed, and of which tree on which commit, as far as known."""
+
+    tests_passed = serializers.BooleanField()
+    tree = OidField()
+    parent = OidField()
+    message = serializers.CharField(required=False, allow_blank=True, default="", max_length=2000)
+
+
+class Committed(Strict):
+    """Which commit holds the change, and that commit's tree, as far as known."""
+
+    commit_sha = OidField()
+    tree = OidField()
+
+
 class Chosen(Strict):
     """Which patches of one project's branch: by who or what made them, in which run, by id, and when they landed (for
     a rollback) or were submitted (for any other verb, which may also ask for a `state`).
@@ -243,6 +275,9 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
         "requeue": "operator",
         "quarantine": "operator",
         "drop": "operator",
+        "apply": "operator",
+        "verify": "operator",
+        "commit": "operator",
         "release": "approver",
         "rollback": "approver",
         "bulk": "operator",
@@ -380,6 +415,37 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
         """Close it for good. Refuses with `reason_required`, `invalid_move`."""
         patch = self.get_object()
         patch.drop(self.body(Reason)["reason"], by=self.by)
+        return self.reply(patch)
+
+    @extend_schema(request=Applied, responses=PatchSerializer)
+    @action(detail=True, methods=["post"])
+    def apply(self, request: Request, id: str) -> Response:
+        """Recorded custody: say whether the change was applied. Refuses with `invalid_move`, always so in managed
+        custody.
+        """
+        patch, given = self.get_object(), self.body(Applied)
+        patch.report_apply(
+            by=self.by, success=given["success"], files=given.get("files", ()), code=given.get("error_code", ""),
+            message=given["message"],
+        )  # fmt: skip
+        return self.reply(patch)
+
+    @extend_schema(request=Verified, responses=PatchSerializer)
+    @action(detail=True, methods=["post"])
+    def verify(self, request: Request, id: str) -> Response:
+        """Recorded custody: say whether its tests passed. Refuses with `invalid_move`, always so in managed custody."""
+        patch = self.get_object()
+        patch.report_verify(by=self.by, **self.body(Verified))
+        return self.reply(patch)
+
+    @extend_schema(request=Committed, responses=PatchSerializer)
+    @action(detail=True, methods=["post"])
+    def commit(self, request: Request, id: str) -> Response:
+        """Recorded custody: say that the branch holds it. Refuses with `invalid_move` (always so in managed custody),
+        `tests_not_passed`, `gates_not_satisfied`, `reviews_missing`, `review_veto`, `tree_mismatch`.
+        """
+        patch = self.get_object()
+        patch.report_commit(by=self.by, **self.body(Committed))
         return self.reply(patch)
 
     @extend_schema(request=Reason, responses={200: PatchSerializer, 201: PatchSerializer})
