@@ -20,6 +20,7 @@ MODULES = (
     "bench_verify",
     "bench_sweep",
     "bench_patch",
+    "bench_policy",
     "bench_gate",
     "bench_costs",
 )

@@ -4,6 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pgtrigger
 import pytest
 from django.db import IntegrityError, transaction
 
@@ -12,6 +13,7 @@ from ledger.models import Patch, PatchReview, PolicyOverride
 from ledger.models.review import SelfReview, reviews_of
 from pipeline import events
 from pipeline.auth import Principal
+from pipeline.clock import db_now
 from pipeline.models import User
 from pipeline.refusals import InvalidField, ReasonRequired, Refused
 from pipeline.states import InvalidMove
@@ -305,6 +307,28 @@ def test_a_patch_that_relies_on_an_override_is_set_aside_at_its_end() -> None:
     other.refresh_from_db()
     assert (patch.state, other.state) == ("quarantined", "queued")
     assert reviewing.set_aside_lapsed() == 0
+
+
+def test_when_the_clock_ends_an_override_the_patch_leaves_its_queue_and_cannot_land() -> None:
+    found = {"rule": "max_files_changed", "severity": "overridden", "message": "x", "path": None}
+    queued, verified = valid(policy_snapshot={}, findings=[found]), valid(policy_snapshot={}, findings=[found])
+    for one in (queued, verified):
+        one.overrides.grant(one, "max_files_changed", reason="big", by=BY, expires_after=timedelta(hours=1))
+        assert one.queue(by=BY)
+    factories.in_state(verified, "verified", tests_ran=True, tests_passed=True)
+    assert reviewing.set_aside_lapsed() == 0
+    with pgtrigger.ignore("ledger.PolicyOverride:written_once"):
+        PolicyOverride.objects.update(expires_at=db_now() - timedelta(seconds=1))
+    with pytest.raises(Refused) as caught:
+        verified.begin_landing("c" * 40, by=BY)
+    assert caught.value.code == "override_expired"
+    assert reviewing.set_aside_lapsed() == 2
+    for one in (queued, verified):
+        one.refresh_from_db()
+        assert (one.state, one.quarantine_reason) == (
+            "quarantined",
+            "the override of max_files_changed holds no more",
+        )
 
 
 @pytest.mark.parametrize(
