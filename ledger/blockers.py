@@ -10,9 +10,10 @@ from ledger.models.review import reviews_of
 from pipeline.blockers import ENGINE, OPERATORS, Action, Holder, Wait, last_said
 from pipeline.models import Hold, Task
 from pipeline.models.hold import stored
-from pipeline.questions import answers
+from pipeline.questions import answers, ask
 
 APPROVERS = Holder("user", "", "approvers")
+ADMINS = Holder("user", "", "admins")
 
 
 @answers("blockers")
@@ -63,6 +64,9 @@ def _action(patch: Patch, code: str) -> Action | None:
     }
     if patch.state == Patch.State.APPLY_FAILED:
         verbs[code] = ("requeue", "operator")
+    if code == "report_due":
+        reported = {Patch.State.QUEUED: "apply", Patch.State.APPLIED: "verify", Patch.State.VERIFIED: "commit"}
+        verbs[code] = (reported[Patch.State(patch.state)], "operator")
     if code not in verbs:
         return None
     verb, role = verbs[code]
@@ -102,6 +106,9 @@ def _item(item: QueueItem) -> Wait | None:
     if first is not None:
         reason = f"{first.in_all} ahead of it on {item.queue.target_branch}; first is {first.patch}"
         return Wait(code="in_line", reason=reason, holder=ENGINE, on=first.patch)
+    if item.state == QueueItem.State.TESTING and not _is_judged(item):
+        reason = "No required gate judges it, and nothing lands that nobody judged: an admin adds a gate"
+        return Wait(code="gates_missing", reason=reason, holder=ADMINS)
     reasons = {
         QueueItem.State.WAITING: "It is head of its queue, and built when its turn comes",
         QueueItem.State.BUILDING: "Its candidate is being built",
@@ -109,6 +116,12 @@ def _item(item: QueueItem) -> Wait | None:
         QueueItem.State.PASSING: "It passed, and lands within seconds",
     }
     return Wait(code=str(item.state), reason=reasons[QueueItem.State(item.state)], holder=ENGINE)
+
+
+def _is_judged(item: QueueItem) -> bool:
+    """Whether any required gate has, or is to have, a word on its candidate."""
+    verdicts = ask("tree.verdict", patch=item.patch, tree=item.candidate_tree)
+    return any(verdict != "none" for verdict, _reason in verdicts)
 
 
 def _push(push: Push) -> Wait | None:

@@ -202,7 +202,8 @@ def are_patches_landed(*, task: Task) -> Verdict:
 @answers("run.complete")
 def is_a_patch_open(*, run: Run, status: str) -> str | None:
     """A run ends when none of its patches is on its way; one in quarantine makes it end quarantined."""
-    if Patch.objects.open().filter(run=run).exists():
+    tested = Q(custody=Project.Custody.RECORDED, state=Patch.State.VERIFIED)  # what others then do is not awaited
+    if Patch.objects.open().filter(run=run).exclude(tested).exists():
         return "patch_open"
     return "patch_quarantined" if Patch.objects.parked().filter(run=run).exists() else None
 

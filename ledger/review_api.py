@@ -246,6 +246,9 @@ class PolicyActions:
         with `enabled: false` and try it out before it holds.
         """
         row, most = self.get_object(), reviewing.most_replayed()
+        for name in request.query_params:
+            if name != "last":
+                raise BadQuery(name, "unknown parameter; known is last", code="unknown_filter")
         given = request.query_params.get("last", str(REPLAYED))
         if not re.fullmatch(r"[0-9]{1,6}", given, re.ASCII) or not 1 <= int(given) <= most:
             raise BadQuery("last", f"a whole number from 1 to {most}, not “{given[:80]}”")

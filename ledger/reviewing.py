@@ -148,6 +148,14 @@ def waiting_for(principal: Principal) -> list[Waiting]:
     return sorted(found, key=lambda one: (-verdicts.TIERS.index(one.risk.tier), one.patch.pk))
 
 
+REPORTS = {
+    Patch.State.QUEUED: "whoever moves %(branch)s has to report whether it was applied",
+    Patch.State.APPLIED: "whoever moves %(branch)s has to report whether its tests passed",
+    Patch.State.VERIFIED: "whoever moves %(branch)s has to report that it holds the change",
+}
+"""What a patch of recorded custody waits for, by its state."""
+
+
 def holder(patch: Patch) -> dict[str, Any] | None:
     """The one party that an unfinished patch waits for (domain.md §3.6): `kind`, `label`, `code`, `reason`.
 
@@ -164,6 +172,8 @@ def holder(patch: Patch) -> dict[str, Any] | None:
         if task is not None and task.state not in Task.ENDED:
             return _held("queue", f"task {task.key}", "repair_pending", patch.last_error_message or patch.state_reason)
         return _held("user", "operators", patch.last_error_code or "apply_failed", patch.state_reason)
+    if patch.custody == Project.Custody.RECORDED and patch.state in REPORTS:
+        return _held("user", "operators", "report_due", REPORTS[patch.state] % {"branch": patch.target_branch})
     if patch.state == state.APPLIED:
         return _held("gate", "gates", "gates_running", "the required gates have not all passed")
     if patch.state in (state.VALIDATED, state.VERIFIED):

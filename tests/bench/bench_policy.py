@@ -53,9 +53,15 @@ def fill(size: int) -> tuple[Project, PatchPolicy]:
         raise RuntimeError("the diff cannot be read")
     names = [column.column for column in Patch._meta.concrete_fields]
     own = {"id": "m.id", "ledger_id": "m.ledger_id", "sha256": "m.sha256", "facts": "m.facts"}
+    told = facts.document()
     chosen = ", ".join(own.get(name, f"p.{name}") for name in names)
     rows = [
-        (to_uuid(new_id()), to_uuid(new_id()), f"{at:064x}", json.dumps({**facts.document(), "insertions": at % 400}))
+        (
+            to_uuid(new_id()),
+            to_uuid(new_id()),
+            f"{at:064x}",
+            json.dumps({**told, "insertions": at % 4 * 100}),
+        )
         for at in range(1, size)
     ]
     with transaction.atomic(), connection.cursor() as cursor:

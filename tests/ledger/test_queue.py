@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from gates.models import GateRun
-from ledger import git, queue
+from ledger import blockers, git, queue, validation
 from ledger.models import Patch, QueueItem
 from pipeline.events import Event
 from pipeline.refusals import Refused
 from tests.conftest import Threads
-from tests.factories import BY
+from tests.factories import BY, make_gate, make_merge_queue, make_patch, make_project, sample_repository
 from tests.flows.house import House, piece
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
@@ -290,3 +290,20 @@ def test_a_superseded_gate_run_is_skipped_and_is_no_verdict(single: House, monke
     assert all(run.skip_reason == "Skipped: superseded" for run in skipped)
     assert single.new_commits()[-1].parents == (pushed[0],)
     single.must_hold()
+
+
+def test_a_patch_that_no_required_gate_judges_waits_for_an_admin_and_says_so() -> None:
+    project = make_project(repository=sample_repository())
+    merge_queue = make_merge_queue(project)
+    patch = make_patch(project)
+    assert validation.validate(patch.pk)
+    patch.refresh_from_db()
+    patch.queue(by=BY)
+    queue.advance(merge_queue.pk)
+    patch.refresh_from_db()
+    assert patch.state == "applied"
+    wait = blockers.who_holds(subject=patch)
+    assert wait is not None
+    assert (wait.code, wait.holder) == ("gates_missing", blockers.ADMINS)
+    make_gate(project)
+    assert blockers.who_holds(subject=patch).code == "testing"

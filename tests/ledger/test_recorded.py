@@ -150,6 +150,14 @@ def test_what_has_landed_elsewhere_is_taken_back_elsewhere(patch: Patch) -> None
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_field")
 
 
+def test_why_it_does_not_move_names_the_report_that_is_due(patch: Patch) -> None:
+    for verb, body in (("apply", {"success": True}), ("verify", {"tests_passed": True}), ("commit", {})):
+        told = operator(patch).get(f"/blockers/?subject_type=patch&subject_id={patch.pk}").json()
+        assert told["code"] == "report_due", told
+        assert told["action"]["verb"] == verb
+        assert say(patch, verb, **body)[0] == 200
+
+
 def test_before_it_has_landed_it_is_rolled_back_at_once(patch: Patch) -> None:
     say(patch, "apply", success=True)
     status, told = say(patch, "rollback", role="approver", reason="wrong branch")
