@@ -23,8 +23,8 @@ _fenced = finishing.finish
 def finish(lease: Lease, report: finishing.Report, *, generation: int | None, by: events.Actor) -> bool:
     """`workers.models.finishing.finish` without its check."""
     with in_transaction():
-        held, task, _attempt, _worker = finishing._lock_all(lease)
-        current = held if held.is_live else Lease.objects.live().filter(task=task).first()
+        held, _now = finishing._lock_all(lease)
+        current = held if held.is_live else Lease.objects.live().filter(task=held.task).first()
         if current is not None:
             return _fenced(current, report, generation=None, by=by)
         ask("lease.end", lease=held, outcome=report.outcome, usage=report.usage, duration_seconds=None, by=by)
