@@ -343,8 +343,10 @@ def remove(folder: Path) -> None:
 
 
 def _prepare(directory: Path, output_dir: Path, cwd: str) -> None:
+    if not directory.is_dir():
+        raise RunnerLost(f"the tree that is tested is gone from {directory}")
     if not (directory / cwd).is_dir():
-        raise NoFolder(f"there is no folder {cwd or directory.name} to run the command in")
+        raise NoFolder(f"there is no folder {cwd} to run the command in")
     if not (directory / cwd).resolve().is_relative_to(directory):
         raise NoFolder(f"the folder {cwd} leads out of the tree that is tested")
     if output_dir.is_relative_to(directory):

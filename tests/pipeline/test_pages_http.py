@@ -17,7 +17,7 @@ FORMS = {"ledger": {"rewind"}, "gates": {"proposals"}}
 # Addresses for programs, with keys and manners of their own.
 PROGRAMS = {"costs": {"otlp_metrics", "otlp_logs", "otlp_traces"}}
 ACTIONS = {
-    "events": {"replay"},
+    "events": {"replay", "drop"},
     "runs": {"start_workstream", "start", "cancel", "hold", "release", "retry", "hold_release"},
     "workers": {"pause", "resume", "drain", "stop", "crash", "assign"},
     "ledger": {
@@ -34,6 +34,7 @@ ACTIONS = {
         "remote_fetch",
         "queue_pause",
         "queue_resume",
+        "seals_verify",
     },
     "gates": {"rerun", "skip", "waive", "quarantine", "flaky-release"},
 }
