@@ -40,10 +40,19 @@ def restore() -> str | None:
     ) as line:
         line.execute(f"DROP DATABASE IF EXISTS {TEMPLATE}")
         line.execute(f"CREATE DATABASE {TEMPLATE}")
-    _call(
-        "psql", TEMPLATE, "--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1", "-1", "-o", os.devnull, "-f", str(kept())
-    )
+    _load(TEMPLATE, place)
     return TEMPLATE
+
+
+def fill(data: Path) -> None:
+    """Give a product that was never started in `data` what was kept, if anything: its first start is much shorter."""
+    if not embedded_plugin.servers or not kept().exists():
+        return
+    held = embedded.ensure(data, valkey=False)
+    try:
+        _load(embedded.DATABASE, held.place)
+    finally:
+        held.leave()
 
 
 def keep() -> None:
@@ -55,12 +64,19 @@ def keep() -> None:
         old.unlink(missing_ok=True)
     draft = kept().with_suffix(f".{os.getpid()}")
     database = connection.settings_dict["NAME"]
-    _call("pg_dump", database, "--no-owner", "--exclude-extension=*", "--restrict-key=signalbox", "-f", str(draft))
+    place = embedded.place(Path(os.environ["SIGNALBOX_DATA"]))
+    _call(
+        "pg_dump", place, database, "--no-owner", "--exclude-extension=*", "--restrict-key=signalbox", "-f", str(draft)
+    )
     draft.replace(kept())
 
 
-def _call(name: str, database: str, *arguments: str) -> None:
-    place = embedded.place(Path(os.environ["SIGNALBOX_DATA"]))
+def _load(database: str, place: embedded.Place) -> None:
+    file = ["-1", "-o", os.devnull, "-f", str(kept())]
+    _call("psql", place, database, "--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1", *file)
+
+
+def _call(name: str, place: embedded.Place, database: str, *arguments: str) -> None:
     command = [_binary(name), "-h", str(place.postgres_sockets), "-U", embedded.ROLE, "-d", database, *arguments]
     subprocess.run(command, check=True, env={"PATH": os.defpath, "LANG": "C", "TZ": "UTC"})
 

@@ -21,6 +21,7 @@ import psycopg
 
 from pipeline import embedded
 from pipeline.ids import to_uuid
+from tests import schema
 from tests.factories import make_repository
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -109,6 +110,8 @@ class Stack:
 
     def start(self, **faults: str) -> None:
         """Start everything and wait until it answers; `FAULT="…"` arms a crash point in every process."""
+        if not self.data.exists():
+            schema.fill(self.data)
         command = [sys.executable, "manage.py", "up", "--no-demo", "--port", str(self.port), "--data", str(self.data)]
         with self.log.open("ab") as out:
             self.up = subprocess.Popen(
