@@ -20,6 +20,9 @@ from pipeline import embedded
 OWNER = "SIGNALBOX_TEST_OWNER"
 """Holds the id of the pytest process that starts the server and removes the directory; its children inherit it."""
 
+CLAIMED = "SIGNALBOX_TEST_CLAIMED"
+"""For which worker of pytest-xdist, if any, that was done: processes that a test starts are of the same one."""
+
 FAST = {
     "fsync": "off",
     "synchronous_commit": "off",
@@ -46,7 +49,8 @@ def _fastest_place() -> Path | None:
 
 
 def _claim_environment() -> None:
-    if OWNER in os.environ and "PYTEST_XDIST_WORKER" not in os.environ:
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if os.environ.get(CLAIMED) == worker:
         return
     data = Path(tempfile.mkdtemp(prefix="signalbox-tests-", dir=_fastest_place()))
     # As root the server runs as another user, which has to reach this directory.
@@ -54,6 +58,7 @@ def _claim_environment() -> None:
     # WhiteNoise warns of a missing directory, and warnings are errors here.
     (data / "static").mkdir()
     os.environ[OWNER] = str(os.getpid())
+    os.environ[CLAIMED] = worker
     os.environ["SIGNALBOX_DATA"] = str(data)
     os.environ["SIGNALBOX_ROLE"] = "command"
     # Messages stay in this process: a test that wants a real broker starts one with `valkey()`.
