@@ -157,8 +157,19 @@ def reap() -> bool:
     return False
 
 
-def end_all() -> tuple[int, int]:
-    """Ends everything below this process; returns how many were ended, and how many would not go.
+def keeps_a_box(pid: int) -> bool:
+    """Whether a process is the first of a process namespace: bubblewrap's own in its box. It ends a moment after
+    bubblewrap told us of the command's end, so it may still be there when we look for survivors, and is none.
+    """
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status", "rb") as file:
+        numbers = next((line.split()[1:] for line in file if line.startswith(b"NSpid:")), [])
+        return len(numbers) > 1 and numbers[-1] == b"1"
+    return False
+
+
+def end_all(boxed: bool = False) -> tuple[int, int]:
+    """Ends everything below this process; returns how many were ended, and how many would not go. What keeps the box of
+    a command that is `boxed` is ended, and not counted.
 
     Stopped first, killed then: a stopped process holds its place among the limited number, and cannot fork again,
     where a killed one makes room for the next fork. What no walk finds is caught between two of its forks, when it
@@ -171,14 +182,14 @@ def end_all() -> tuple[int, int]:
         while (alive := set(descendants()) - stopped) and time.monotonic() < until:
             send(signal.SIGSTOP, alive)
             stopped |= alive
+        ended |= {pid for pid in stopped if not (boxed and keeps_a_box(pid))}
         send(signal.SIGKILL, stopped)
-        ended |= stopped
         for _ in range(100):
             if not reap():
                 break
             caught = children()
+            ended |= {pid for pid in caught if not (boxed and keeps_a_box(pid))}
             send(signal.SIGKILL, caught)
-            ended |= caught
     if not reap():
         return len(ended), 0
     left = set(descendants())
@@ -547,7 +558,7 @@ class Guard:
         self._read_status()
         if self.status is not None:
             os.waitpid(self.keeper, 0)  # it ends by itself now, and is no survivor
-        killed, left = end_all()
+        killed, left = end_all(boxed=self.spec["box"] is not None)
         return self.report(duration, killed, left)
 
     def _be_told(self, *_: Any) -> None:
