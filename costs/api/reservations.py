@@ -1,0 +1,137 @@
+"""Money set aside before work starts."""
+
+from django.db import transaction
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from costs import pricing
+from costs.models import BudgetExceeded, Reservation, budget
+from costs.models.budget import find_reservation
+from pipeline.models import Run, Task
+from pipeline.refusals import InvalidField, MissingField, Refused
+from pipeline.rest import Endpoint, Filters, Listed, ProjectFilter, ProjectRef, Reason, Ref, Strict, StrictModel
+from workers.api import Figure
+
+
+class ReservationSerializer(StrictModel):
+    """Money set aside before work starts."""
+
+    class Meta:
+        model = Reservation
+        fields = (
+            "id", "version", "created_at", "updated_at", "project", "run", "task", "generation", "amount", "used",
+            "currency", "key", "state", "expires_at",
+        )  # fmt: skip
+        read_only_fields = fields
+
+
+class NewReservation(Strict):
+    """How much to set aside, for what, and for how long at most."""
+
+    project = ProjectRef(required=False)
+    run = Ref(queryset=Run.objects.select_related("project"), required=False)
+    task = Ref(queryset=Task.objects.select_related("run__project"), required=False)
+    amount = Figure()
+    currency = serializers.CharField(required=False, default="USD", max_length=3)
+    seconds = serializers.IntegerField(required=False, default=3600, min_value=1, max_value=budget.MOST_SECONDS)
+    key = serializers.CharField(required=False, default="", allow_blank=True, max_length=200)
+
+
+class Settlement(Strict):
+    """What it came to; the rest is given back."""
+
+    amount = Figure()
+    model = serializers.CharField(required=False, allow_blank=True, default="", max_length=100)
+    resource_type = serializers.CharField(required=False, default="custom", max_length=20)
+
+
+class ReservationFilters(Filters):
+    """By state and what it is for."""
+
+    project = ProjectFilter("project")
+
+    class Meta:
+        model = Reservation
+        fields = ("run", "task", "state", "created_at")
+
+
+class ReservationEndpoint(Listed, Endpoint):
+    """Money set aside: by claims for their leases, and here by programs for work that Signalbox does not hand out."""
+
+    queryset = Reservation.objects.select_related("task__run", "run")
+    serializer_class = ReservationSerializer
+    filterset_class = ReservationFilters
+    needs = {
+        "list": "viewer", "retrieve": "viewer", "create": "operator", "settle": "operator", "release": "operator",
+    }  # fmt: skip
+
+    @extend_schema(request=NewReservation, responses={201: ReservationSerializer, 200: ReservationSerializer})
+    def create(self, request: Request) -> Response:
+        """Set money aside in every budget over the place: 201. The same `key` in a project again: 200, the first one.
+
+        Refuses with `budget_exceeded`, naming the budget with the least left.
+        """
+        given = self.body(NewReservation)
+        task, run, project = given.get("task"), given.get("run"), given.get("project")
+        run = run or (task.run if task else None)
+        project = project or (run.project if run else None)
+        if (task is not None and task.run_id != run.pk) or (run is not None and run.project_id != project.pk):
+            raise InvalidField("project", "project, run and task belong together")
+        if project is None:
+            raise MissingField("project")
+        self.must_in(project)
+        if given["key"]:
+            known = Reservation.objects.filter(project=project, key=given["key"]).first()
+            if known is not None:
+                if known.amount != pricing.figure("amount", given["amount"]):
+                    raise Refused(f"Key {given['key']} was used for another amount", code="duplicate_key")
+                return self.reply(known)
+        place = {"project": project, "run": run, "task": task}
+        if run is not None:
+            place.update(phase=run.phase_id, workstream=run.workstream_id, person=run.requested_by)
+        scopes = budget.scopes_of(place)
+        try:
+            with transaction.atomic():
+                covers = [one for one in budget.covering(scopes, [project.pk]) if one.covers(scopes, project.pk)]
+                row = Reservation.objects.reserve(
+                    given["amount"],
+                    covers,
+                    by=self.by,
+                    currency=pricing.check_currency(given["currency"]),
+                    project_id=project.pk,
+                    run=run,
+                    task=task,
+                    seconds=given["seconds"],
+                    key=given["key"],
+                )
+        except BudgetExceeded as refusal:
+            for pk, asked in getattr(refusal, "breaches", ()):
+                budget.note_refusal(pk, asked, by=self.by)
+            raise
+        return self.reply(row, 201, Location=f"{request.path}{row.pk}/")
+
+    @extend_schema(request=Settlement, responses=ReservationSerializer)
+    @action(detail=True, methods=["post"])
+    def settle(self, request: Request, id: str) -> Response:
+        """Book what it came to, in full, and give the rest back. Refuses with `invalid_move` once it has ended."""
+        seen = self.get_object()
+        given = self.body(Settlement)
+        with transaction.atomic():
+            row = find_reservation(seen.pk)
+            if row.generation is not None:
+                raise Refused("A lease's reservation is settled by its lease", code="invalid_move", state=row.state)
+            row.settle(given["amount"], by=self.by, model=given["model"], resource_type=given["resource_type"])
+        return self.reply(row)
+
+    @extend_schema(request=Reason, responses=ReservationSerializer)
+    @action(detail=True, methods=["post"])
+    def release(self, request: Request, id: str) -> Response:
+        """Give it back unused. Quiet when it has ended; a lease's ends with its lease (`invalid_move`)."""
+        row = self.get_object()
+        if row.generation is not None and row.state == Reservation.State.HELD:
+            raise Refused("A lease's reservation ends with its lease", code="invalid_move", state=row.state)
+        row.end(by=self.by, reason=self.body(Reason)["reason"])
+        return self.reply(row)
