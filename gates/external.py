@@ -15,8 +15,7 @@ from typing import Any
 from django.conf import settings
 
 from gates import criteria, evidence, measuring, runner
-from gates.models import GateRun
-from gates.records import GateEvidence
+from gates.models import GateEvidence, GateRun
 from pipeline import events
 from pipeline.clock import db_now
 from pipeline.ids import new_id

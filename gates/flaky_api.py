@@ -8,8 +8,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from gates.findings import Finding
-from gates.flaky import FlakyTest
+from gates.models import Finding, FlakyTest
 from pipeline.rest import DefinitionEndpoint, Filters, ProjectFilter, Reason, StrictModel
 
 

@@ -15,8 +15,7 @@ from typing import NamedTuple
 
 from django.db import close_old_connections, connection
 
-from gates.models import GateRun
-from gates.records import GateOutput
+from gates.models import GateOutput, GateRun
 from pipeline.clock import db_now
 
 log = logging.getLogger(__name__)

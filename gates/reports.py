@@ -6,8 +6,8 @@ from typing import Any
 
 from django.db.models import Avg, Count, Q
 
-from gates.flaky import history
 from gates.models import FlakyTest, Gate, GateRun, TestResult
+from gates.models.flaky_test import history
 
 RUNS = 50
 TESTS_SHOWN = 15

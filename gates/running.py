@@ -15,7 +15,8 @@ from django.db import close_old_connections, connection
 
 from gates import criteria, measuring, resources, runner, sandbox
 from gates.live import LiveLog
-from gates.models import GateRun, RunnerHost, is_ours
+from gates.models import GateRun, RunnerHost
+from gates.models.gate import is_ours
 from ledger import git
 from pipeline import events
 from pipeline.crashpoints import crashpoint
