@@ -8,8 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from costs import pricing
-from costs.models import BudgetExceeded, Reservation, budget
-from costs.models.budget import find_reservation
+from costs.models import BudgetExceeded, Reservation, budget, reservation
 from pipeline.models import Run, Task
 from pipeline.refusals import InvalidField, MissingField, Refused
 from pipeline.rest import Endpoint, Filters, Listed, ProjectFilter, ProjectRef, Reason, Ref, Strict, StrictModel
@@ -36,7 +35,7 @@ class NewReservation(Strict):
     task = Ref(queryset=Task.objects.select_related("run__project"), required=False)
     amount = Figure()
     currency = serializers.CharField(required=False, default="USD", max_length=3)
-    seconds = serializers.IntegerField(required=False, default=3600, min_value=1, max_value=budget.MOST_SECONDS)
+    seconds = serializers.IntegerField(required=False, default=3600, min_value=1, max_value=reservation.MOST_SECONDS)
     key = serializers.CharField(required=False, default="", allow_blank=True, max_length=200)
 
 
@@ -120,7 +119,7 @@ class ReservationEndpoint(Listed, Endpoint):
         seen = self.get_object()
         given = self.body(Settlement)
         with transaction.atomic():
-            row = find_reservation(seen.pk)
+            row = reservation.find_reservation(seen.pk)
             if row.generation is not None:
                 raise Refused("A lease's reservation is settled by its lease", code="invalid_move", state=row.state)
             row.settle(given["amount"], by=self.by, model=given["model"], resource_type=given["resource_type"])

@@ -5,13 +5,12 @@ from costs.models.budget import (
     BudgetExceeded,
     BudgetPeriod,
     Charge,
-    Reservation,
-    ReservationShare,
 )
 from costs.models.daily import DailySpend
 from costs.models.metering import OtlpMark, OtlpMeter, SignalCount
 from costs.models.price import Price, TsTzRange
 from costs.models.record import TOKEN_FIELDS, CostRecord
+from costs.models.reservation import Reservation, ReservationShare
 
 __all__ = [
     "TOKEN_FIELDS",
