@@ -442,7 +442,7 @@ def test_a_handler_that_has_nothing_yet_is_asked_again(root: Client, monkeypatch
         return create(self, request, *args, **kwargs)
 
     monkeypatch.setattr(planning.ProjectEndpoint, "create", slow)
-    monkeypatch.setattr("pipeline.rest.LOOK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr("pipeline.rest.endpoints.LOOK_AGAIN_SECONDS", 0.01)
 
     assert post(root, PROJECTS, a_project(), Idempotency_Key="one").status_code == 201
 
