@@ -5,24 +5,23 @@ The key (source, idempotency_key) makes a use booked once; budgets are charged i
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from operator import itemgetter
 from typing import Any
-from uuid import UUID
 
 from django.db import connection
 
 from costs import pricing
-from costs.models import budget, daily, settled, wire
+from costs.models import budget, charging, daily, settled, wire
 from costs.models.price import OwnQuote, Price
 from costs.models.record import CostRecord
 from pipeline import events, prepared
 from pipeline.clock import db_now
 from pipeline.ids import from_uuid, new_id, to_uuid
-from pipeline.models import ExecutionRequest, Project, Run, StepAttempt, Task, Tool
+from pipeline.models import ExecutionRequest, Project, Run, StepAttempt, Task
 from pipeline.refusals import InvalidField, Refused, need_reason
 from pipeline.rows import in_transaction
 from workers.models import Worker
@@ -166,7 +165,7 @@ def book(uses: Sequence[Use], *, by: events.Actor, charge: bool = True) -> list[
         if new:
             _tell(new, batch, by)
             if is_budgeted and charge:
-                _charge(new, by)
+                charging.charge(new, by)
             if is_estimated:
                 _replace_estimates(new, by)
     return [answers[number] for number in range(len(given))]
@@ -503,107 +502,6 @@ def _replace_estimates(new: Sequence[Booked], by: events.Actor) -> None:
             void(ids, "the report came after all", by=by)
 
 
-# -- charging ------------------------------------------------------------------------------------------------------
-
-
-def _charge(new: Sequence[Booked], by: events.Actor) -> None:
-    """Count the records in every budget that covers them, and use up what was set aside for their leases."""
-    tools = _tool_keys({one.values["tool_id"] for one in new if one.values["tool_id"]})
-    scopes: dict[int, list[str]] = {}
-    known: dict[tuple[Any, ...], list[str]] = {}
-    names = ("project_id", "phase_id", "workstream_id", "run_id", "task_id", "worker_id")
-    for number, one in enumerate(new):
-        values = one.values
-        key = (*(values[name] for name in names), values["tool_id"], values["model"], values["person"])
-        if key not in known:
-            place = {name.removesuffix("_id"): values[name] for name in names}
-            known[key] = budget.scopes_of(
-                {
-                    **place,
-                    "tool_key": tools.get(values["tool_id"], ""),
-                    "model": values["model"],
-                    "person": values["person"],
-                }
-            )
-        scopes[number] = known[key]
-    everything = {scope for found in known.values() for scope in found}
-    covers = budget.covering(everything, {one.values["project_id"] for one in new})
-    used = _use_reservations(new, by)
-    movements: dict[str, budget.Movement] = defaultdict(budget.Movement)
-    foreign: dict[str, set[str]] = defaultdict(set)
-    for number, one in enumerate(new):
-        amount, currency = one.values["amount"], one.values["currency"]
-        for cover in covers:
-            if not cover.covers(scopes[number], one.values["project_id"]):
-                continue
-            if cover.currency != currency:
-                foreign[currency].add(cover.key)
-                continue
-            change = movements[budget.period_for(cover)]
-            change.spent += amount
-            change.records.append(one.pk)
-    for period, amount in used.items():
-        movements[period].reserved -= amount
-    budget.move_money(movements, by=by)
-    for currency, keys in foreign.items():
-        first = next(one for one in new if one.values["currency"] == currency)
-        events.record("cost.foreign_currency", first.row(), by=by, data={"currency": currency, "budgets": sorted(keys)})
-
-
-def _tool_keys(ids: set[str]) -> dict[str, str]:
-    return dict(Tool.objects.filter(pk__in=ids).values_list("pk", "key")) if ids else {}
-
-
-_HELD = """
-SELECT r.id, r.amount, r.used, r.currency, a.id,
-    (SELECT array_agg(s.period_id) FROM costs_reservationshare s WHERE s.reservation_id = r.id)
-FROM costs_reservation r JOIN pipeline_stepattempt a ON a.task_id = r.task_id AND a.generation = r.generation
-WHERE a.id = ANY(%s) AND (r.state = 'held' OR r.estimate_at IS NOT NULL) ORDER BY r.id FOR NO KEY UPDATE OF r
-"""
-
-
-def _use_reservations(new: Sequence[Booked], by: events.Actor) -> dict[str, Decimal]:
-    """What these records use of the money set aside for their leases, by period. Locks the reservations.
-
-    A record above the whole of it is told as an anomaly, by which its worker is paused.
-    """
-    attempts: dict[UUID, dict[str, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
-    for one in new:
-        if one.values["attempt_id"]:
-            attempts[to_uuid(one.values["attempt_id"])][one.values["currency"]] += one.values["amount"]
-    if not attempts:
-        return {}
-    freed: dict[str, Decimal] = defaultdict(Decimal)
-    with connection.cursor() as cursor:
-        cursor.execute(_HELD, [list(attempts)])
-        rows = cursor.fetchall()
-        for pk, amount, used, currency, attempt, shares in rows:
-            spent = attempts[attempt].get(currency, Decimal(0))
-            if spent > amount:
-                _tell_excess(new, from_uuid(attempt), amount, by)
-            taken = min(spent, amount - used)
-            cursor.execute(
-                "UPDATE costs_reservation SET used = CASE WHEN state = 'held' THEN used + %s ELSE used END, "
-                "estimate_at = NULL WHERE id = %s RETURNING state",
-                [taken, pk],
-            )
-            (state,) = cursor.fetchone()
-            if state != "held":
-                continue
-            for period in shares or ():
-                freed[from_uuid(period)] += taken
-    return freed
-
-
-def _tell_excess(new: Sequence[Booked], attempt: str, amount: Decimal, by: events.Actor) -> None:
-    for one in new:
-        if one.values["attempt_id"] == attempt and one.values["amount"] > amount and one.values["basis"] != "estimated":
-            row = one.row()
-            message = f"{row.amount} {row.currency} is more than all that was set aside for its lease ({amount})"
-            told = {"above_reservation": amount, "amount": row.amount, "currency": row.currency}
-            events.record("cost.anomaly", row, by=by, message=message, data=told)
-
-
 # -- voiding -------------------------------------------------------------------------------------------------------
 
 _VOID = f"""
@@ -623,7 +521,7 @@ def void(ids: Sequence[str], reason: str, *, by: events.Actor) -> list[str]:
     reason = need_reason(reason)
     with in_transaction():
         done = _void(ids, reason, by)
-        _give_back(done, by)
+        charging.give_back(done, by)
     return [row.pk for row in done]
 
 
@@ -671,41 +569,17 @@ def rebook(uses: Sequence[Use], reason: str, *, by: events.Actor) -> list[Booked
         booked = book([by_record[pk] for pk in sorted(old)], by=by, charge=False)
         new = {one.values["replaces_id"]: one for one in booked if one.is_new}
         movements: dict[str, budget.Movement] = defaultdict(budget.Movement)
-        for record, period in _charges(old):
+        for record, period in charging.charges(old):
             movements[period].spent -= old[record].amount
             one = new.get(record)
             if one is not None and one.values["currency"] == old[record].currency:
                 movements[period].spent += one.values["amount"]
                 movements[period].records.append(one.pk)
-        _settle(movements, by)
+        charging.settle(movements, by)
         foreign = [one for pk, one in new.items() if one.values["currency"] != old[pk].currency]
         if foreign:
-            _charge(foreign, by)
+            charging.charge(foreign, by)
     return list(new.values())
-
-
-def _charges(records: Collection[str]) -> list[tuple[str, str]]:
-    """The periods in which these records count: (record, period)."""
-    charges = budget.Charge.objects.filter(record__in=list(records)).order_by("pk")
-    return list(charges.values_list("record_id", "period_id"))
-
-
-def _give_back(rows: Iterable[CostRecord], by: events.Actor) -> None:
-    amounts = {row.pk: row.amount for row in rows}
-    movements: dict[str, budget.Movement] = defaultdict(budget.Movement)
-    for record, period in _charges(amounts):
-        movements[period].spent -= amounts[record]
-    _settle(movements, by)
-
-
-def _settle(movements: Mapping[str, budget.Movement], by: events.Actor) -> None:
-    """Apply the movements; a budget that is breached no longer lets go of its hold."""
-    budget.move_money(movements, by=by)
-    breached = budget.BudgetPeriod.objects.filter(pk__in=list(movements)).exclude(breached_at=None)
-    for period in breached.select_related("budget").order_by("budget_id", "starts_at"):
-        if not period.budget.standing(period).is_breached:
-            budget.BudgetPeriod.objects.filter(pk=period.pk).update(breached_at=None, hold=None)
-            period.budget.release_holds(by=by, cause="records voided")
 
 
 # -- classes -------------------------------------------------------------------------------------------------------
