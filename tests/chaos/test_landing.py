@@ -66,8 +66,7 @@ def test_workers_that_die_in_every_second_landing_lose_and_double_nothing(point:
         assert len(log) == len(set(log)) == committed == 4
         told = "SELECT count(*) FROM pipeline_event WHERE kind = 'patch.committed'"
         assert stack.value(told) == 4
-        fsck = subprocess.run(["git", "-C", str(walk.mirror), "fsck", "--full", "--no-dangling"], capture_output=True)
-        assert fsck.returncode == 0
+        assert git.fsck(walk.mirror) == []
         assert not any(walk.mirror.rglob("*.lock"))
     finally:
         stack.end()

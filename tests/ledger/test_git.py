@@ -689,6 +689,20 @@ def test_an_export_that_fails_leaves_nothing_and_fsck_names_the_damage(tmp_path,
     assert f"missing blob {blob}" in git.fsck(mirror)
 
 
+def test_what_lands_while_fsck_looks_is_no_damage(mirror, base):
+    # A pack is looked at after the loose objects, and takes long enough for others to come.
+    many = b"".join(b"blob\ndata 6\n%06d\n" % number for number in range(20_000))
+    subprocess.run(["git", "fast-import", "--quiet"], cwd=mirror, input=many, check=True)
+    landing = "while :; do c=$(git commit-tree -p main -m x 'main^{tree}') && git update-ref refs/heads/main $c; done"
+    named = {f"GIT_{who}_{what}": "x@y" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    with subprocess.Popen(["sh", "-c", landing], cwd=mirror, env={**os.environ, **named}) as lands:
+        try:
+            assert [git.fsck(mirror) for _ in range(5)] == [[]] * 5
+        finally:
+            lands.kill()
+    assert git.head(mirror, "main") != base
+
+
 def one_more():
     head = f"diff --git a/n b/n\nnew file mode 100644\nindex {'0' * 40}..{'1' * 40}\n"
     return head + "--- /dev/null\n+++ b/n\n@@ -0,0 +1 @@\n+some new text\n"
