@@ -53,7 +53,7 @@ def verify(lines, root="", before="0-0-0", at=0, position=0):
 
 
 try:
-    bad, last = verify(gzip.open(sys.argv[1], "rt", encoding="utf-8"))  # noqa: SIM115 - it ends with us
+    bad, last = verify(gzip.open(sys.argv[1] if sys.argv[1:] else sys.exit(__doc__), "rt", encoding="utf-8"))  # noqa: SIM115
 except Exception as problem:
     bad, last = f"this is no whole bundle: {problem!r}", ""
 bad = bad or (f"the last root is {last}" if sys.argv[2:] not in ([], [last]) else "" if last else "it holds nothing")

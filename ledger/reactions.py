@@ -1,7 +1,6 @@
 """A patch's way through the ledger, and what the ledger answers to those below it."""
 
 import json
-from functools import partial
 from typing import Any
 
 from django.db import transaction
@@ -80,7 +79,8 @@ def follow_the_task(event: Event) -> None:
 
     After the commit, since another reaction to this event may hold the run, which the house locks after the queue.
     """
-    transaction.on_commit(partial(place_patches, event.task_id), robust=True)
+    # No partial: Django names what failed by its __qualname__, and one that has none ends what comes after it too.
+    transaction.on_commit(lambda: place_patches(event.task_id), robust=True)
 
 
 # What most tasks are asked, and answered at once.

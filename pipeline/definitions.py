@@ -69,7 +69,7 @@ class Definition(Told):
         except ValidationError as problem:
             field, errors = next(iter(problem.error_dict.items()))
             if any(error.code in ("unique", "unique_together") for error in errors):
-                raise _taken(self) from problem
+                raise _taken(self, " ".join(problem.message_dict[field])) from problem
             raise InvalidField(field, " ".join(problem.message_dict[field])) from problem
         self.check_rules()
 
@@ -146,8 +146,9 @@ class Definition(Told):
         return row
 
 
-def _taken(row: Definition) -> Refused:
-    return Refused(f"{row.noun().replace('_', ' ').capitalize()} already exists", code="duplicate_key")
+def _taken(row: Definition, which: str = "") -> Refused:
+    """`which` are Django's words for the fields that are taken together."""
+    return Refused(which or f"{row.noun().replace('_', ' ').capitalize()} already exists", code="duplicate_key")
 
 
 def _save(row: Definition, **how: Any) -> None:

@@ -105,6 +105,16 @@ class AlwaysJSON(BaseContentNegotiation):
 class Strict(serializers.Serializer[Any]):
     """A body in which every field is known: an unknown one is refused, never ignored."""
 
+    def get_fields(self) -> dict[str, Any]:
+        """The fields; one that takes a word of a list says which words, when it is given another."""
+        fields: dict[str, Any] = super().get_fields()
+        for field in fields.values():
+            one = getattr(field, "child", field)
+            if isinstance(one, serializers.ChoiceField):
+                allowed = ", ".join(str(word) for word in one.choices if word != "")
+                one.error_messages["invalid_choice"] = f"one of {allowed}, not “{{input}}”"
+        return fields
+
     def to_internal_value(self, data: Any) -> Any:
         """The checked values. Raises ValidationError `unknown_field` for what the document does not know."""
         if isinstance(data, Mapping):

@@ -38,12 +38,14 @@ class BadQuery(Refused):
 class IdFilter(django_filters.CharFilter):
     """Rows that point to this id. Raises BadQuery `invalid_id` for what is none."""
 
+    parameter = ""
+
     def filter(self, qs: QuerySet[Any], value: Any) -> QuerySet[Any]:
         """Exact."""
         if value in (None, ""):
             return qs
         if not is_id(value):
-            raise BadQuery(self.extra.get("label") or self.field_name, "not an id: 26 characters", code="invalid_id")
+            raise BadQuery(self.parameter or self.field_name, "not an id: 26 characters", code="invalid_id")
         return qs.filter(**{self.field_name: value})
 
 
@@ -73,6 +75,8 @@ class Filters(django_filters.FilterSet):
         """Those of Meta.fields and the declared ones; a DateTimeField gives two."""
         filters = super().get_filters()
         for name, one in list(filters.items()):
+            if isinstance(one, IdFilter):
+                one.parameter = name
             if type(one) is django_filters.IsoDateTimeFilter or type(one) is django_filters.DateTimeFilter:
                 if name in cls.declared_filters:
                     continue
@@ -102,8 +106,11 @@ class FilterBackend(DjangoFilterBackend):
             if isinstance(one, django_filters.BooleanFilter) and given.lower() not in ("", "true", "false"):
                 raise BadQuery(name, f"true or false, not “{given[:80]}”")
         if not filterset.is_valid():
-            field, found = next(iter(filterset.errors.items()))
-            raise BadQuery(str(field), " ".join(str(one) for one in found))
+            name, found = next(iter(filterset.errors.items()))
+            if isinstance(filterset.filters[name], django_filters.ChoiceFilter):
+                allowed = ", ".join(str(value) for value, _label in filterset.filters[name].field.choices if value)
+                raise BadQuery(name, f"one of {allowed}, not “{request.query_params.get(name, '')[:80]}”")
+            raise BadQuery(str(name), " ".join(str(one) for one in found))
         return cast("QuerySet[Any]", filterset.qs)
 
 

@@ -553,6 +553,20 @@ def test_unknown_filters_orderings_and_fields_are_400(root: Client) -> None:
     assert_problem(root.get(f"{RUNS}?created_after=yesterday"), 400, "invalid_field")
 
 
+def test_a_word_that_is_not_on_the_list_is_answered_with_the_list(root: Client) -> None:
+    told = assert_problem(root.get(f"{RUNS}?state=nonsense"), 400, "invalid_field")["detail"]
+    assert told == "state: one of pending, running, succeeded, failed, quarantined, canceled, not “nonsense”"
+
+    (told,) = post(root, "/api/v1/keys/", {"name": "k", "role": "emperor"}).json()["errors"]
+    assert (told["field"], told["code"]) == ("role", "invalid_field")
+    assert told["detail"] == "one of viewer, operator, approver, admin, worker, not “emperor”"
+
+
+def test_a_filter_by_id_is_named_as_it_was_asked(root: Client) -> None:
+    told = assert_problem(root.get("/api/v1/events/?run=abc"), 400, "invalid_id")
+    assert told["detail"].startswith("run: not an id")
+
+
 def test_filters_narrow_and_a_value_that_matches_nothing_is_empty(root: Client) -> None:
     run = factories.make_run()
     factories.make_run()

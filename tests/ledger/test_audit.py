@@ -503,8 +503,18 @@ def test_a_drop_that_only_an_outsider_told_of_is_not_believed():
     assert any("no tombstone says so" in problem.what for problem in audit.verify().problems)
 
 
-def test_the_stand_alone_verifier_is_short():
-    assert len((ROOT / "docs" / "verify_bundle.py").read_text().splitlines()) <= 60
+def test_the_stand_alone_verifier_is_short_and_says_how_it_is_called():
+    script = ROOT / "docs" / "verify_bundle.py"
+    assert len(script.read_text().splitlines()) <= 60
+    done = subprocess.run([sys.executable, "-I", str(script)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("`python verify_bundle.py FILE [ROOT]`")
+
+
+def test_a_bundle_goes_into_a_folder_that_exists(tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere" / "x", tmp_path):
+        with pytest.raises(CommandError, match=f"a folder that exists, not {path}$"):
+            call_command("verify-ledger", export=str(path))
 
 
 def let_go(lines: list[dict[str, Any]]) -> str:

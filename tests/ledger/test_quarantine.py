@@ -4,6 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from django.db import transaction
 
 from ledger import queue, reactions
 from ledger.models import Patch
@@ -100,3 +101,20 @@ def test_what_stands_on_another_waits_for_it_and_is_dropped_with_it(shore: Shore
     assert set(Patch.objects.values_list("state", flat=True)) == {"dropped"}
     assert queue.advance(queue_.pk) == 0
     assert [(result.number, result.violations) for result in check_all() if not result.holds] == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_follow_up_that_fails_after_the_commit_is_told_and_keeps_nothing_else_from_following(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(task_id: str) -> int:
+        raise ZeroDivisionError(task_id)
+
+    monkeypatch.setattr(reactions, "place_patches", broken)
+    followed = []
+    with transaction.atomic():
+        reactions.follow_the_task(Event(kind="task.failed", task_id="01JD9Z6X8Q4W2M5T7R3B1C0VNK"))
+        transaction.on_commit(lambda: followed.append(True), robust=True)
+
+    assert followed == [True]
+    assert "ZeroDivisionError: 01JD9Z6X8Q4W2M5T7R3B1C0VNK" in caplog.text

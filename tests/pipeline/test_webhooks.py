@@ -62,6 +62,13 @@ def make_webhook(url: str = HTTPS, project: Project | None = None, *patterns: st
     return WebhookEndpoint.objects.add(by=BY, subscription=subscription, url=url)
 
 
+def test_a_second_webhook_of_a_subscription_is_refused_by_what_is_taken() -> None:
+    webhook = make_webhook()
+    with pytest.raises(Refused, match=r"^Webhook with this Subscription already exists\.$") as refused:
+        WebhookEndpoint.objects.add(by=BY, subscription=webhook.subscription, url=f"{HTTPS}2")
+    assert refused.value.code == "duplicate_key"
+
+
 def note(webhook: WebhookEndpoint, message: str = "") -> Event:
     """An event that the webhook is told."""
     return events.record("note.added", webhook.subscription.project, by=BY, message=message)

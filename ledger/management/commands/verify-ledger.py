@@ -38,6 +38,10 @@ class Command(BaseCommand):
                 count = sealing.rebuild_anchors()
                 self.stdout.write(_("%(count)d anchors are there again") % {"count": count})
             bundle = Path(options["export"]) if options["export"] else None
+            if bundle is not None and (bundle.is_dir() or not bundle.parent.is_dir()):
+                raise CommandError(
+                    _("--export is a file to write in a folder that exists, not %(path)s") % {"path": bundle}
+                )
             report = audit.verify(jobs=options["jobs"], bundle=bundle)
         except (Refused, OSError) as problem:
             raise CommandError(str(problem)) from problem
