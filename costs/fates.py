@@ -114,24 +114,21 @@ def reclass_forgotten() -> int:
 # -- sums by day ---------------------------------------------------------------------------------------------------
 
 _KEYS = ", ".join(("day", *daily.DIMENSIONS))
-_SAME = " AND ".join(f"d.{name} IS NOT DISTINCT FROM t.{name}" for name in ("day", *daily.DIMENSIONS))
-_WRONG = " OR ".join(f"COALESCE(t.{name}, 0) <> COALESCE(d.{name}, 0)" for name in daily.SUMS)
-_OF_EITHER = ", ".join(
-    f"CASE WHEN t.currency IS NULL THEN d.{name} ELSE t.{name} END AS {name}" for name in ("day", *daily.DIMENSIONS)
-)
-# In one statement, so of one snapshot: what is booked meanwhile is in both or in neither, and is added after.
+# The records less what the sums say, row by row; by GROUP BY, which takes NULLs for equal: a join on so many columns
+# that may be NULL compares every row of a day with every other. In one statement, so of one snapshot: what is booked
+# meanwhile is in both or in neither, and is added after.
 _RECONCILE = f"""
-WITH truth AS (
+WITH wrong AS (
     SELECT {_KEYS}, {", ".join(f"sum({name}) AS {name}" for name in daily.SUMS)}
-    FROM ({daily.deltas("costs_costrecord")} WHERE c.voided_at IS NULL
-        AND c.recorded_at >= %(first)s::date::timestamp AT TIME ZONE 'UTC'
-        AND c.recorded_at < (%(last)s::date + 1)::timestamp AT TIME ZONE 'UTC') x GROUP BY {_KEYS}
-), wrong AS (
-    SELECT {_OF_EITHER},
-        {", ".join(f"COALESCE(t.{name}, 0) - COALESCE(d.{name}, 0) AS {name}" for name in daily.SUMS)}
-    FROM truth t FULL JOIN (SELECT * FROM costs_dailyspend WHERE day BETWEEN %(first)s AND %(last)s) d
-        ON d.day = t.day AND d.currency = t.currency AND d.landing = t.landing AND {_SAME}
-    WHERE {_WRONG}
+    FROM (
+        {daily.deltas("costs_costrecord")} WHERE c.voided_at IS NULL
+            AND c.recorded_at >= %(first)s::date::timestamp AT TIME ZONE 'UTC'
+            AND c.recorded_at < (%(last)s::date + 1)::timestamp AT TIME ZONE 'UTC'
+        UNION ALL
+        SELECT {_KEYS}, {", ".join(f"-{name}" for name in daily.SUMS)}
+        FROM costs_dailyspend WHERE day BETWEEN %(first)s AND %(last)s
+    ) x
+    GROUP BY {_KEYS} HAVING {" OR ".join(f"sum({name}) <> 0" for name in daily.SUMS)}
 ), fixed AS ({daily.add("SELECT * FROM wrong")})
 SELECT currency, count(*), sum(amount), sum(abs(amount)), sum(records) FROM wrong GROUP BY currency ORDER BY currency
 """

@@ -178,3 +178,15 @@ def test_sums_agree_over_many_random_records_voids_and_classes() -> None:
 def test_every_sum_of_the_small_table_is_a_column_of_it() -> None:
     columns = {field.attname for field in DailySpend._meta.concrete_fields}
     assert set(daily.SUMS) | set(daily.DIMENSIONS) | {"id", "day"} == columns
+
+
+@pytest.mark.django_db
+def test_sums_are_compared_by_their_keys_and_not_each_with_every_other() -> None:
+    """A day on which five hundred workers were busy in a hundred workstreams has ten thousand rows."""
+    today = db_now().date()
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN {fates._RECONCILE}", {"first": today, "last": today})
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert "Aggregate" in plan
+    assert "Join" not in plan
+    assert "Nested Loop" not in plan
