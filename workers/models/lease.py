@@ -132,6 +132,11 @@ class Lease(Told):
         """Whether it has not ended."""
         return self.ended_at is None
 
+    def held_for(self, ended_at: datetime | None) -> Decimal:
+        """The seconds from its grant to `ended_at`, both by the database's clock; 0 where that is not known."""
+        seconds = 0.0 if ended_at is None else (ended_at - self.acquired_at).total_seconds()
+        return Decimal(str(max(seconds, 0)))
+
     @property
     def stop_label(self) -> str:
         """What may truthfully be said about stopping: never "stopped" before the acknowledgement or the expiry."""
