@@ -96,3 +96,9 @@ def waiting_for(worker: Worker, principal: Principal) -> "QuerySet[Task]":
     if project_of(worker):
         rows = rows.filter(project=project_of(worker))
     return rows.order_by("-score", "sequence", "pk")
+
+
+def offered(worker: Worker, principal: Principal) -> "QuerySet[Task]":
+    """The first of them, with what tells one from another: key, name, run and project. One query."""
+    rows = waiting_for(worker, principal).select_related("project")
+    return rows.only("key", "name", "run_id", "project__key")[:OFFERED]

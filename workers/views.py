@@ -20,7 +20,7 @@ from pipeline.models import Event, Hold
 from pipeline.refusals import NotFound
 from workers import claims
 from workers.models import Lease, Worker, health
-from workers.pages import ATTENTION, BULK_OF_WORKER, OFFERED, describe, last_hour, project_of, waiting_for
+from workers.pages import ATTENTION, BULK_OF_WORKER, describe, last_hour, offered, project_of, waiting_for
 
 ALIVE, FINISHED, ARCHIVED = "alive", "finished", "archived"
 
@@ -89,7 +89,7 @@ def worker(request: HttpRequest, pk: str) -> HttpResponse:
             "worker": worker,
             "hold": hold,
             "minutes": last_hour(worker, now),
-            "waiting": waiting_for(worker, request.principal).only("key", "name")[:OFFERED] if may_give else [],
+            "waiting": offered(worker, request.principal) if may_give else [],
             "may": may,
             # A worker of the installation serves many projects: its crash report may quote any of them.
             "may_see_crash": request.principal.may("viewer", project_of(worker)),

@@ -214,6 +214,20 @@ def test_an_operator_gives_an_idle_worker_a_task(client, worker):
     assert "not found" in client.post(address, {"task": task.pk}, follow=True).text
 
 
+def test_tasks_of_one_name_are_told_apart_by_project_and_run(client, worker):
+    project = factories.make_project(key="twin-work")
+    factories.make_tool()
+    stream = factories.make_workstream(factories.make_phase(project))
+    tasks = [factories.make_task(factories.make_run(stream, started=True)) for _n in range(2)]
+    own = factories.make_worker(api_key=factories.make_key("worker", project=project).row)
+    signed_in_as(client, project, "operator")
+
+    page = client.get(reverse("workers:worker", args=[own.pk])).text
+
+    for task in tasks:
+        assert f'value="{task.pk}">twin-work · one · Task one (run …{task.run_id[-6:]})</option>' in page
+
+
 def test_the_last_hour_shows_the_worst_of_each_minute(client, project, worker):
     signed_in_as(client, project, "viewer")
     now = db_now()
