@@ -228,6 +228,72 @@ def test_tasks_of_one_name_are_told_apart_by_project_and_run(client, worker):
         assert f'value="{task.pk}">twin-work · one · Task one (run …{task.run_id[-6:]})</option>' in page
 
 
+def idle_with_two_tasks():
+    """A project, its idle worker, and two tasks of two runs that wait for it."""
+    project = factories.make_project(key="two-tasks", repository=factories.sample_repository())
+    factories.make_merge_queue(project)
+    factories.make_tool(key="only")
+    stream = factories.make_workstream(factories.make_phase(project))
+    tasks = [factories.make_task(factories.make_run(stream, started=True)) for _n in range(2)]
+    return project, factories.make_worker(api_key=factories.make_key("worker", project=project).row), tasks
+
+
+def offers_of(client, worker):
+    """The tasks that the worker's page offers, and what it says of holds."""
+    page = client.get(reverse("workers:worker", args=[worker.pk]))
+    return {task.pk for task in page.context["waiting"]}, page.text.split('id="lease"')[1].split("</section>")[0]
+
+
+@pytest.mark.parametrize("scope", ["installation", "project", "workstream", "worker", "run", "task"])
+def test_under_a_hold_an_idle_worker_is_offered_nothing_that_would_be_refused(client, scope):
+    project, worker, (first, second) = idle_with_two_tasks()
+    signed_in_as(client, project, "operator")
+    assert offers_of(client, worker)[0] == {first.pk, second.pk}
+    rows = {"project": project, "workstream": first.run.workstream, "run": first.run, "task": first, "worker": worker}
+    hold = factories.make_hold(
+        scope, rows[scope].pk if scope in rows else None, project=project, reason="all hands off"
+    )
+
+    waiting, said = offers_of(client, worker)
+
+    assert waiting == ({second.pk} if scope in ("run", "task") else set())
+    assert "all hands off" in said
+    assert ("Give it" in said) == bool(waiting)
+    hold.release(by=factories.BY)
+    waiting, said = offers_of(client, worker)
+    assert (waiting, "all hands off" in said) == ({first.pk, second.pk}, False)
+
+
+def test_a_hold_over_another_project_is_not_told(client):
+    project, worker, tasks = idle_with_two_tasks()
+    signed_in_as(client, project, "operator")
+    factories.make_hold(reason="elsewhere")
+
+    waiting, said = offers_of(client, worker)
+
+    assert (waiting, "elsewhere" in said) == ({task.pk for task in tasks}, False)
+
+
+def test_no_task_is_offered_that_no_tool_or_no_place_is_free_for(client):
+    project, worker, (first, second) = idle_with_two_tasks()
+    signed_in_as(client, project, "operator")
+    hold = factories.make_hold("tool", "only", project=project)
+    assert offers_of(client, worker)[0] == set()
+    hold.release(by=factories.BY)
+    unfit = factories.make_worker(api_key=worker.api_key, tools=["another"])
+    assert offers_of(client, unfit)[0] == set()
+    crowd = factories.make_workstream(
+        factories.make_phase(project),
+        concurrency={"max_parallel": 1},
+        tasks=[factories.task_spec(name, allow_parallel=True) for name in ("x", "y")],
+    )
+    third, fourth = factories.make_run(crowd, started=True).tasks.order_by("sequence")
+    assert offers_of(client, worker)[0] == {first.pk, second.pk, third.pk, fourth.pk}
+    tool = factories.make_tool(key="spare", capabilities={"task_kinds": ["review"]})
+    factories.make_lease(factories.make_worker(), third, tool=tool)
+    assert offers_of(client, worker)[0] == {first.pk, second.pk}
+
+
 def test_the_last_hour_shows_the_worst_of_each_minute(client, project, worker):
     signed_in_as(client, project, "viewer")
     now = db_now()
