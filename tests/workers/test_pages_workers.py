@@ -8,7 +8,7 @@ from django.urls import reverse
 
 from pipeline import events
 from pipeline.clock import db_now
-from pipeline.models import Event
+from pipeline.models import Event, Task
 from tests import factories
 from workers.models import Worker
 from workers.pages import last_hour
@@ -292,6 +292,8 @@ def test_no_task_is_offered_that_no_tool_or_no_place_is_free_for(client):
     tool = factories.make_tool(key="spare", capabilities={"task_kinds": ["review"]})
     factories.make_lease(factories.make_worker(), third, tool=tool)
     assert offers_of(client, worker)[0] == {first.pk, second.pk}
+    Task.objects.filter(pk__in=[third.pk, first.pk]).update(conflict_group="the-database")
+    assert offers_of(client, worker)[0] == {second.pk}
 
 
 def test_the_last_hour_shows_the_worst_of_each_minute(client, project, worker):
