@@ -1,5 +1,6 @@
 """The workers' API: what an agent program calls with its key, and what people do with the fleet."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -210,6 +211,33 @@ def test_a_heartbeat_with_an_old_generation_is_refused_and_leaves_a_trace(agent:
 
     assert refused(answer) == (409, "stale_claim")
     assert events.Event.objects.filter(kind="lease.stale_report", subject_id=lease.pk).count() == 1
+
+
+ENDS = {"complete": {}, **{word: {"outcome": word} for word in ("task_failed", "infra_lost", "cancelled")}}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_heartbeat_that_crosses_its_own_report_is_refused_without_an_alarm(agent: Api, key: Any, end: str) -> None:
+    lease = held(key)
+    verb = "complete" if end == "complete" else "fail"
+    told = {"generation": lease.generation, **ENDS[end]}
+    assert agent.post(f"/leases/{lease.pk}/{verb}/", told, Idempotency_Key="end").status_code == 200
+    quoted = [{"id": lease.pk, "generation": lease.generation}]
+    address = f"/workers/{lease.worker_id}/heartbeat/"
+
+    assert refused(agent.post(address, {**BEAT, "leases": quoted})) == (409, "stale_claim")
+    many = agent.post("/workers/heartbeats/", {"workers": [{"id": lease.worker_id, "leases": quoted}]})
+    assert many.json()["answers"][0]["code"] == "stale_claim"
+
+    alarms = events.Event.objects.filter(kind="lease.stale_report", subject_id=lease.pk)
+    assert alarms.count() == 0
+    newer = [{"id": lease.pk, "generation": lease.generation + 1}]
+    assert refused(agent.post(address, {**BEAT, "leases": newer})) == (409, "stale_claim")
+    assert alarms.count() == 1
+    ended = lease.acquired_at - timedelta(minutes=2)
+    Lease.objects.filter(pk=lease.pk).update(acquired_at=ended - timedelta(minutes=1), ended_at=ended)
+    assert refused(agent.post(address, {**BEAT, "leases": quoted})) == (409, "stale_claim")
+    assert alarms.count() == 2
 
 
 def test_a_finished_worker_is_told_to_go(agent: Api, key: Any) -> None:

@@ -447,6 +447,7 @@ class Reporter:
 
     def _post_known(self, path: str, body: dict[str, Any], *, young: frozenset[str] = frozenset()) -> Answer:
         """Posts a report; a server that does not know its younger fields yet gets it without them. Raises Refusal."""
+        self.heart.report(self.held)
         try:
             return self._post(path, body)
         except Refusal as refusal:

@@ -72,6 +72,9 @@ class Lease(Told):
         QUOTA_WAIT = "quota_wait", _("quota wait")
         NEEDS_HUMAN = "needs_human", _("needs a person")
 
+    # How it ends without a report of its worker's.
+    LOST = (EndCause.EXPIRED, EndCause.WORKER_CRASHED, EndCause.WORKER_SHUTDOWN)
+
     worker = models.ForeignKey(Worker, models.PROTECT, related_name="leases")
     task = models.ForeignKey(Task, models.PROTECT, related_name="leases")
     attempt = models.OneToOneField(StepAttempt, models.PROTECT, related_name="lease")
