@@ -43,6 +43,7 @@ class Timing:
     idle_pause_seconds: float = 1.0
     refused_pause_seconds: float = 5.0
     farewell_seconds: float = 10.0
+    strange_seconds: float = 60.0
     patience: Patience = field(default_factory=Patience)
 
     def margin_seconds(self, timeout_seconds: float) -> float:
