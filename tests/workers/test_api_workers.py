@@ -161,6 +161,47 @@ def test_no_registration_with_a_wrong_value_gets_in(agent: Api) -> None:
     assert Worker.objects.count() == 0
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"heartbeat_interval": 60, "timeout_seconds": 5},
+        {"heartbeat_interval": 5, "timeout_seconds": 5},
+        {"heartbeat_interval": 60},
+        {"timeout_seconds": 15},
+    ],
+)
+def test_a_heartbeat_that_comes_after_its_lease_is_refused(agent: Api, config: dict[str, int]) -> None:
+    answer = agent.post("/workers/", {**REGISTRATION, "config": config})
+
+    assert refused(answer) == (422, "invalid_field")
+    assert "never renews a lease" in answer.text
+    assert Worker.objects.count() == 0
+    config["timeout_seconds"] = config.get("heartbeat_interval", 15) + 1
+    assert agent.post("/workers/", {**REGISTRATION, "config": config}).status_code == 201
+
+
+@pytest.mark.parametrize("labels", ["berlin", 5, {"berlin": 1}, [5], None])
+def test_labels_are_a_list_of_texts(agent: Api, labels: Any) -> None:
+    assert refused(agent.post("/workers/", {**REGISTRATION, "metadata": {"labels": labels}})) == (422, "invalid_field")
+    assert agent.post("/workers/", {**REGISTRATION, "metadata": {"labels": ["berlin"]}}).status_code == 201
+
+
+def test_a_worker_serves_only_workstreams_that_are_there_for_it(agent: Api) -> None:
+    workstream = factories.make_workstream()
+    own = factories.make_key("worker", project=workstream.phase.project)
+    other = factories.make_key("worker", project=factories.make_project())
+    body = {**REGISTRATION, "id": new_id(), "affinity": [workstream.pk]}
+
+    answer = Api(other.text).post("/workers/", body)
+    assert (refused(answer), workstream.pk in answer.text) == ((422, "invalid_field"), True)
+    strange = agent.post("/workers/", {**REGISTRATION, "affinity": [workstream.pk, new_id()]})
+    assert refused(strange) == (422, "invalid_field")
+    assert Worker.objects.count() == 0
+    assert Api(own.text).post("/workers/", body).json()["affinity"] == [workstream.pk]
+    assert Api(own.text).post("/workers/", body).status_code == 200
+    assert agent.post("/workers/", {**REGISTRATION, "affinity": [workstream.pk]}).status_code == 201
+
+
 def test_a_worker_follows_one_of_its_own_key_only(agent: Api, stranger: Api, key: Any) -> None:
     before = factories.make_worker(api_key=key.row)
     body = {**REGISTRATION, "previous_worker": before.pk}

@@ -184,13 +184,22 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
 
 
 def check_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The worker's settings as given. Raises InvalidField for an unknown name or a number below 1."""
+    """The worker's settings as given. Raises InvalidField for an unknown name, a number below 1, or a heartbeat that
+    would come when its lease is over, the installation's figures standing for those that are left out.
+    """
     names = ("heartbeat_interval", "timeout_seconds", "stall_after", "max_parallel_tasks", "extra")
     for name, value in config.items():
         if name not in names:
             raise InvalidField(f"config.{name}", f"unknown; the settings are {', '.join(names)}")
         if name != "extra" and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= DAY_SECONDS):
             raise InvalidField(f"config.{name}", f"a whole number from 1 to {DAY_SECONDS}")
+    interval = config.get("heartbeat_interval", settings.SIGNALBOX_HEARTBEAT_INTERVAL_SECONDS)
+    timeout = config.get("timeout_seconds", settings.SIGNALBOX_LEASE_SECONDS)
+    if interval >= timeout and config.keys() & {"heartbeat_interval", "timeout_seconds"}:
+        raise InvalidField(
+            "config.heartbeat_interval",
+            f"below timeout_seconds: a heartbeat every {interval} s never renews a lease of {timeout} s",
+        )
     return dict(config)
 
 
