@@ -96,6 +96,7 @@ def worker(request: HttpRequest, pk: str) -> HttpResponse:
             "may": may,
             # A worker of the installation serves many projects: its crash report may quote any of them.
             "may_see_crash": request.principal.may("viewer", project_of(worker)),
+            "stop_reason": leases.lost().exclude(stop_reason="").values_list("stop_reason", flat=True).first(),
             "leases": leases.defer(
                 "task__spec", "attempt__output_tail", "attempt__error_log", "attempt__input_prompt"
             ).order_by("-pk")[:30],

@@ -10,7 +10,8 @@ from pipeline import events
 from pipeline.clock import db_now
 from pipeline.models import Event, Task
 from tests import factories
-from workers.models import Worker
+from workers import sweeping
+from workers.models import Lease, Worker
 from workers.pages import last_hour
 
 pytestmark = pytest.mark.django_db
@@ -180,6 +181,34 @@ def test_a_worker_that_is_gone_is_declared_crashed_with_a_reason(client, project
     worker.refresh_from_db()
     lease.refresh_from_db()
     assert (worker.state, worker.crash_message, lease.end_cause) == ("crashed", "the machine burnt", "worker_crashed")
+
+
+def test_a_worker_that_did_not_stop_shows_why_it_was_asked_to(client, project, worker):
+    signed_in_as(client, project, "viewer")
+    early = lease_in(project, worker)
+    early.request_stop(by=factories.BY, reason="another thing", outcome="")
+    early.finish("cancelled", by=factories.BY)
+    address = reverse("workers:worker", args=[worker.pk])
+    lease = lease_in(project, worker)
+    lease.request_stop(by=factories.BY, reason="stalled: no progress for 7 s", outcome="task_failed")
+    Lease.objects.filter(pk=lease.pk).update(stop_deadline_at=db_now() - timedelta(seconds=1))
+    sweeping.sweep()
+
+    page = client.get(address).text
+
+    told = page.split('class="message error">')[1].split("</p>")[0]
+    assert told == "did not stop<br>It had been asked to stop: stalled: no progress for 7 s"
+
+
+def test_a_worker_that_crashed_by_itself_was_asked_nothing(client, project, worker):
+    signed_in_as(client, project, "viewer")
+    lease_in(project, worker)
+    worker.crash("it burns", by=factories.BY)
+
+    page = client.get(reverse("workers:worker", args=[worker.pk])).text
+
+    assert "it burns" in page
+    assert "It had been asked to stop" not in page
 
 
 def test_a_workers_labels_and_settings_are_shown(client, project, worker):

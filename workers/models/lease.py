@@ -45,6 +45,10 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
         """Live, past its task's time, and not yet asked to stop."""
         return self.live().filter(stop_requested_at=None, timeout_at__lt=NowOnce())
 
+    def lost(self) -> Self:
+        """Those that their workers crashed with."""
+        return self.filter(end_cause__in=[Lease.EndCause.EXPIRED, Lease.EndCause.WORKER_CRASHED])
+
     def moved(self) -> int:
         """Something was seen of their work: their workers' progress clocks go on. Returns how many. One statement."""
         return Worker.objects.filter(leases__in=self.live()).update(progress_at=ClockNow())
