@@ -130,8 +130,8 @@ def offers(worker: Worker) -> list[Task]:
     tasks = {task.pk: task for task in rows}
     beside: dict[str, list[bool]] = defaultdict(list)
     running = Task.objects.filter(state=Task.State.RUNNING, run__in={task.run_id for task in tasks.values()})
-    for run, parallel in running.values_list("run_id", "spec__allow_parallel"):
-        beside[run].append(bool(parallel))
+    for other in running.only("run_id", "spec"):
+        beside[other.run_id].append(bool(other.spec.get("allow_parallel")))
     groups = Task.objects.filter(state=Task.State.RUNNING).exclude(conflict_group="")
     taken = set(groups.values_list("project_id", "conflict_group"))
     kinds = _kinds_now(found[0][1])
