@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from django.db.models import Q, QuerySet
+from django.db.models import Case, Q, QuerySet, When
 from django.utils.translation import gettext as _
 
 from pipeline.auth import Principal
@@ -106,7 +106,7 @@ HOLDS_NAMED = 5
 
 def holds_before(worker: Worker, principal: Principal) -> list[Hold]:
     """The active holds that keep work from a worker without a task: those over itself and over all that it serves, and
-    those over what waits for it; the oldest first. Two queries.
+    those over what waits for it; the wide ones first, then the oldest. Two queries.
     """
     waiting = waiting_for(worker, principal).values_list("project", "run__workstream", "run", "pk")[: claims.OFFERED]
     over = Q(scope_kind="installation") | Q(scope_kind="worker", scope_id=stored(worker.pk))
@@ -115,4 +115,5 @@ def holds_before(worker: Worker, principal: Principal) -> list[Hold]:
     for kind, ids in zip(("project", "workstream", "run", "task"), zip(*waiting, strict=True), strict=False):
         over |= Q(scope_kind=kind, scope_id__in={stored(pk) for pk in ids if pk})
     found = Hold.objects.visible_to(principal).active().filter(over).select_related("project")
-    return list(found.order_by("pk")[:HOLDS_NAMED])
+    is_narrow = Case(When(scope_kind__in=["installation", "project", "worker"], then=0), default=1)
+    return list(found.order_by(is_narrow, "pk")[:HOLDS_NAMED])

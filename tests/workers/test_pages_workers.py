@@ -293,6 +293,21 @@ def test_under_a_hold_an_idle_worker_is_offered_nothing_that_would_be_refused(cl
     assert (waiting, "all hands off" in said) == ({first.pk, second.pk}, False)
 
 
+def test_of_many_holds_the_kill_switch_is_named_first(client):
+    project, worker, (first, second) = idle_with_two_tasks()
+    signed_in_as(client, project, "operator")
+    for task in (first, second):
+        for kind in ("manual", "question", "approval"):
+            factories.make_hold("run", task.run_id, project=project, kind=kind, reason=f"{kind} of a run")
+    factories.make_hold("project", project.pk, project=project, reason="all hands off")
+
+    waiting, said = offers_of(client, worker)
+
+    assert (waiting, said.count("<dt>Hold</dt>")) == (set(), 5)
+    assert said.index("all hands off") < said.index("of a run")
+    assert reverse("runs:run", args=[first.run_id]) in said
+
+
 def test_a_hold_over_another_project_is_not_told(client):
     project, worker, tasks = idle_with_two_tasks()
     signed_in_as(client, project, "operator")
