@@ -14,11 +14,13 @@ from django.core.wsgi import get_wsgi_application
 from django.utils.module_loading import autodiscover_modules
 
 from pipeline import rawroutes
+from pipeline.ending import Ending
 from pipeline.longpoll import LongPoll
 from pipeline.rawroutes import Application
 
 _wsgi: Any = get_wsgi_application()
-_django: Application = LongPoll(WSGIMiddleware(_wsgi, workers=settings.SIGNALBOX_THREADS))
+_ending = Ending()
+_django: Application = LongPoll(WSGIMiddleware(_wsgi, workers=settings.SIGNALBOX_THREADS), _ending)
 
 
 def _raw_routes() -> None:
@@ -26,7 +28,7 @@ def _raw_routes() -> None:
     from pipeline.api.events import frame  # once Django is set up: these import models
     from pipeline.stream import EventStream
 
-    rawroutes.register("/api/v1/events/stream/", EventStream(_wsgi.get_response, frame))
+    rawroutes.register("/api/v1/events/stream/", EventStream(_wsgi.get_response, frame, ending=_ending))
     autodiscover_modules("serving")
 
 

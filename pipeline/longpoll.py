@@ -3,7 +3,7 @@
 A handler that has nothing to say yet answers 204 with `X-Wait-Seconds` (see `pipeline.rest.NotYet`). The LongPoll
 before Django keeps such a request, and asks Django again when the hub has found something, until that time is over.
 What is looked for is registered by the app that owns the address: a path and a probe, one cheap query that counts
-what there is to have.
+what there is to have. When the process is told to end, everybody is told at once that there was nothing.
 """
 
 import asyncio
@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from django.db import close_old_connections
+
+from pipeline.ending import Ending
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 Probe = Callable[[], int]
@@ -93,8 +95,9 @@ class Hub:
 class LongPoll:
     """The ASGI application before Django that keeps requests which have no answer yet."""
 
-    def __init__(self, django: Application) -> None:
+    def __init__(self, django: Application, ending: Ending | None = None) -> None:
         self.django = django
+        self._ending = ending or Ending()
         self._hubs: dict[Probe, Hub] = {}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -110,25 +113,29 @@ class LongPoll:
         hub = self._hubs.setdefault(probe, Hub(probe))
         scope = {**scope, WAITS: True}
         started = time.monotonic()
-        gone = asyncio.create_task(_gone(receive))
+        over = asyncio.Event()
+        gone = asyncio.create_task(_gone(receive, over))
         try:
-            for tried in range(10_000):
-                answer = _Kept()
-                await self.django(scope, _replaying(body, None), answer)
-                left = answer.wait_seconds - (time.monotonic() - started)
-                if left <= 0 or gone.done():
-                    break
-                pause = AGAIN_SECONDS[min(tried, len(AGAIN_SECONDS) - 1)]
-                if not await self._called(hub, left, time.monotonic() + pause, gone):
-                    break
+            with self._ending.telling(over.set):
+                for tried in range(10_000):
+                    answer = _Kept()
+                    await self.django(scope, _replaying(body, None), answer)
+                    left = answer.wait_seconds - (time.monotonic() - started)
+                    if left <= 0 or over.is_set():
+                        break
+                    pause = AGAIN_SECONDS[min(tried, len(AGAIN_SECONDS) - 1)]
+                    if not await self._called(hub, left, time.monotonic() + pause, over):
+                        break
         finally:
             gone.cancel()
         for message in answer.messages:
             await send(message)
 
-    async def _called(self, hub: Hub, seconds: float, not_before: float, gone: "asyncio.Task[None]") -> bool:
+    async def _called(self, hub: Hub, seconds: float, not_before: float, over: asyncio.Event) -> bool:
         waiting = asyncio.create_task(hub.wait(seconds, not_before=not_before))
-        done, _pending = await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
+        ending = asyncio.create_task(over.wait())
+        done, _pending = await asyncio.wait({waiting, ending}, return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
         if waiting not in done:
             waiting.cancel()
             return False
@@ -183,6 +190,7 @@ def _replaying(messages: list[Any], receive: Any) -> Callable[[], Awaitable[Any]
     return again
 
 
-async def _gone(receive: Any) -> None:
+async def _gone(receive: Any, over: asyncio.Event) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+    over.set()

@@ -26,6 +26,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.db import connection
 
 from pipeline import events
+from pipeline.ending import Ending
 from pipeline.events import Cursor, Event
 from pipeline.problems import CONTENT_TYPE, document
 
@@ -126,6 +127,11 @@ class Client:
             self.buffer.clear()
         else:
             self.buffer.extend(mine)
+        self.wake.set()
+
+    def leave(self) -> None:
+        """It is over, from either side."""
+        self.gone = True
         self.wake.set()
 
     def take(self) -> bytes:
@@ -239,8 +245,15 @@ class EventStream:
     (`EventEndpoint.stream`), at the opening and again with every keep-alive. `encode` writes an event as a message.
     """
 
-    def __init__(self, answer: Callable[[ASGIRequest], Any], encode: Encode, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        answer: Callable[[ASGIRequest], Any],
+        encode: Encode,
+        limits: Limits | None = None,
+        ending: Ending | None = None,
+    ) -> None:
         self._answer = answer
+        self._ending = ending or Ending()
         self._encode = encode
         self.limits = limits or Limits()
         self.hub = Hub(encode, self.limits)
@@ -265,7 +278,8 @@ class EventStream:
         listening = asyncio.create_task(notice_the_end(receive, client))
         try:
             await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-            await _Talk(self, client, scope, send).run()
+            with self._ending.telling(client.leave):
+                await _Talk(self, client, scope, send).run()
             await send({"type": "http.response.body", "body": b""})
         except OSError:
             pass  # the client went away in the middle of a message

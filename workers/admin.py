@@ -17,7 +17,7 @@ from pipeline.models import Task
 from pipeline.refusals import NotFound, Refused
 from workers import claims
 from workers.models import Lease, Worker, health
-from workers.pages import OFFERED, project_of, waiting_for
+from workers.pages import offered, project_of, waiting_for
 
 
 class HealthFilter(admin.SimpleListFilter):
@@ -90,7 +90,7 @@ class WorkerAdmin(LookOnlyAdmin):
             principal.must("operator", project_of(worker))
             waiting = waiting_for(worker, principal)
             if not pk:
-                return self._ask_task(request, worker, waiting.only("key", "name", "run_id")[:OFFERED])
+                return self._ask_task(request, worker, offered(worker, principal))
             task = waiting.filter(pk=pk).first() if is_id(pk) else None
             if task is None:
                 raise NotFound.of("task")

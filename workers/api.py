@@ -14,7 +14,7 @@ from rest_framework.response import Response
 from pipeline import events, longpoll
 from pipeline.clock import db_now
 from pipeline.ids import new_id
-from pipeline.models import Task
+from pipeline.models import Task, Workstream
 from pipeline.refusals import InvalidField, NotFound, need_reason
 from pipeline.rest import (
     WORKER,
@@ -50,8 +50,8 @@ MAX_TEXT = 200
 
 
 class Config(Strict):
-    """How a worker beats. What is left out follows the installation's defaults. The upper bounds keep every sum of a
-    time and a setting inside what PostgreSQL can hold.
+    """How a worker beats. What is left out follows the installation's defaults; the heartbeat comes sooner than the
+    timeout. The upper bounds keep every sum of a time and a setting inside what PostgreSQL can hold.
     """
 
     heartbeat_interval = serializers.IntegerField(required=False, min_value=1, max_value=DAY_SECONDS)
@@ -83,10 +83,11 @@ class Registration(Strict):
     previous_worker = Ref(queryset=Worker.objects.all(), required=False, allow_null=True)
 
     def validate_metadata(self, value: dict[str, Any]) -> dict[str, Any]:
-        """`adapters` decides which tools it is offered, so that one is a list of texts."""
-        adapters = value.get("adapters", [])
-        if not isinstance(adapters, list) or not all(isinstance(name, str) for name in adapters):
-            raise serializers.ValidationError("adapters is a list of texts")
+        """`adapters` decides which tools it is offered, and `labels` by what it is found: these are lists of texts."""
+        for name in ("adapters", "labels"):
+            given = value.get(name, [])
+            if not isinstance(given, list) or not all(isinstance(word, str) for word in given):
+                raise serializers.ValidationError(f"{name} is a list of texts")
         return value
 
 
@@ -431,6 +432,7 @@ class WorkerEndpoint(Listed, Endpoint):
         known = pk and Worker.objects.visible_to(self.principal).filter(pk=pk).first()
         if known and all(getattr(known, name) == value for name, value in given.items()):
             return self.reply(known)
+        _must_know(given.get("affinity", []), key.project_id)
         pk = pk or new_id()
         by = events.Actor("worker", pk, given.get("name") or key.name, on_behalf_of=key.name)
         worker = Worker.objects.register(by=by, api_key=key, pk=pk, **given)
@@ -516,6 +518,15 @@ class WorkerEndpoint(Listed, Endpoint):
         message = given["message"] if self.principal.is_worker else need_reason(given["message"])
         worker.crash(message or "crashed without a message", by=by, trace=given["trace"])
         return self.reply(worker)
+
+
+def _must_know(affinity: list[str], project: str | None) -> None:
+    """Who serves only workstreams that are not there, or not in its key's `project`, would wait for ever."""
+    there = Workstream.objects.filter(pk__in=affinity)
+    if project is not None:
+        there = there.filter(phase__project=project)
+    if unknown := sorted(set(affinity) - set(there.values_list("pk", flat=True))):
+        raise InvalidField("affinity", f"there is no workstream {unknown[0]}")
 
 
 # -- leases ------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The hot path: claim a task, report its end (domain.md §3.1). A claim is eight statements, whatever it writes."""
 
 import json
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,7 +14,7 @@ from pipeline import admission, events, prepared
 from pipeline.crashpoints import crashpoint
 from pipeline.ids import from_uuid, is_id, to_uuid
 from pipeline.joined import Joined
-from pipeline.models import Phase, Project, Run, StepAttempt, Task, Tool, Workstream
+from pipeline.models import Hold, Phase, Project, Run, StepAttempt, Task, Tool, Workstream
 from pipeline.models.hold import CLAIM_LOCK
 from pipeline.questions import ask_facts
 from pipeline.refusals import InvalidField, NotFound, Refused
@@ -22,6 +23,8 @@ from pipeline.together import Together
 from workers.models import Lease, Worker, WorkerFinished
 
 CANDIDATES = 20
+OFFERED = 50
+"""How many of the tasks that wait are offered to a person who gives one to a worker."""
 WAITING_SHOWN = 64
 MAX_WAIT_SECONDS = 30
 DEADLINE_GRACE = timedelta(seconds=45)
@@ -38,7 +41,7 @@ def actor(worker: Worker, generation: int | None = None) -> events.Actor:
 
 # The projects that have something take turns: the one with the fewest running tasks comes first, then the score decides
 # (domain.md §2.1.9). For each project the best few are read from an index, however many are queued.
-_CANDIDATES = f"""
+_CANDIDATES = """
 WITH offered AS (
     SELECT key, capabilities FROM pipeline_tool
     WHERE enabled AND (%(tools)s::text[] IS NULL OR key = ANY(%(tools)s::text[]))
@@ -66,10 +69,12 @@ FROM served CROSS JOIN LATERAL (
             OR (h.scope_kind = 'worker' AND h.scope_id = %(worker)s::uuid::text)))
         AND NOT EXISTS (SELECT 1 FROM pipeline_task o WHERE o.run_id = t.run_id AND o.state = 'running'
             AND (o.spec->'allow_parallel' = 'false' OR t.spec->'allow_parallel' = 'false'))
-    ORDER BY t.score DESC, t.sequence, t.id LIMIT {CANDIDATES}
+    ORDER BY t.score DESC, t.sequence, t.id LIMIT {most}
 ) next
-ORDER BY served.running, next.score DESC, next.sequence, next.id LIMIT {CANDIDATES}
+ORDER BY served.running, next.score DESC, next.sequence, next.id LIMIT {most}
 """
+_TO_CLAIM = _CANDIDATES.format(most=CANDIDATES)
+_TO_OFFER = _CANDIDATES.format(most=OFFERED)
 
 
 def claim(worker: Worker, *, capabilities: Sequence[str] | None = None) -> dict[str, Any] | None:
@@ -111,10 +116,51 @@ def candidates(worker: Worker, capabilities: Sequence[str]) -> list[tuple[str, s
 
     No lock is held; `assign` looks again. One query.
     """
+    return _fitting(_TO_CLAIM, worker, capabilities)
+
+
+def offers(worker: Worker) -> list[Task]:
+    """The queued tasks that a person may give this worker now, best first, with their project: none that a hold, a full
+    run or the want of a free tool keeps back. What only a phase or a budget forbids is refused when it is given.
+    """
+    found = _fitting(_TO_OFFER, worker, worker.capabilities)
+    if not found:
+        return []
+    rows = Task.objects.filter(pk__in=[pk for pk, _keys in found]).select_related("project", "run__workstream")
+    tasks = {task.pk: task for task in rows}
+    beside: dict[str, list[bool]] = defaultdict(list)
+    running = Task.objects.filter(state=Task.State.RUNNING, run__in={task.run_id for task in tasks.values()})
+    for other in running.only("run_id", "spec"):
+        beside[other.run_id].append(bool(other.spec.get("allow_parallel")))
+    groups = Task.objects.filter(state=Task.State.RUNNING).exclude(conflict_group="")
+    taken = set(groups.values_list("project_id", "conflict_group"))
+    kinds = _kinds_now(found[0][1])
+    return [
+        task
+        for task in (tasks[pk] for pk, _keys in found if pk in tasks)
+        if task.kind in kinds
+        and _has_room(task, beside[task.run_id])
+        and (task.project_id, task.conflict_group) not in taken
+    ]
+
+
+def _kinds_now(offered: Collection[str]) -> set[str]:
+    """The kinds of task for which one of these tools has a slot free, and no hold over it or its account."""
+    held = set(Hold.objects.active().filter(scope_kind__in=["tool", "account"]).values_list("scope_kind", "scope_id"))
+    kinds: set[str] = set()
+    for row in prepared.execute(_TOOLS):
+        tool, open_attempts = _TOOL.rows(row)["tool"], row[_TOOL.width]
+        is_held = ("tool", tool.key) in held or ("account", tool.account) in held
+        if tool.key in offered and not is_held and open_attempts < admission.slots(tool):
+            kinds.update(tool.capabilities.get("task_kinds", ()))
+    return kinds
+
+
+def _fitting(statement: str, worker: Worker, capabilities: Sequence[str]) -> list[tuple[str, set[str]]]:
     tools, adapters = _tools_of(worker)
     only = worker.api_key.project_id if worker.api_key else None
     found = prepared.execute(
-        _CANDIDATES,
+        statement,
         {
             "worker": to_uuid(worker.pk),
             "tools": tools,
@@ -293,15 +339,20 @@ def _look_around(task: Task, worker: Worker) -> tuple[admission.Surroundings, da
     return around, now, last + 1
 
 
+def _has_room(task: Task, running: Sequence[bool]) -> bool:
+    if not running:
+        return True
+    return bool(task.spec.get("allow_parallel")) and all(running) and len(running) < task.run.max_parallel
+
+
 def _must_have_room(task: Task, running: Sequence[bool]) -> None:
     """`running`: for each running task of the run, whether others may run beside it."""
-    run = task.run
-    if running and (not task.spec.get("allow_parallel") or not all(running) or len(running) >= run.max_parallel):
+    if not _has_room(task, running):
         raise Refused("Cannot assign task: its run has no room beside what is running", code="not_claimable")
     if task.conflict_group:
-        prepared.execute(_ALONE, [f"conflict {run.project_id} {task.conflict_group}"])
+        prepared.execute(_ALONE, [f"conflict {task.project_id} {task.conflict_group}"])
         rivals = Task.objects.filter(state=Task.State.RUNNING, conflict_group=task.conflict_group)
-        if rivals.filter(project=run.project_id).exists():
+        if rivals.filter(project=task.project_id).exists():
             raise Refused(f"Cannot assign task: {task.conflict_group} is taken", code="not_claimable")
 
 

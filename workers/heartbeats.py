@@ -6,12 +6,14 @@ statement checks it with the rest.
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import transaction
 
 from pipeline import events, prepared
+from pipeline.clock import db_now
 from pipeline.ids import from_uuid, is_id, to_uuid
 from pipeline.refusals import InvalidField, NotFound, Refused
 from workers.claims import actor
@@ -159,9 +161,18 @@ def _beat(beat: Beat, api_key_id: str | None) -> dict[str, Any]:
             raise NotFound.of("worker", beat.worker)
         raise WorkerFinished(worker)
     if beat.lease and rows[0][3] is None:
-        stale = Lease.objects.filter(pk=beat.lease, worker=beat.worker).first()
+        stale = Lease.objects.filter(pk=beat.lease, worker=beat.worker).select_related("worker").first()
+        if stale is not None and _crossed(beat, stale):
+            raise StaleClaim(beat.generation)
         raise StaleClaim(beat.generation, stale, actor(Worker.objects.get(pk=beat.worker)))
     return _answer(beat, rows[0])
+
+
+def _crossed(beat: Beat, lease: Lease) -> bool:
+    """Whether the beat was under way while its own worker ended the lease: refused as any other, and no alarm."""
+    if lease.ended_at is None or lease.generation != beat.generation or lease.end_cause in Lease.LOST:
+        return False
+    return db_now() - lease.ended_at <= timedelta(seconds=lease.worker.timeout_seconds)
 
 
 def heartbeats(told: Iterable[Mapping[str, Any]], *, api_key_id: str | None) -> list[dict[str, Any]]:

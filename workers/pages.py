@@ -3,11 +3,13 @@
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from django.db.models import QuerySet
+from django.db.models import Case, Q, QuerySet, When
 from django.utils.translation import gettext as _
 
 from pipeline.auth import Principal
-from pipeline.models import Event, Task
+from pipeline.models import Event, Hold, Task
+from pipeline.models.hold import stored
+from workers import claims
 from workers.models import Lease, Worker, health
 
 # Who needs a look first; the rest follows in the order of their state.
@@ -86,13 +88,32 @@ def project_of(worker: Worker) -> str | None:
     return worker.api_key.project_id if worker.api_key else None
 
 
-OFFERED = 50
-"""How many of the tasks that wait are offered to a person who gives one to a worker."""
-
-
 def waiting_for(worker: Worker, principal: Principal) -> "QuerySet[Task]":
     """The queued tasks that the person sees and that this worker's key may serve, in the order of the claim."""
     rows = Task.objects.visible_to(principal).filter(state=Task.State.QUEUED, run__state="running", run__ending_to="")
     if project_of(worker):
         rows = rows.filter(project=project_of(worker))
     return rows.order_by("-score", "sequence", "pk")
+
+
+def offered(worker: Worker, principal: Principal) -> list[Task]:
+    """Those of them that the person may give it now, with their project."""
+    return [task for task in claims.offers(worker) if principal.may("operator", task.project_id)]
+
+
+HOLDS_NAMED = 5
+
+
+def holds_before(worker: Worker, principal: Principal) -> list[Hold]:
+    """The active holds that keep work from a worker without a task: those over itself and over all that it serves, and
+    those over what waits for it; the wide ones first, then the oldest. Two queries.
+    """
+    waiting = waiting_for(worker, principal).values_list("project", "run__workstream", "run", "pk")[: claims.OFFERED]
+    over = Q(scope_kind="installation") | Q(scope_kind="worker", scope_id=stored(worker.pk))
+    if project_of(worker):
+        over |= Q(scope_kind="project", scope_id=stored(project_of(worker) or ""))
+    for kind, ids in zip(("project", "workstream", "run", "task"), zip(*waiting, strict=True), strict=False):
+        over |= Q(scope_kind=kind, scope_id__in={stored(pk) for pk in ids if pk})
+    found = Hold.objects.visible_to(principal).active().filter(over).select_related("project")
+    is_narrow = Case(When(scope_kind__in=["installation", "project", "worker"], then=0), default=1)
+    return list(found.order_by(is_narrow, "pk")[:HOLDS_NAMED])

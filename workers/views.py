@@ -20,7 +20,7 @@ from pipeline.models import Event, Hold
 from pipeline.refusals import NotFound
 from workers import claims
 from workers.models import Lease, Worker, health
-from workers.pages import ATTENTION, BULK_OF_WORKER, OFFERED, describe, last_hour, project_of, waiting_for
+from workers.pages import ATTENTION, BULK_OF_WORKER, describe, holds_before, last_hour, offered, project_of, waiting_for
 
 ALIVE, FINISHED, ARCHIVED = "alive", "finished", "archived"
 
@@ -79,7 +79,10 @@ def worker(request: HttpRequest, pk: str) -> HttpResponse:
     describe([worker], request.principal, now)
     may = pages.roles_in(request.principal, project_of(worker))
     may_give = may["operator"] and worker.state == Worker.State.IDLE and not worker.shutdown_mode
-    hold = Hold.objects.covering(worker.lease.task).order_by("pk").first() if worker.lease else None
+    if worker.lease:
+        holds = list(Hold.objects.covering(worker.lease.task).order_by("pk")[:1])
+    else:
+        holds = [] if worker.current_task_id or worker.is_finished else holds_before(worker, request.principal)
     leases = Lease.objects.visible_to(request.principal).filter(worker=worker).select_related("task__run", "attempt")
     history = Event.objects.visible_to(request.principal).filter(worker_id=worker.pk).exclude(severity="debug")
     return render(
@@ -87,12 +90,13 @@ def worker(request: HttpRequest, pk: str) -> HttpResponse:
         "workers/worker.html",
         {
             "worker": worker,
-            "hold": hold,
+            "holds": holds,
             "minutes": last_hour(worker, now),
-            "waiting": waiting_for(worker, request.principal).only("key", "name")[:OFFERED] if may_give else [],
+            "waiting": offered(worker, request.principal) if may_give else [],
             "may": may,
             # A worker of the installation serves many projects: its crash report may quote any of them.
             "may_see_crash": request.principal.may("viewer", project_of(worker)),
+            "stop_reason": leases.lost().exclude(stop_reason="").values_list("stop_reason", flat=True).first(),
             "leases": leases.defer(
                 "task__spec", "attempt__output_tail", "attempt__error_log", "attempt__input_prompt"
             ).order_by("-pk")[:30],

@@ -15,9 +15,12 @@ Rows = Callable[..., list[tuple[Any, ...]]]
 SHOWN = 5
 REPORTED = {"completed": "success", "failed": "infra_lost"}
 """How a lease ended that ended by a report of this swarm -> the outcome that was reported."""
+CRASHES = {"expired", "worker_crashed"}
+"""How a lease ended whose worker was lost with it."""
 
 LEASES = """
-SELECT l.id, l.task_id, l.worker_id, l.attempt_id, l.generation, l.end_cause, l.ended_at IS NULL, a.outcome
+SELECT l.id, l.task_id, l.worker_id, l.attempt_id, l.generation, l.end_cause, l.ended_at IS NULL, a.outcome,
+    extract(epoch FROM l.ended_at - l.acquired_at)
 FROM workers_lease l JOIN pipeline_task t ON t.id = l.task_id JOIN pipeline_stepattempt a ON a.id = l.attempt_id
 WHERE t.project_id = %s
 """
@@ -112,7 +115,7 @@ def audit(rows: Rows, project: str, folder: Path) -> tuple[Findings, dict[str, A
     at = to_uuid(project)
     leases = {from_uuid(row[0]): row[1:] for row in rows(LEASES, at)}
     tasks = {from_uuid(row[0]): row[1:] for row in rows(TASKS, at)}
-    ended = Counter(end_cause for _task, _worker, _attempt, _generation, end_cause, _open, _outcome in leases.values())
+    ended = Counter(lease[4] for lease in leases.values())
     found.twins = list(told.differ)
     found.left_open = [pk for pk, lease in leases.items() if lease[5]]
     _judge_tasks(found, told, tasks, leases)
@@ -154,7 +157,7 @@ def _judge_tasks(found: Findings, told: Journals, tasks: dict[str, Any], leases:
 def _judge_answers(found: Findings, told: Journals, leases: dict[str, Any]) -> None:
     for pk, answer in told.answered.items():
         outcome = told.reported[pk][0]
-        _task, _worker, _attempt, _generation, end_cause, _is_open, stored = leases[pk]
+        _task, _worker, _attempt, _generation, end_cause, _is_open, stored, _held = leases[pk]
         is_taken = REPORTED.get(end_cause) == outcome == stored
         if is_taken != (answer == "ok"):
             found.told_otherwise.append(f"lease {pk}: told {answer}, ended {end_cause}, attempt {stored}")
@@ -166,7 +169,7 @@ def _judge_costs(
     """Every report that was taken is booked once with its own amount, nothing else is; what is owed, by outcome."""
     owed = sorted(
         (str(attempt), str(worker), told.reported[pk][1])
-        for pk, (_task, worker, attempt, _generation, end_cause, _open, _outcome) in leases.items()
+        for pk, (_task, worker, attempt, _generation, end_cause, _open, _outcome, _held) in leases.items()
         if end_cause in REPORTED and pk in told.reported
     )
     real = sorted((str(attempt), str(worker), amount) for attempt, worker, amount in booked)
@@ -193,12 +196,15 @@ def _judge_statistics(
     completed: Counter[Any] = Counter()
     failed: Counter[Any] = Counter()
     seconds: dict[Any, Decimal] = defaultdict(Decimal)
-    for pk, (_task, worker, _attempt, _generation, end_cause, _open, _outcome) in leases.items():
-        completed[worker] += end_cause == "completed"
-        # What a worker gives back by shutting down counts neither way.
-        failed[worker] += end_cause not in ("completed", "worker_shutdown", "")
+    for pk, (_task, worker, _attempt, _generation, end_cause, _open, outcome, held) in leases.items():
+        # What a worker gives back by shutting down counts neither way, and nor does its time.
+        is_failure = end_cause in CRASHES or outcome in ("task_failed", "infra_lost")
+        completed[worker] += outcome == "success"
+        failed[worker] += is_failure
         if end_cause in REPORTED and pk in told.reported:
             seconds[worker] += told.reported[pk][2]
+        elif is_failure or outcome == "success":
+            seconds[worker] += held
     for worker, state, done, not_done, spent in workers:
         if (done, not_done, spent) != (completed[worker], failed[worker], seconds[worker]):
             found.statistics.append(

@@ -1,5 +1,6 @@
 """The workers' API: what an agent program calls with its key, and what people do with the fleet."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -160,6 +161,47 @@ def test_no_registration_with_a_wrong_value_gets_in(agent: Api) -> None:
     assert Worker.objects.count() == 0
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"heartbeat_interval": 60, "timeout_seconds": 5},
+        {"heartbeat_interval": 5, "timeout_seconds": 5},
+        {"heartbeat_interval": 60},
+        {"timeout_seconds": 15},
+    ],
+)
+def test_a_heartbeat_that_comes_after_its_lease_is_refused(agent: Api, config: dict[str, int]) -> None:
+    answer = agent.post("/workers/", {**REGISTRATION, "config": config})
+
+    assert refused(answer) == (422, "invalid_field")
+    assert "never renews a lease" in answer.text
+    assert Worker.objects.count() == 0
+    config["timeout_seconds"] = config.get("heartbeat_interval", 15) + 1
+    assert agent.post("/workers/", {**REGISTRATION, "config": config}).status_code == 201
+
+
+@pytest.mark.parametrize("labels", ["berlin", 5, {"berlin": 1}, [5], None])
+def test_labels_are_a_list_of_texts(agent: Api, labels: Any) -> None:
+    assert refused(agent.post("/workers/", {**REGISTRATION, "metadata": {"labels": labels}})) == (422, "invalid_field")
+    assert agent.post("/workers/", {**REGISTRATION, "metadata": {"labels": ["berlin"]}}).status_code == 201
+
+
+def test_a_worker_serves_only_workstreams_that_are_there_for_it(agent: Api) -> None:
+    workstream = factories.make_workstream()
+    own = factories.make_key("worker", project=workstream.phase.project)
+    other = factories.make_key("worker", project=factories.make_project())
+    body = {**REGISTRATION, "id": new_id(), "affinity": [workstream.pk]}
+
+    answer = Api(other.text).post("/workers/", body)
+    assert (refused(answer), workstream.pk in answer.text) == ((422, "invalid_field"), True)
+    strange = agent.post("/workers/", {**REGISTRATION, "affinity": [workstream.pk, new_id()]})
+    assert refused(strange) == (422, "invalid_field")
+    assert Worker.objects.count() == 0
+    assert Api(own.text).post("/workers/", body).json()["affinity"] == [workstream.pk]
+    assert Api(own.text).post("/workers/", body).status_code == 200
+    assert agent.post("/workers/", {**REGISTRATION, "affinity": [workstream.pk]}).status_code == 201
+
+
 def test_a_worker_follows_one_of_its_own_key_only(agent: Api, stranger: Api, key: Any) -> None:
     before = factories.make_worker(api_key=key.row)
     body = {**REGISTRATION, "previous_worker": before.pk}
@@ -210,6 +252,33 @@ def test_a_heartbeat_with_an_old_generation_is_refused_and_leaves_a_trace(agent:
 
     assert refused(answer) == (409, "stale_claim")
     assert events.Event.objects.filter(kind="lease.stale_report", subject_id=lease.pk).count() == 1
+
+
+ENDS = {"complete": {}, **{word: {"outcome": word} for word in ("task_failed", "infra_lost", "cancelled")}}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_heartbeat_that_crosses_its_own_report_is_refused_without_an_alarm(agent: Api, key: Any, end: str) -> None:
+    lease = held(key)
+    verb = "complete" if end == "complete" else "fail"
+    told = {"generation": lease.generation, **ENDS[end]}
+    assert agent.post(f"/leases/{lease.pk}/{verb}/", told, Idempotency_Key="end").status_code == 200
+    quoted = [{"id": lease.pk, "generation": lease.generation}]
+    address = f"/workers/{lease.worker_id}/heartbeat/"
+
+    assert refused(agent.post(address, {**BEAT, "leases": quoted})) == (409, "stale_claim")
+    many = agent.post("/workers/heartbeats/", {"workers": [{"id": lease.worker_id, "leases": quoted}]})
+    assert many.json()["answers"][0]["code"] == "stale_claim"
+
+    alarms = events.Event.objects.filter(kind="lease.stale_report", subject_id=lease.pk)
+    assert alarms.count() == 0
+    newer = [{"id": lease.pk, "generation": lease.generation + 1}]
+    assert refused(agent.post(address, {**BEAT, "leases": newer})) == (409, "stale_claim")
+    assert alarms.count() == 1
+    ended = lease.acquired_at - timedelta(minutes=2)
+    Lease.objects.filter(pk=lease.pk).update(acquired_at=ended - timedelta(minutes=1), ended_at=ended)
+    assert refused(agent.post(address, {**BEAT, "leases": quoted})) == (409, "stale_claim")
+    assert alarms.count() == 2
 
 
 def test_a_finished_worker_is_told_to_go(agent: Api, key: Any) -> None:

@@ -17,6 +17,7 @@ from tests.api.asking import Api, refused
 from tests.factories import BY, in_state, make_lease, make_worker
 from workers import claims
 from workers.models import Lease, StaleClaim, Worker
+from workers.models.finishing import CAUSES
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("nudges")]
 
@@ -81,6 +82,63 @@ def test_statistics_are_exact(boss: Api) -> None:
     worker.refresh_from_db()
     assert worker.average_execution_seconds == Decimal("1.250000")
     assert make_worker().average_execution_seconds == 0
+
+
+HELD = Decimal("29.5")
+
+
+def held_a_while(**fields: Any) -> Lease:
+    """A live lease that was granted HELD seconds ago."""
+    lease = make_lease(**fields)
+    Lease.objects.filter(pk=lease.pk).update(acquired_at=lease.acquired_at - timedelta(seconds=float(HELD)))
+    lease.refresh_from_db()
+    return lease
+
+
+def counts(worker: Worker) -> tuple[int, int, bool]:
+    """Done, failed, and whether the time that it held its lease counts; else none does, nor any more than that."""
+    worker.refresh_from_db()
+    seconds = worker.total_execution_seconds
+    assert seconds == 0 or HELD <= seconds < HELD + 60
+    return worker.tasks_completed, worker.tasks_failed, seconds > 0
+
+
+@pytest.mark.parametrize("outcome", sorted(CAUSES))
+@pytest.mark.parametrize("state", ["busy", "paused"])
+def test_only_what_counts_against_a_task_is_a_failure_of_its_worker(outcome: str, state: str) -> None:
+    lease = held_a_while()
+    if state == "paused":
+        lease.worker.pause(by=BY)
+    lease.finish(outcome, by=BY)
+    should = {"success": (1, 0, True), "task_failed": (0, 1, True), "infra_lost": (0, 1, True)}
+    assert counts(lease.worker) == should.get(outcome, (0, 0, False))
+
+
+@pytest.mark.parametrize("outcome", ["infra_lost", "task_failed", "cancelled"])
+def test_a_crash_counts_the_task_that_it_lost_and_its_time(outcome: str) -> None:
+    lease = held_a_while()
+    assert lease.worker.crash("gone", by=BY, outcome=outcome)
+    assert not lease.worker.crash("gone", by=BY)
+    assert counts(lease.worker) == (0, 1, True)
+    event = Event.objects.about(lease.worker).get(kind="worker.crashed")
+    assert Decimal(event.after["total_execution_seconds"]) == lease.worker.total_execution_seconds
+    assert lease.worker.average_execution_seconds == lease.worker.total_execution_seconds
+
+
+def test_a_worker_that_shuts_down_gives_its_task_back_and_counts_it_neither_way() -> None:
+    lease = held_a_while()
+    lease.worker.shutdown(by=BY, confirmed=True)
+    assert counts(lease.worker) == (0, 0, False)
+    late = held_a_while()
+    late.request_stop(by=BY, reason="timed out after 20 s", outcome="task_failed")
+    late.worker.shutdown(by=BY)
+    assert counts(late.worker) == (0, 1, True)
+
+
+def test_who_crashes_with_empty_hands_counts_nothing() -> None:
+    worker = make_worker()
+    worker.crash("gone", by=BY)
+    assert counts(worker) == (0, 0, False)
 
 
 def test_a_shutdown_with_a_deadline_shows_it(boss: Api) -> None:

@@ -8,9 +8,10 @@ from django.urls import reverse
 
 from pipeline import events
 from pipeline.clock import db_now
-from pipeline.models import Event
+from pipeline.models import Event, Task
 from tests import factories
-from workers.models import Worker
+from workers import sweeping
+from workers.models import Lease, Worker
 from workers.pages import last_hour
 
 pytestmark = pytest.mark.django_db
@@ -182,6 +183,34 @@ def test_a_worker_that_is_gone_is_declared_crashed_with_a_reason(client, project
     assert (worker.state, worker.crash_message, lease.end_cause) == ("crashed", "the machine burnt", "worker_crashed")
 
 
+def test_a_worker_that_did_not_stop_shows_why_it_was_asked_to(client, project, worker):
+    signed_in_as(client, project, "viewer")
+    early = lease_in(project, worker)
+    early.request_stop(by=factories.BY, reason="another thing", outcome="")
+    early.finish("cancelled", by=factories.BY)
+    address = reverse("workers:worker", args=[worker.pk])
+    lease = lease_in(project, worker)
+    lease.request_stop(by=factories.BY, reason="stalled: no progress for 7 s", outcome="task_failed")
+    Lease.objects.filter(pk=lease.pk).update(stop_deadline_at=db_now() - timedelta(seconds=1))
+    sweeping.sweep()
+
+    page = client.get(address).text
+
+    told = page.split('class="message error">')[1].split("</p>")[0]
+    assert told == "did not stop<br>It had been asked to stop: stalled: no progress for 7 s"
+
+
+def test_a_worker_that_crashed_by_itself_was_asked_nothing(client, project, worker):
+    signed_in_as(client, project, "viewer")
+    lease_in(project, worker)
+    worker.crash("it burns", by=factories.BY)
+
+    page = client.get(reverse("workers:worker", args=[worker.pk])).text
+
+    assert "it burns" in page
+    assert "It had been asked to stop" not in page
+
+
 def test_a_workers_labels_and_settings_are_shown(client, project, worker):
     signed_in_as(client, project, "viewer")
     key = worker.api_key
@@ -212,6 +241,103 @@ def test_an_operator_gives_an_idle_worker_a_task(client, worker):
     assert (own.state, own.current_task) == ("busy", task)
     assert Event.objects.get(kind="lease.granted").actor_name == user.get_username()
     assert "not found" in client.post(address, {"task": task.pk}, follow=True).text
+
+
+def test_tasks_of_one_name_are_told_apart_by_project_and_run(client, worker):
+    project = factories.make_project(key="twin-work")
+    factories.make_tool()
+    stream = factories.make_workstream(factories.make_phase(project))
+    tasks = [factories.make_task(factories.make_run(stream, started=True)) for _n in range(2)]
+    own = factories.make_worker(api_key=factories.make_key("worker", project=project).row)
+    signed_in_as(client, project, "operator")
+
+    page = client.get(reverse("workers:worker", args=[own.pk])).text
+
+    for task in tasks:
+        assert f'value="{task.pk}">twin-work · one · Task one (run …{task.run_id[-6:]})</option>' in page
+
+
+def idle_with_two_tasks():
+    """A project, its idle worker, and two tasks of two runs that wait for it."""
+    project = factories.make_project(key="two-tasks", repository=factories.sample_repository())
+    factories.make_merge_queue(project)
+    factories.make_tool(key="only")
+    stream = factories.make_workstream(factories.make_phase(project))
+    tasks = [factories.make_task(factories.make_run(stream, started=True)) for _n in range(2)]
+    return project, factories.make_worker(api_key=factories.make_key("worker", project=project).row), tasks
+
+
+def offers_of(client, worker):
+    """The tasks that the worker's page offers, and what it says of holds."""
+    page = client.get(reverse("workers:worker", args=[worker.pk]))
+    return {task.pk for task in page.context["waiting"]}, page.text.split('id="lease"')[1].split("</section>")[0]
+
+
+@pytest.mark.parametrize("scope", ["installation", "project", "workstream", "worker", "run", "task"])
+def test_under_a_hold_an_idle_worker_is_offered_nothing_that_would_be_refused(client, scope):
+    project, worker, (first, second) = idle_with_two_tasks()
+    signed_in_as(client, project, "operator")
+    assert offers_of(client, worker)[0] == {first.pk, second.pk}
+    rows = {"project": project, "workstream": first.run.workstream, "run": first.run, "task": first, "worker": worker}
+    hold = factories.make_hold(
+        scope, rows[scope].pk if scope in rows else None, project=project, reason="all hands off"
+    )
+
+    waiting, said = offers_of(client, worker)
+
+    assert waiting == ({second.pk} if scope in ("run", "task") else set())
+    assert "all hands off" in said
+    assert ("Give it" in said) == bool(waiting)
+    hold.release(by=factories.BY)
+    waiting, said = offers_of(client, worker)
+    assert (waiting, "all hands off" in said) == ({first.pk, second.pk}, False)
+
+
+def test_of_many_holds_the_kill_switch_is_named_first(client):
+    project, worker, (first, second) = idle_with_two_tasks()
+    signed_in_as(client, project, "operator")
+    for task in (first, second):
+        for kind in ("manual", "question", "approval"):
+            factories.make_hold("run", task.run_id, project=project, kind=kind, reason=f"{kind} of a run")
+    factories.make_hold("project", project.pk, project=project, reason="all hands off")
+
+    waiting, said = offers_of(client, worker)
+
+    assert (waiting, said.count("<dt>Hold</dt>")) == (set(), 5)
+    assert said.index("all hands off") < said.index("of a run")
+    assert reverse("runs:run", args=[first.run_id]) in said
+
+
+def test_a_hold_over_another_project_is_not_told(client):
+    project, worker, tasks = idle_with_two_tasks()
+    signed_in_as(client, project, "operator")
+    factories.make_hold(reason="elsewhere")
+
+    waiting, said = offers_of(client, worker)
+
+    assert (waiting, "elsewhere" in said) == ({task.pk for task in tasks}, False)
+
+
+def test_no_task_is_offered_that_no_tool_or_no_place_is_free_for(client):
+    project, worker, (first, second) = idle_with_two_tasks()
+    signed_in_as(client, project, "operator")
+    hold = factories.make_hold("tool", "only", project=project)
+    assert offers_of(client, worker)[0] == set()
+    hold.release(by=factories.BY)
+    unfit = factories.make_worker(api_key=worker.api_key, tools=["another"])
+    assert offers_of(client, unfit)[0] == set()
+    crowd = factories.make_workstream(
+        factories.make_phase(project),
+        concurrency={"max_parallel": 1},
+        tasks=[factories.task_spec(name, allow_parallel=True) for name in ("x", "y")],
+    )
+    third, fourth = factories.make_run(crowd, started=True).tasks.order_by("sequence")
+    assert offers_of(client, worker)[0] == {first.pk, second.pk, third.pk, fourth.pk}
+    tool = factories.make_tool(key="spare", capabilities={"task_kinds": ["review"]})
+    factories.make_lease(factories.make_worker(), third, tool=tool)
+    assert offers_of(client, worker)[0] == {first.pk, second.pk}
+    Task.objects.filter(pk__in=[third.pk, first.pk]).update(conflict_group="the-database")
+    assert offers_of(client, worker)[0] == {second.pk}
 
 
 def test_the_last_hour_shows_the_worst_of_each_minute(client, project, worker):

@@ -16,6 +16,7 @@ from workers.agent.adapters.claude import Claude
 from workers.agent.adapters.codex import Codex
 from workers.agent.adapters.shell import Shell
 from workers.agent.attempt import Timing
+from workers.agent.client import wrong_with
 from workers.agent.loop import FORCED, Agent, Settings
 
 PR_SET_DUMPABLE = 4  # linux/prctl.h
@@ -94,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = options.parse_args(arguments)
     if not given.key:
         options.error("a key is needed: set SIGNALBOX_KEY, or give --key")
+    if complaint := wrong_with(given.url):
+        options.error(f"{given.url!r} is no address of a server, such as http://127.0.0.1:8000: {complaint}")
     for name in given.tool:
         if known.get(name) is None:
             options.error(f"there is no adapter {name!r}; there are: {', '.join(known.list())}")

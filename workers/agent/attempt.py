@@ -43,6 +43,7 @@ class Timing:
     idle_pause_seconds: float = 1.0
     refused_pause_seconds: float = 5.0
     farewell_seconds: float = 10.0
+    strange_seconds: float = 60.0
     patience: Patience = field(default_factory=Patience)
 
     def margin_seconds(self, timeout_seconds: float) -> float:
@@ -447,6 +448,7 @@ class Reporter:
 
     def _post_known(self, path: str, body: dict[str, Any], *, young: frozenset[str] = frozenset()) -> Answer:
         """Posts a report; a server that does not know its younger fields yet gets it without them. Raises Refusal."""
+        self.heart.report(self.held)
         try:
             return self._post(path, body)
         except Refusal as refusal:

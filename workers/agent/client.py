@@ -69,6 +69,17 @@ class Unreachable(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
+class NotThisApi(Unreachable):
+    """An answer, and not one of this API: a wrong address, or a proxy whose server is just away."""
+
+    def __init__(self, status: int, location: str = "") -> None:
+        to = f" and sends on to {location[:200]}" if location else ""
+        super().__init__(
+            f"answered {status}{to}, but not as this API does; is --url the address of a Signalbox server, as people "
+            "open it, without a path?"
+        )
+
+
 @dataclass(frozen=True)
 class Patience:
     """How long to wait between tries: base · 2ⁿ up to the cap, times 0.5 to 1.5 so that agents do not march in step."""
@@ -81,6 +92,20 @@ class Patience:
         """The wait after so many tries (from 1); never below what the server asked for, up to five minutes."""
         calm = min(self.cap_seconds, self.base_seconds * 2.0 ** min(tries - 1, 30)) * self.draw(0.5, 1.5)
         return max(calm, min(retry_after_seconds or 0.0, LONGEST_RETRY_AFTER_SECONDS))
+
+
+def wrong_with(url: str) -> str:
+    """Why no server can be reached at this address, in words; empty when one might."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        return str(error)
+    if parts.scheme not in ("http", "https"):
+        return "it begins with neither http:// nor https://"
+    if not parts.hostname or port == 0:
+        return "it names no host" if not parts.hostname else "there is no port 0"
+    return "it has a question mark or a #" if parts.query or parts.fragment else ""
 
 
 def is_loopback(url: str) -> bool:
@@ -131,22 +156,29 @@ class Client:
         deadline: float | None = None,
         give_up: Callable[[], bool] = lambda: False,
         wait_seconds: float = 0.0,
+        strange_seconds: float | None = None,
     ) -> Answer:
         """One logical call, tried until there is an answer, always with the same body and `Idempotency-Key`.
 
         Raises Refusal; and Unreachable once `deadline` (of `clock.now()`) would pass before the next try, or `give_up`
-        says so while it waits. `wait_seconds` is how long the server may hold the answer back.
+        says so while it waits. `wait_seconds` is how long the server may hold the answer back. Raises NotThisApi when
+        for `strange_seconds` nobody answered but somebody else than this API.
         """
         key = str(uuid.uuid4())
         tries = 0
+        strange_since: float | None = None
         while True:
             tries += 1
             try:
                 return self.post_once(path, body, key=key, wait_seconds=wait_seconds)
             except Unreachable as error:
                 pause = self._patience.wait_seconds(tries, error.retry_after_seconds)
+                moment = clock.now()
+                strange_since = (strange_since or moment) if isinstance(error, NotThisApi) else None
+                if strange_since and strange_seconds is not None and moment - strange_since >= strange_seconds:
+                    raise
                 logger.warning("POST %s: %s; try %d, next in %.1f s", path, error, tries, pause)
-                again_at = clock.now() + pause
+                again_at = moment + pause
                 if deadline is not None and again_at >= deadline:
                     raise
                 while (left := again_at - clock.now()) > 0:
@@ -174,7 +206,7 @@ class Client:
             raise Unreachable(f"answered {status}", _retry_after(response))
         document = _object(raw)
         if document is None or status < 200 or 300 <= status < 400:
-            raise Unreachable(f"answered {status}, but not as this API does")
+            raise NotThisApi(status, response.headers.get("Location", ""))
         if status >= 400:
             raise Refusal(status, document)
         return Answer(status, document)

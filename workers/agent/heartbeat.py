@@ -28,7 +28,7 @@ class Held:
     stands at least `timeout_seconds` from then, whatever the clocks of the two machines say. `stopping` is ours to
     set, `acknowledged` says that the server has heard it. `movement` grows when the tool gets on, `told_movement` is
     how far the server knows: a heartbeat brings progress only where the two differ, so that a wrapper that goes on
-    beating around a tool that hangs is seen to stall.
+    beating around a tool that hangs is seen to stall. `reporting` says that its end is under way to the server.
     """
 
     id: str
@@ -44,6 +44,11 @@ class Held:
     output_bytes: int = 0
     movement: int = 0
     told_movement: int = 0
+    reporting: bool = False
+
+
+# A report that takes longer than so many heartbeats may find the lease over: it is renewed meanwhile.
+REPORT_BEATS = 2
 
 
 class Heart:
@@ -82,6 +87,13 @@ class Heart:
             if directive is not None:
                 self._directive = directive
 
+    def report(self, held: Held) -> None:
+        """The end of the lease is about to be reported: heartbeats leave it out, as one that crosses the report would
+        find it ended.
+        """
+        with self._changed:
+            held.reporting = True
+
     def beat_soon(self) -> None:
         """Sends the next heartbeat at once."""
         with self._changed:
@@ -117,6 +129,9 @@ class Heart:
     def _beat(self) -> None:
         with self._changed:
             held = self._held
+            if held is not None and held.reporting:
+                unconfirmed = clock.now() - held.confirmed_at
+                held = held if unconfirmed > REPORT_BEATS * self.interval_seconds else None
             leases = []
             movement = 0
             if held is not None:
@@ -167,8 +182,8 @@ class Heart:
                     held.lost = True
         elif refusal.is_stale and held is not None:
             with self._changed:
-                if held is not self._held:
-                    return  # reported while this beat was under way: nothing is lost
+                if held is not self._held or held.reporting:
+                    return  # reported while this beat was under way: the answer to the report says what is lost
             logger.warning("the lease is lost: %s", refusal)
             with self._changed:
                 held.lost = True

@@ -19,13 +19,15 @@ from workers.agent import claim as claims
 from workers.agent.adapters import Registry, Result
 from workers.agent.attempt import LEASE_GRACE_SECONDS, Attempt, Reporter, Timing, Told
 from workers.agent.claim import InvalidRequest
-from workers.agent.client import Client, Refusal, Unreachable
+from workers.agent.client import Client, NotThisApi, Refusal, Unreachable
 from workers.agent.heartbeat import Heart, Held
 from workers.agent.output import Redactor, parts_of_key, secrets_in
 from workers.agent.workspace import Remote
 
 FINISHED, CRASHED, REFUSED, FORCED = 0, 1, 2, 130
-"""Exit codes: ended as asked; unexpected error; the server does not want this key or this agent; told to end twice."""
+"""Exit codes: ended as asked; unexpected error; the server does not want this key or this agent, or there is none; told
+to end twice.
+"""
 
 TRACE_LENGTH = 8 * 1024
 
@@ -93,6 +95,11 @@ class Agent:
         except Refusal as refusal:
             logger.critical("the server refuses this agent: %s", refusal)
             return REFUSED
+        except NotThisApi as error:
+            logger.critical(
+                "%s gave no other answer for %g s: %s", self.settings.url, self.timing.strange_seconds, error
+            )
+            return REFUSED
         except Exception as error:
             logger.exception("unexpected error")
             self._report_crash(error)
@@ -127,7 +134,12 @@ class Agent:
     # --- the worker ---
 
     def _register(self) -> Heart:
-        """Registers as a new worker, for as long as it takes, and starts its heart. Raises Refusal."""
+        """Registers as a new worker, for as long as it takes, and starts its heart. Raises Refusal.
+
+        At the start of the program, NotThisApi too: later the address is known to be right, however oddly a proxy
+        answers while its server starts anew.
+        """
+        bears_seconds = self.timing.strange_seconds if self._heart is None else None
         if self._heart is not None:
             self._heart.close()
             self._heart = None
@@ -150,9 +162,13 @@ class Agent:
         while True:
             try:
                 with self._breakable():
-                    registered = self.client.post("/workers/", body, give_up=self._is_told).body
+                    registered = self.client.post(
+                        "/workers/", body, give_up=self._is_told, strange_seconds=bears_seconds
+                    ).body
                 break
             except Unreachable:
+                if not self.told.times:
+                    raise
                 raise ToldToEnd from None
             except Refusal as refusal:
                 if refusal.status != 409:

@@ -79,9 +79,9 @@ def finish(lease: "Lease", report: Report, *, generation: int | None, by: events
             events.record("lease.ended", mine, by=by, **_told(report, mine, columns, state))
         ask("lease.end", lease=mine, outcome=report.outcome, usage=report.usage, duration_seconds=duration, by=by)
         if not report.leaves_worker and not plain:
-            _free_worker(worker, report, duration or _measured(mine, attempt.ended_at), by)
+            _free_worker(worker, report, duration or mine.held_for(attempt.ended_at), by)
         crashpoint("finish.done")
-    lease.worker = worker
+    lease.worker, lease.attempt = worker, attempt
     return True
 
 
@@ -113,13 +113,8 @@ def _end_all(report: Report, lease: "Lease", by: events.Actor, now: datetime, du
     columns = _end_of(report, lease, now)
     told = _told(report, lease, columns, task.state)
     writes.update(lease, **columns).tell("lease.ended", lease, by=by, **told)
-    seconds = duration or _measured(lease, now)
-    freed = {
-        "tasks_completed": worker.tasks_completed + 1,
-        "total_execution_seconds": worker.total_execution_seconds + seconds,
-        "current_task_id": None,
-    }
-    writes.move(worker, Worker.State.IDLE, by=by, verb="complete task", **freed)
+    freed = _more(worker, worker.counted(report.outcome, duration or lease.held_for(now)))
+    writes.move(worker, Worker.State.IDLE, by=by, verb="complete task", current_task_id=None, **freed)
     writes.write()
 
 
@@ -230,26 +225,21 @@ def _move_task(report: Report, lease: "Lease", task: Task, by: events.Actor) -> 
 
 
 def _free_worker(worker: Worker, report: Report, seconds: Decimal, by: events.Actor) -> None:
-    counted = "tasks_completed" if report.outcome == "success" else "tasks_failed"
-    columns = {counted: Plus(1), "total_execution_seconds": Plus(seconds), "current_task": None}
+    counted = worker.counted(report.outcome, seconds)
     if worker.state == Worker.State.BUSY:
-        worker.move(Worker.State.IDLE, by=by, verb="complete task", working=True, **columns)
+        columns = {name: Plus(more) for name, more in counted.items()}
+        worker.move(Worker.State.IDLE, by=by, verb="complete task", working=True, current_task=None, **columns)
     else:
         # Paused meanwhile: it stays so, and has its hands free.
-        values = {
-            counted: getattr(worker, counted) + 1,
-            "total_execution_seconds": worker.total_execution_seconds + seconds,
-            "current_task_id": None,
-        }
+        values = {"current_task_id": None, **_more(worker, counted)}
         before = worker.tellable({name: getattr(worker, name) for name in values})
         Worker.objects.filter(pk=worker.pk).update(**values)
         events.record("worker.released", worker, by=by, before=before, after=worker.tellable(values))
 
 
-def _measured(lease: "Lease", ended_at: datetime | None) -> Decimal:
-    """How long the lease was held, by the database's clock."""
-    seconds = 0.0 if ended_at is None else (ended_at - lease.acquired_at).total_seconds()
-    return Decimal(str(max(seconds, 0)))
+def _more(worker: Worker, counted: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a locked worker with what it counts more."""
+    return {name: getattr(worker, name) + more for name, more in counted.items()}
 
 
 def _duration(given: Any) -> Decimal | None:

@@ -45,6 +45,10 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
         """Live, past its task's time, and not yet asked to stop."""
         return self.live().filter(stop_requested_at=None, timeout_at__lt=NowOnce())
 
+    def lost(self) -> Self:
+        """Those that their workers crashed with."""
+        return self.filter(end_cause__in=[Lease.EndCause.EXPIRED, Lease.EndCause.WORKER_CRASHED])
+
     def moved(self) -> int:
         """Something was seen of their work: their workers' progress clocks go on. Returns how many. One statement."""
         return Worker.objects.filter(leases__in=self.live()).update(progress_at=ClockNow())
@@ -71,6 +75,9 @@ class Lease(Told):
         BUDGET_STOP = "budget_stop", _("budget stop")
         QUOTA_WAIT = "quota_wait", _("quota wait")
         NEEDS_HUMAN = "needs_human", _("needs a person")
+
+    # How it ends without a report of its worker's.
+    LOST = (EndCause.EXPIRED, EndCause.WORKER_CRASHED, EndCause.WORKER_SHUTDOWN)
 
     worker = models.ForeignKey(Worker, models.PROTECT, related_name="leases")
     task = models.ForeignKey(Task, models.PROTECT, related_name="leases")
@@ -131,6 +138,11 @@ class Lease(Told):
     def is_live(self) -> bool:
         """Whether it has not ended."""
         return self.ended_at is None
+
+    def held_for(self, ended_at: datetime | None) -> Decimal:
+        """The seconds from its grant to `ended_at`, both by the database's clock; 0 where that is not known."""
+        seconds = 0.0 if ended_at is None else (ended_at - self.acquired_at).total_seconds()
+        return Decimal(str(max(seconds, 0)))
 
     @property
     def stop_label(self) -> str:

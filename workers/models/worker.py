@@ -15,6 +15,7 @@ from pipeline import events
 from pipeline.clock import BirthTimeField, ClockNow, db_now
 from pipeline.models import ApiKey, Task
 from pipeline.refusals import InvalidField, Refused, need_reason
+from pipeline.retry import OUTCOMES
 from pipeline.rows import Immutable, in_transaction
 from pipeline.states import NOW, InvalidMove, Plus, Stateful, held_by_postgres
 from workers.models import health
@@ -183,13 +184,22 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
 
 
 def check_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The worker's settings as given. Raises InvalidField for an unknown name or a number below 1."""
+    """The worker's settings as given. Raises InvalidField for an unknown name, a number below 1, or a heartbeat that
+    would come when its lease is over, the installation's figures standing for those that are left out.
+    """
     names = ("heartbeat_interval", "timeout_seconds", "stall_after", "max_parallel_tasks", "extra")
     for name, value in config.items():
         if name not in names:
             raise InvalidField(f"config.{name}", f"unknown; the settings are {', '.join(names)}")
         if name != "extra" and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= DAY_SECONDS):
             raise InvalidField(f"config.{name}", f"a whole number from 1 to {DAY_SECONDS}")
+    interval = config.get("heartbeat_interval", settings.SIGNALBOX_HEARTBEAT_INTERVAL_SECONDS)
+    timeout = config.get("timeout_seconds", settings.SIGNALBOX_LEASE_SECONDS)
+    if interval >= timeout and config.keys() & {"heartbeat_interval", "timeout_seconds"}:
+        raise InvalidField(
+            "config.heartbeat_interval",
+            f"below timeout_seconds: a heartbeat every {interval} s never renews a lease of {timeout} s",
+        )
     return dict(config)
 
 
@@ -360,7 +370,7 @@ class Worker(Stateful):
 
     @property
     def average_execution_seconds(self) -> Decimal:
-        """How long its tasks took on average, to six places; 0 before the first has ended."""
+        """How long the tasks that it counts took on average, to six places; 0 before the first has ended."""
         ended = self.tasks_completed + self.tasks_failed
         return round(Decimal(self.total_execution_seconds) / ended, 6) if ended else Decimal(0)
 
@@ -377,6 +387,19 @@ class Worker(Stateful):
     def stop_grace(self) -> timedelta:
         """How long a stop may take: until its next heartbeat, then until what goes on is killed, and it says so."""
         return (self.heartbeat_interval + settings.SIGNALBOX_STOP_KILL_SECONDS + SAYING_SO_SECONDS) * SECOND
+
+    @staticmethod
+    def counted(outcome: str, seconds: Decimal, *, crashed: bool = False) -> dict[str, Any]:
+        """What an attempt that ended so adds to the statistics of its worker: column -> how much more.
+
+        Done is a success; failed is what counts against the task (domain.md §2.1.10), and every task that a worker lost
+        by crashing. The rest, which people, money or a provider ended, counts neither way, and nor does its time.
+        """
+        if outcome == "success":
+            return {"tasks_completed": 1, "total_execution_seconds": seconds}
+        if crashed or OUTCOMES[outcome].counts:
+            return {"tasks_failed": 1, "total_execution_seconds": seconds}
+        return {}
 
     def live_lease(self) -> "Lease | None":
         """The lease that it holds, if any."""
@@ -461,7 +484,7 @@ class Worker(Stateful):
         `confirmed` when the worker itself says so; otherwise it is shown as "stopped, unconfirmed".
         """
         with in_transaction():
-            self._give_back(
+            counted = self._give_back(
                 "cancelled",
                 by=by,
                 cause="worker_shutdown",
@@ -478,6 +501,7 @@ class Worker(Stateful):
                 stopped_at=NOW,
                 stop_confirmed=confirmed,
                 current_task=None,
+                **counted,
             )
 
     def crash(
@@ -488,8 +512,9 @@ class Worker(Stateful):
         One transaction, one set of events, however many notice it.
         """
         with in_transaction():
-            lost = self._give_back(
+            counted = self._give_back(
                 outcome,
+                crashed=True,
                 by=by,
                 cause=cause or "worker_crashed",
                 error_code="worker_lost" if outcome == "infra_lost" else "timeout_exceeded",
@@ -504,7 +529,7 @@ class Worker(Stateful):
                 crash_message=message[:2000],
                 crash_trace=trace[:20000],
                 current_task=None,
-                tasks_failed=Plus(1 if lost else 0),
+                **counted,
             )
 
     def stop(self, *, by: events.Actor, reason: str) -> bool:
@@ -515,8 +540,9 @@ class Worker(Stateful):
         """A person knows that it is gone; owes a reason, which becomes its crash message. Quiet."""
         return self.crash(need_reason(reason), by=by)
 
-    def _give_back(self, outcome: str, *, by: events.Actor, **report: Any) -> bool:
-        """End the lease that it holds; False when it holds none, or when that lease has just ended another way.
+    def _give_back(self, outcome: str, *, by: events.Actor, crashed: bool = False, **report: Any) -> dict[str, Plus]:
+        """End the lease that it holds, and say what that adds to its statistics: nothing when it holds none, or when
+        that lease has just ended another way.
 
         Raises Refused `conflict` when it was given a task just now: whoever holds its row must not wait for a run.
         """
@@ -525,8 +551,12 @@ class Worker(Stateful):
             Worker.objects.select_for_update(no_key=True).filter(pk=self.pk).values_list("pk").first()
             if self.live_lease() is not None:
                 raise Refused(f"Worker {self.pk} was given a task just now; ask again", code="conflict")
-            return False
+            return {}
         try:
-            return lease.finish(outcome, by=by, leaves_worker=True, **report)
+            lease.finish(outcome, by=by, leaves_worker=True, **report)
         except StaleClaim:
-            return False
+            return {}
+        counted = self.counted(
+            lease.attempt.outcome or outcome, lease.held_for(lease.attempt.ended_at), crashed=crashed
+        )
+        return {name: Plus(more) for name, more in counted.items()}

@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.workers.agent.conftest import KEY, python
+from tests.workers.agent.conftest import FAST, KEY, python
 from tests.workers.agent.stub import StubServer
 from tests.workers.agent.test_stop import ESCAPEE, POLITE, STUBBORN, is_alive, wait_for_file
 from workers.agent.adapters import Registry
@@ -147,6 +148,15 @@ def test_a_key_that_is_refused_ends_the_program_with_a_sentence(server, program)
     [
         ([], {"SIGNALBOX_KEY": ""}, "a key is needed"),
         (["--tool", "hammer"], {}, "there is no adapter 'hammer'"),
+        (["--url", "localhost:8000"], {}, "'localhost:8000' is no address of a server"),
+        (["--url", "127.0.0.1"], {}, "neither http:// nor https://"),
+        (["--url", "ftp://host"], {}, "neither http:// nor https://"),
+        (["--url", "http://"], {}, "it names no host"),
+        (["--url", "http://:8000"], {}, "it names no host"),
+        (["--url", "http://host:99999"], {}, "Port out of range"),
+        (["--url", "http://host:0"], {}, "there is no port 0"),
+        (["--url", "http://[::1"], {}, "Invalid IPv6 URL"),
+        (["--url", "http://host/?a=b"], {}, "it has a question mark"),
         ([], {"SIGNALBOX_STOP_KILL_SECONDS": "never"}, "SIGNALBOX_STOP_KILL_SECONDS must be a number"),
     ],
 )
@@ -155,6 +165,47 @@ def test_nonsense_on_the_command_line_is_said_at_once(program, arguments, enviro
     _, said = process.communicate(timeout=20)
     assert process.returncode in (1, 2)
     assert complaint in said
+
+
+def nowhere(call):
+    """What a proxy without a server, or another site, says."""
+    return 404, ["Not found"]
+
+
+def test_an_address_without_this_api_is_given_up_at_the_start_with_a_hint(server, start, caplog):
+    server.answer = nowhere
+    runner = start(timing=replace(FAST, strange_seconds=0.5))
+    assert runner.join(10) == 2
+    assert len(server.effects["workers"]) == 0
+    assert "answered 404, but not as this API does; is --url the address of a Signalbox server" in caplog.text
+    assert "gave no other answer for 0.5 s" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_a_server_that_is_away_in_between_is_no_wrong_address(server, start, make_claim):
+    server.faults["workers"] += [nowhere, nowhere, "refuse"] * 4
+    server.claims.append(make_claim(python("pass")))
+    assert start(timing=replace(FAST, strange_seconds=0.4), once=True).join(20) == 0
+    assert len(server.effects["complete"]) == 1
+
+
+def test_once_it_was_registered_odd_answers_are_borne(server, start):
+    timing = replace(FAST, strange_seconds=0.1)
+    runner = start(timing=timing)
+    server.wait_for(lambda: server.named("claim"))
+    server.faults["workers"] += [nowhere] * 6
+    server.faults["claim"] += [nowhere] * 6
+    server.faults["heartbeat"].append(lambda call: (410, {"code": "worker_finished"}))
+    server.wait_for(lambda: len(server.effects["workers"]) == 2)
+    assert runner.exit_code is None
+
+
+def test_who_is_told_to_end_at_a_wrong_address_ends(server, start):
+    server.answer = nowhere
+    runner = start()
+    time.sleep(0.2)
+    runner.agent.tell_to_end()
+    assert runner.join(10) == 0
 
 
 def test_a_worker_that_waits_survives_a_server_that_is_away(server, start, make_claim):
