@@ -24,6 +24,7 @@ from pipeline.auth import Principal, principal_of
 from pipeline.definitions import Conflict, Definition, PreconditionFailed, diff
 from pipeline.ids import is_id
 from pipeline.pages import end_after
+from pipeline.readable import words
 from pipeline.refusals import Refused
 
 log = logging.getLogger(__name__)
@@ -339,7 +340,7 @@ def _changes(edit: events.Event) -> str:
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = words(value)
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.contrib import messages
@@ -20,14 +20,16 @@ from django.utils.translation import gettext as _
 from pipeline import ids
 from pipeline.auth import Denied, Principal, principal_of
 from pipeline.clock import db_now
-from pipeline.events import Event
-from pipeline.models import Project
+from pipeline.events import CORRELATION, Event
+from pipeline.models import Project, StepAttempt, Task
 from pipeline.refusals import InvalidField, Refused
 
 DEMO_REMOVAL = "manage.py demo --remove"
 
 # What an event is about -> the page that shows it.
 PAGES = {"run": "runs:run", "worker": "workers:worker", "patch": "ledger:patch", "gate_run": "gates:run"}
+# What an event is tied to and its log can be asked for by that name; for the others the log is asked for the subject.
+TIED_FILTERS = ("project", "run", "task", "worker", "patch")
 MOST_HOURS = 24 * 366
 
 
@@ -134,6 +136,38 @@ def with_addresses(events: Iterable[Event]) -> list[Event]:
             about, pk = "run", event.run_id
         event.address = reverse(PAGES[about], args=[pk]) if about in PAGES else ""  # type: ignore[attr-defined]
     return rows
+
+
+class Tie(NamedTuple):
+    """Something that an event belongs to: its noun, its id, the page that shows it ("" when none does), its key."""
+
+    noun: str
+    pk: str
+    address: str
+    key: str = ""
+
+    @property
+    def history(self) -> str:
+        """The query of the log for all that belongs to it, where the log has such a filter."""
+        return f"{self.noun if self.noun in TIED_FILTERS else 'subject'}={self.pk}"
+
+
+def ties_of(event: Event) -> list[Tie]:
+    """What the event belongs to, from the project down. At most three queries, for what is addressed by a key."""
+    known = {name.removesuffix("_id"): getattr(event, name) for name in CORRELATION if getattr(event, name)}
+    return [_tie(noun, pk) for noun, pk in known.items()]
+
+
+def _tie(noun: str, pk: str) -> Tie:
+    if noun in PAGES:
+        return Tie(noun, pk, reverse(PAGES[noun], args=[pk]))
+    if noun == "project" and (project := Project.objects.only("key").filter(pk=pk).first()):
+        return Tie(noun, pk, f"{reverse('runs:list')}?project={pk}", project.key)
+    if noun == "task" and (task := Task.objects.only("key", "run_id").filter(pk=pk).first()):
+        return Tie(noun, pk, f"{reverse('runs:run', args=[task.run_id])}#task-{task.key}", task.key)
+    if noun == "step" and (step := StepAttempt.objects.only("run_id", "sequence").filter(pk=pk).first()):
+        return Tie(noun, pk, reverse("runs:attempt", args=[step.run_id, step.sequence]))
+    return Tie(noun, pk, "")
 
 
 # -- buttons -----------------------------------------------------------------------------------------------------

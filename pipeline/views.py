@@ -13,9 +13,10 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
-from pipeline import kinds, pages
+from pipeline import kinds, pages, readable
 from pipeline.auth import signed_in
 from pipeline.clock import ClockNow, db_now
+from pipeline.definitions import diff
 from pipeline.events import table as reactions_of_kinds
 from pipeline.models import Event, FailedReaction, Hold, Run, StepAttempt, Task, TaskDependency, Workstream
 from pipeline.models.hold import stored
@@ -386,13 +387,30 @@ def event(request: HttpRequest, pk: str) -> HttpResponse:
     if found is None:
         raise Http404
     (shown,) = pages.with_addresses([found])
-    names = sorted({*(shown.before or {}), *(shown.after or {})})
-    changes = [(name, (shown.before or {}).get(name), (shown.after or {}).get(name)) for name in names]
     return render(
         request,
         "pipeline/event.html",
-        {"event": shown, "changes": changes, "trail": [(_("Events"), reverse("events:list")), (shown.kind, "")]},
+        {
+            "event": shown,
+            "changes": [Change(*row) for row in diff(shown.before or {}, shown.after or {})],
+            "ties": pages.ties_of(shown),
+            "trail": [(_("Events"), reverse("events:list")), (shown.kind, "")],
+        },
     )
+
+
+@dataclass(frozen=True)
+class Change:
+    """One field that an event changed."""
+
+    name: str
+    before: Any
+    after: Any
+
+    @property
+    def inside(self) -> list[readable.Difference]:
+        """What differs inside; empty where the whole value does."""
+        return readable.differences(self.before, self.after)
 
 
 @require_safe
