@@ -540,6 +540,12 @@ def diff_rows(rows: Iterable[Any]) -> SafeString:
 
 
 @register.simple_tag
+def wrong(filters: Any, name: str) -> str:
+    """What is wrong with one filter of a list (`pipeline.pages.Filters`); empty when nothing is."""
+    return str(getattr(filters, "errors", {}).get(name, ""))
+
+
+@register.simple_tag
 def query_replace(request: HttpRequest, **changes: object) -> str:
     """The query string of this page with `changes`, beginning with `?`: the filters stay. None or "" removes a name.
 
