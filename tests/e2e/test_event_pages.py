@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 import pytest
 from django.urls import reverse
 
-from pipeline.models import Event
+from ledger.models import Seal
+from pipeline.models import Delivery, Event, Subscription, WebhookEndpoint
 from tests import factories
-from tests.e2e.test_console import console  # noqa: F401 - the fixture
 
 pytestmark = [pytest.mark.e2e, pytest.mark.django_db(transaction=True)]
 
@@ -41,7 +41,7 @@ def opened(page, width, address):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_form_of_a_dead_letter_is_seen_whole_and_sent(live_server, console, failure, width):  # noqa: F811
+def test_the_form_of_a_dead_letter_is_seen_whole_and_sent(live_server, console, failure, width):
     opened(console, width, f"{live_server.url}{reverse('events:failed')}")
     wrap = console.locator(".table-wrap")
     console.locator("summary", has_text="Replay").scroll_into_view_if_needed()
@@ -63,7 +63,7 @@ def test_the_form_of_a_dead_letter_is_seen_whole_and_sent(live_server, console, 
     assert Event.objects.filter(kind="alert.cleared", reason="mended").exists()
 
 
-def test_forms_for_a_reason_stand_in_the_window_on_other_pages_too(live_server, console):  # noqa: F811
+def test_forms_for_a_reason_stand_in_the_window_on_other_pages_too(live_server, console):
     project = factories.make_project(key="relay")
     run = factories.make_run(factories.make_workstream(factories.make_phase(project)), started=True)
     run.hold(by=factories.BY, reason="wait")
@@ -83,3 +83,36 @@ def test_forms_for_a_reason_stand_in_the_window_on_other_pages_too(live_server, 
                 box = form.bounding_box()
                 assert 0 <= box["x"] <= box["x"] + box["width"] <= width, where
                 console.keyboard.press("Escape")
+
+
+def test_no_page_of_the_events_scrolls_sideways_on_a_telephone(live_server, console, failure):
+    subscription = Subscription.objects.add(by=factories.BY, key="all", patterns=["*"])
+    webhook = WebhookEndpoint.objects.add(by=factories.BY, subscription=subscription, url="https://example.org/hook")
+    event = Event.objects.get(kind="tool.added")
+    delivery = Delivery.objects.create(endpoint=webhook, event=event, response_tail=LONG)
+    Seal.objects.create(
+        number=1,
+        from_cursor="0-0-0",
+        to_cursor="1-1-1",
+        month="2026-01",
+        count=1,
+        root_hash="a" * 64,
+        leaves=b"0" * 32,
+    )
+    pages = (
+        "/events/",
+        "/events/?run=abc&worker=ada&since=then",
+        reverse("events:event", args=[event.pk]),
+        reverse("events:failed"),
+        reverse("webhooks:list"),
+        reverse("webhooks:deliveries", args=[webhook.pk]),
+        reverse("webhooks:delivery", args=[delivery.pk]),
+        reverse("ledger:seals"),
+        f"/admin/pipeline/event/{event.pk}/change/",
+        "/admin/ledger/seal/",
+    )
+    for page in pages:
+        opened(console, 390, f"{live_server.url}{page}")
+        assert console.evaluate(SCROLLS) <= 0, page
+    opened(console, 1400, f"{live_server.url}/admin/ledger/seal/")
+    assert console.locator("table.result-list").evaluate("table => table.getBoundingClientRect().right") <= 1400
