@@ -28,22 +28,24 @@ def costs(request: HttpRequest) -> HttpResponse:
     filters = pages.Filters(request)
     rows = CostRecord.objects.visible_to(request.principal)
     sums = DailySpend.objects.visible_to(request.principal)
-    for name in ("project", "run"):
-        if value := filters.id(name):
-            rows = rows.filter(**{name: value})
-    if filters["project"]:
-        sums = sums.filter(project=filters["project"])
+    project, run = filters.project(), filters.id("run")
+    if project:
+        rows, sums = rows.filter(project=project), sums.filter(project=project)
+    if run:
+        rows = rows.filter(run=run)
     if landing := filters.one_of("landing", CostRecord.Landing.values):
         rows, sums = rows.filter(landing=landing), sums.filter(landing=landing)
     if filters.one_of("unpriced", ["yes"]):
         rows = rows.unpriced()
     tokens_in = sum((F(name) for name in TOKEN_FIELDS if name != "tokens_output"), start=Value(0))
     shown = rows.select_related("project", "task", "tool").defer("task__spec", "task__touches")
-    page = pages.page_of(shown.annotate(tokens_in=tokens_in), request)
+    page = pages.page_of(shown.annotate(tokens_in=tokens_in), filters)
+    if filters.errors:
+        rows, sums = rows.none(), sums.none()
     # A run and a single flag are not in the small table of sums; their records are few.
-    few = bool(filters["run"] or filters["unpriced"])
+    few = bool(run or filters["unpriced"])
     today = pages.today().date()
-    ids = [filters["project"]] if filters["project"] else request.principal.project_ids()
+    ids = [project] if project else request.principal.project_ids()
     overview = reports.Overview.of_records(rows) if few else reports.Overview.of_sums(sums)
     return render(
         request,
@@ -63,6 +65,7 @@ def costs(request: HttpRequest) -> HttpResponse:
             "projects": pages.project_choices(request.principal),
             "landings": CostRecord.Landing.choices,
         },
+        status=filters.status,
     )
 
 
@@ -80,8 +83,10 @@ def truth(request: HttpRequest) -> HttpResponse:
     """The truth meter: what tools say that they cost beside our price and the gateway's, and the likely cause."""
     filters = pages.Filters(request)
     rows = CostRecord.objects.visible_to(request.principal)
-    if project := filters.id("project"):
+    if project := filters.project():
         rows = rows.filter(project=project)
+    if filters.errors:
+        rows = rows.none()
     return render(
         request,
         "costs/truth.html",
@@ -90,6 +95,7 @@ def truth(request: HttpRequest) -> HttpResponse:
             "filters": filters,
             "projects": pages.project_choices(request.principal),
         },
+        status=filters.status,
     )
 
 
@@ -113,9 +119,10 @@ def export(request: HttpRequest) -> StreamingHttpResponse:
     """The records of a project, a run, or all that the person may see, as CSV, oldest first."""
     filters = pages.Filters(request)
     rows = CostRecord.objects.visible_to(request.principal)
-    for name in ("project", "run"):
-        if value := filters.id(name):
+    for name, value in (("project", filters.project()), ("run", filters.id("run"))):
+        if value:
             rows = rows.filter(**{name: value})
+    filters.must()
     answer = StreamingHttpResponse(reports.csv_lines(reports.exported(rows)), content_type="text/csv; charset=utf-8")
     answer["Content-Disposition"] = 'attachment; filename="costs.csv"'
     return answer

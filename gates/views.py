@@ -30,10 +30,12 @@ def gate_runs(request: HttpRequest) -> HttpResponse:
     rows = rows.only(*_columns(), "patch__summary", "project__key")
     if state := filters.one_of("state", GateRun.State.values):
         rows = rows.filter(state=state)
-    for name in ("project", "gate"):
-        if value := filters.id(name):
-            rows = rows.filter(**{name: value})
-    page = pages.page_of(rows, request)
+    if project := filters.project():
+        rows = rows.filter(project=project)
+    gate = filters.id("gate")
+    if gate:
+        rows = rows.filter(gate=gate)
+    page = pages.page_of(rows, filters)
     gates = Gate.objects.visible_to(request.principal).order_by("project__key", "key")
     return render(
         request,
@@ -44,12 +46,13 @@ def gate_runs(request: HttpRequest) -> HttpResponse:
             "filters": filters,
             "states": GateRun.State.choices,
             "projects": pages.project_choices(request.principal),
-            "chosen_gate": filters["gate"],
-            "chosen_project": dict(pages.project_choices(request.principal)).get(filters["project"], ""),
+            "chosen_gate": gate,
+            "chosen_project": dict(pages.project_choices(request.principal)).get(project, ""),
             "gates": [(pk, f"{project}/{key}") for pk, project, key in gates.values_list("pk", "project__key", "key")],
             "isolated_from": ISOLATED_FROM,
             "runners": RunnerHost.objects.all()[:50],
         },
+        status=filters.status,
     )
 
 
@@ -69,7 +72,7 @@ def gate_run(request: HttpRequest, pk: str) -> HttpResponse:
     failures = list(results.filter(outcome__in=FAILED_OUTCOMES).order_by("pk")[:FAILURES_SHOWN])
     if outcome := filters.one_of("outcome", TestResult.Outcome.values):
         results = results.filter(outcome=outcome)
-    page = pages.page_of(results.defer("trace", "message"), request)
+    page = pages.page_of(results.defer("trace", "message"), filters)
     findings = list(Finding.objects.filter(gate_run=shown).order_by("-is_new", "pk")[: FINDINGS_SHOWN + 1])
     return render(
         request,
@@ -102,6 +105,7 @@ def gate_run(request: HttpRequest, pk: str) -> HttpResponse:
                 (_("Run"), ""),
             ],
         },
+        status=filters.status,
     )
 
 

@@ -4,6 +4,7 @@ A handful of cheap questions, whatever the size of the log; the judgement itself
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from django.db import connection
 
@@ -12,7 +13,9 @@ from ledger.models import Seal
 from pipeline.clock import db_now
 from pipeline.events import Cursor, Event
 from pipeline.models import Tick
+from pipeline.models.tick import BY_COMMAND
 
+VERIFIED_BY_COMMAND = f"{BY_COMMAND}verify-ledger"
 COUNTED = 1000
 """Events behind the last seal that are counted; of more it is only said that there are more."""
 
@@ -104,5 +107,13 @@ def unsealed() -> int:
 
 
 def last_verified() -> Tick | None:
-    """The newest daily verification of the whole log that came to its end."""
-    return Tick.objects.filter(schedule="watch_log").exclude(ended_at=None).order_by("-due_at").first()
+    """The newest verification of the whole log that came to its end: by day, or by a command that found nothing."""
+    full = Tick.objects.filter(schedule__in=("watch_log", VERIFIED_BY_COMMAND))
+    return full.exclude(ended_at=None).order_by("-ended_at").first()
+
+
+def note_verified() -> None:
+    """Note that the whole log was verified by command, and that nothing was found."""
+    tick = Tick.objects.take(VERIFIED_BY_COMMAND, timedelta(seconds=1))
+    if tick is not None:
+        tick.end()

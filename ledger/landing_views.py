@@ -67,9 +67,9 @@ def receipts(request: HttpRequest) -> HttpResponse:
     who = request.principal  # type: ignore[attr-defined]
     filters = pages.Filters(request)
     rows = Receipt.objects.visible_to(who).defer("statement").select_related("project", "patch")
-    if project := filters.id("project"):
+    if project := filters.project():
         rows = rows.filter(project=project)
-    page = pages.page_of(rows, request)
+    page = pages.page_of(rows, filters)
     return render(
         request,
         "ledger/receipts.html",
@@ -80,6 +80,7 @@ def receipts(request: HttpRequest) -> HttpResponse:
             "projects": pages.project_choices(who),
             "trail": [(_("Ledger"), reverse("ledger:list")), (_("Receipts"), "")],
         },
+        status=filters.status,
     )
 
 

@@ -136,7 +136,7 @@ def policy(request: HttpRequest, key: str) -> HttpResponse:
     filters.id("phase")
     filters.id("workstream")
     try:
-        place = place_in(project, filters)
+        place = place_in(project, {} if filters.errors else filters)
     except BadQuery as problem:
         raise BadRequest(str(problem)) from problem
     except Refused as problem:
@@ -165,6 +165,7 @@ def policy(request: HttpRequest, key: str) -> HttpResponse:
             "workstreams": Workstream.objects.filter(phase__project=project).order_by("key").values_list("pk", "key"),
             "trail": [(_("Ledger"), reverse("ledger:list")), (_("Policy"), "")],
         },
+        status=filters.status,
     )
 
 

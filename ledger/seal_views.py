@@ -23,7 +23,8 @@ def seals(request: HttpRequest) -> HttpResponse:
     """Seals, verification and retention. For who may read the whole installation: they belong to no project."""
     who = request.principal  # type: ignore[attr-defined]
     who.must("viewer", None)
-    page = pages.page_of(Seal.objects.light(), request)
+    filters = pages.Filters(request)
+    page = pages.page_of(Seal.objects.light(), filters)
     unsealed = keeping.unsealed()
     return render(
         request,
@@ -31,6 +32,7 @@ def seals(request: HttpRequest) -> HttpResponse:
         {
             "seals": page.rows,
             "next_cursor": page.next_cursor,
+            "filters": filters,
             "last": Seal.objects.last_written(),
             "unsealed": unsealed,
             "unsealed_words": f"{keeping.COUNTED:,}+" if unsealed > keeping.COUNTED else str(unsealed),
@@ -42,6 +44,7 @@ def seals(request: HttpRequest) -> HttpResponse:
             "may_verify": who.may("operator", None),
             "trail": [(_("Events"), reverse("events:list")), (_("Seals and retention"), "")],
         },
+        status=filters.status,
     )
 
 

@@ -40,10 +40,10 @@ def patches(request: HttpRequest) -> HttpResponse:
         rows = rows.open()
     elif state:
         rows = rows.filter(state=state)
-    for name in ("project", "run"):
-        if value := filters.id(name):
+    for name, value in (("project", filters.project()), ("run", filters.id("run"))):
+        if value:
             rows = rows.filter(**{name: value})
-    page = pages.page_of(rows, request)
+    page = pages.page_of(rows, filters)
     return render(
         request,
         "ledger/patches.html",
@@ -55,6 +55,7 @@ def patches(request: HttpRequest) -> HttpResponse:
             "states": [("open", _("on its way")), *Patch.State.choices],
             "projects": pages.project_choices(request.principal),
         },
+        status=filters.status,
     )
 
 

@@ -16,7 +16,7 @@ from django_celery_beat import models as beat
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from pipeline import events, notification_admin, webhook_admin  # noqa: F401 - the latter for their registrations
-from pipeline.admin_site import DefinitionAdmin, HouseAdmin, InstallationAdmin, LookOnlyAdmin, move_action
+from pipeline.admin_site import DefinitionAdmin, HouseAdmin, InstallationAdmin, LookOnlyAdmin, move_action, shortened
 from pipeline.auth import Principal, principal_of
 from pipeline.definitions import diff
 from pipeline.ids import is_id, to_uuid
@@ -343,7 +343,7 @@ class FailedReactionAdmin(LookOnlyAdmin):
 class EventStreamAdmin(InstallationAdmin):
     """The heads of the chains of events."""
 
-    list_display = ["subject_type", "subject_id", "first_seq", "seq", "hash"]
+    list_display = ["subject_type", "subject_id", "first_seq", "seq", shortened("hash", gettext_lazy("hash"))]
     list_filter = ["subject_type"]
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from django import forms
 from django.contrib import messages
 from django.contrib.admin import action as admin_action
+from django.contrib.admin import display as admin_display
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import ValidationError
 from django.db import Error, IntegrityError, models, transaction
@@ -14,6 +15,7 @@ from django.db.models import JSONField, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils.html import format_html
 from django.utils.text import format_lazy
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
@@ -24,12 +26,14 @@ from pipeline.auth import Principal, principal_of
 from pipeline.definitions import Conflict, Definition, PreconditionFailed, diff
 from pipeline.ids import is_id
 from pipeline.pages import end_after
+from pipeline.readable import words
 from pipeline.refusals import Refused
 
 log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 500
 SHOWN_CHARACTERS = 80
+LONGEST_HASH = 16
 FACTS = ("id", "version", "created_at", "updated_at")
 
 
@@ -135,6 +139,20 @@ class HouseAdmin(ModelAdmin):
     def fields_shown(self) -> list[str]:
         """Every column of the table but the hidden ones."""
         return [field.name for field in self.opts.concrete_fields if field.name not in self.hidden]
+
+
+def shortened(name: str, label: Any) -> Callable[[Any], str]:
+    """A column of a list that shows the ends of a hash, the whole on hover; the row's own page shows all of it."""
+
+    @admin_display(description=label, ordering=name)
+    def column(row: Any) -> str:
+        whole = str(getattr(row, name) or "")
+        if len(whole) <= LONGEST_HASH:
+            return whole or "-"
+        return format_html('<code title="{}">{}…{}</code>', whole, whole[:8], whole[-6:])
+
+    column.__name__ = f"short_{name}"
+    return column
 
 
 class LookOnlyAdmin(HouseAdmin):
@@ -339,7 +357,7 @@ def _changes(edit: events.Event) -> str:
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = words(value)
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
 
 

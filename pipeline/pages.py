@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from django.conf import settings
 from django.contrib import messages
@@ -20,14 +20,23 @@ from django.utils.translation import gettext as _
 from pipeline import ids
 from pipeline.auth import Denied, Principal, principal_of
 from pipeline.clock import db_now
-from pipeline.events import Event
-from pipeline.models import Project
+from pipeline.events import CORRELATION, Event
+from pipeline.models import Project, StepAttempt, Task
 from pipeline.refusals import InvalidField, Refused
+from pipeline.selection import Selection
+
+T = TypeVar("T")
 
 DEMO_REMOVAL = "manage.py demo --remove"
 
 # What an event is about -> the page that shows it.
 PAGES = {"run": "runs:run", "worker": "workers:worker", "patch": "ledger:patch", "gate_run": "gates:run"}
+# How many choices an error names, and how much of a mistyped value it keeps.
+NAMED = 12
+LONGEST_FILTER = 1000
+EXAMPLE_ID = "01JD9ZQ4T8W6V2X0Y1N3M5K7RB"
+# What an event is tied to and its log can be asked for by that name; for the others the log is asked for the subject.
+TIED_FILTERS = ("project", "run", "task", "worker", "patch")
 MOST_HOURS = 24 * 366
 
 
@@ -72,26 +81,98 @@ def _banner(request: HttpRequest) -> str:
 
 
 class Filters(dict[str, str]):
-    """The filters of a list as the address names them; absent ones are empty. An unknown value is a bad request."""
+    """The filters of a list as the address names them; absent ones are empty.
+
+    What is not understood stays here as it was typed, and `errors` says at its name what would be right. The page is
+    then shown with its form and with an empty list: any other would not be what was asked for.
+    """
 
     def __init__(self, request: HttpRequest, given: Mapping[str, Any] | None = None) -> None:
         super().__init__()
+        self.principal = principal_of(request)
         self.given = request.GET if given is None else given
+        self.errors: dict[str, str] = {}
+
+    @property
+    def status(self) -> int:
+        """The status of the page: 400 when a filter was not understood."""
+        return 400 if self.errors else 200
+
+    def must(self) -> None:
+        """Raises BadRequest when a filter was not understood: for what is no page with a form."""
+        if self.errors:
+            raise BadRequest("; ".join(f"{name}: {error}" for name, error in self.errors.items()))
 
     def one_of(self, name: str, allowed: Collection[str]) -> str:
-        """The filter's value. Raises BadRequest for one that is not `allowed`, which would silently show everything."""
-        return self._keep(name, lambda value: value in allowed)
+        """The filter's value; "" for one that is not `allowed`, which is an error."""
+
+        def read(value: str) -> str:
+            if value in allowed:
+                return value
+            if len(allowed) <= NAMED:
+                raise InvalidField(name, _("one of %(allowed)s") % {"allowed": ", ".join(allowed)})
+            raise InvalidField(name, _("none of the choices is called so"))
+
+        return self.read(name, read) or ""
 
     def id(self, name: str) -> str:
-        """The filter's value, an id. Raises BadRequest for anything else."""
-        return self._keep(name, ids.is_id)
+        """The filter's value, an id; "" for anything else, which is an error."""
 
-    def _keep(self, name: str, is_good: Callable[[str], bool]) -> str:
-        value = self.given.get(name, "").strip()
-        if value and not is_good(value):
-            raise BadRequest(f"{name}: “{value[:80]}” is no value of this filter")
-        self[name] = value
-        return value
+        def read(value: str) -> str:
+            if ids.is_id(value.upper()):
+                return value.upper()
+            raise InvalidField(name, _("an id has 26 letters and digits, such as %(id)s") % {"id": EXAMPLE_ID})
+
+        return self._written_so(name, read)
+
+    def project(self, name: str = "project") -> str:
+        """The id of the project that is named by id or key; "" for a key of none that the person may see: an error."""
+
+        def read(value: str) -> str:
+            if ids.is_id(value):
+                return value
+            found = Project.objects.visible_to(self.principal).filter(key=value).values_list("pk", flat=True).first()
+            if found is None:
+                raise InvalidField(name, _("no project that you may see has this key"))
+            return found
+
+        return self._written_so(name, read)
+
+    def _written_so(self, name: str, read: Callable[[str], str]) -> str:
+        """What `read` makes of the value, which the form then shows in its place."""
+        found = self.read(name, read) or ""
+        self[name] = found or self[name]
+        return found
+
+    def kinds(self, name: str = "kind") -> frozenset[str]:
+        """The kinds of events that the filter names, parted by commas, exactly or as `run.*`; none for an error."""
+
+        def read(value: str) -> frozenset[str]:
+            return Selection.checked([one.strip() for one in value.split(",")], field=name).kinds
+
+        return self.read(name, read) or frozenset()
+
+    def time(self, name: str) -> datetime | None:
+        """The time that the filter names, in UTC unless it says otherwise; None for an error, too."""
+
+        def read(value: str) -> datetime:
+            try:
+                time = datetime.fromisoformat(value)
+                return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+            except (ValueError, OverflowError):
+                raise InvalidField(name, _("a day or a time, such as 2026-11-23 or 2026-11-23T06:30")) from None
+
+        return self.read(name, read)
+
+    def read(self, name: str, read: "Callable[[str], T]") -> "T | None":
+        """What `read` makes of the value; None where there is none, and for one that it refuses, which is an error."""
+        value = str(self.given.get(name, "")).strip().replace("\0", "")
+        self[name] = value[:LONGEST_FILTER]
+        try:
+            return read(value) if value else None
+        except InvalidField as refusal:
+            self.errors[name] = str(refusal).removeprefix(f"{name}: ")
+            return None
 
 
 @dataclass(frozen=True)
@@ -102,12 +183,14 @@ class Page:
     next_cursor: str
 
 
-def page_of(rows: "QuerySet[Any]", request: HttpRequest) -> Page:
+def page_of(rows: "QuerySet[Any]", filters: Filters) -> Page:
     """The page of `rows` that `?cursor=` names: the rows older than that id. One query, whatever the page's number.
 
-    Raises BadRequest for a cursor that is no id.
+    Empty when a filter was not understood, the cursor among them.
     """
-    cursor = Filters(request).id("cursor")
+    cursor = filters.id("cursor")
+    if filters.errors:
+        return Page([], "")
     if cursor:
         rows = rows.filter(pk__lt=cursor)
     size = settings.SIGNALBOX_LIST_LIMIT
@@ -134,6 +217,38 @@ def with_addresses(events: Iterable[Event]) -> list[Event]:
             about, pk = "run", event.run_id
         event.address = reverse(PAGES[about], args=[pk]) if about in PAGES else ""  # type: ignore[attr-defined]
     return rows
+
+
+class Tie(NamedTuple):
+    """Something that an event belongs to: its noun, its id, the page that shows it ("" when none does), its key."""
+
+    noun: str
+    pk: str
+    address: str
+    key: str = ""
+
+    @property
+    def history(self) -> str:
+        """The query of the log for all that belongs to it, where the log has such a filter."""
+        return f"{self.noun if self.noun in TIED_FILTERS else 'subject'}={self.pk}"
+
+
+def ties_of(event: Event) -> list[Tie]:
+    """What the event belongs to, from the project down. At most three queries, for what is addressed by a key."""
+    known = {name.removesuffix("_id"): getattr(event, name) for name in CORRELATION if getattr(event, name)}
+    return [_tie(noun, pk) for noun, pk in known.items()]
+
+
+def _tie(noun: str, pk: str) -> Tie:
+    if noun in PAGES:
+        return Tie(noun, pk, reverse(PAGES[noun], args=[pk]))
+    if noun == "project" and (project := Project.objects.only("key").filter(pk=pk).first()):
+        return Tie(noun, pk, f"{reverse('runs:list')}?project={pk}", project.key)
+    if noun == "task" and (task := Task.objects.only("key", "run_id").filter(pk=pk).first()):
+        return Tie(noun, pk, f"{reverse('runs:run', args=[task.run_id])}#task-{task.key}", task.key)
+    if noun == "step" and (step := StepAttempt.objects.only("run_id", "sequence").filter(pk=pk).first()):
+        return Tie(noun, pk, reverse("runs:attempt", args=[step.run_id, step.sequence]))
+    return Tie(noun, pk, "")
 
 
 # -- buttons -----------------------------------------------------------------------------------------------------

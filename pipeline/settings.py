@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import environ
 import structlog
 from django.core.exceptions import ImproperlyConfigured
+from django.templatetags.static import static
 
 from pipeline import embedded
 
@@ -479,6 +480,7 @@ UNFOLD = {
     "SITE_HEADER": "Signalbox",
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
+    "STYLES": [lambda request: static("console/admin.css")],
     "COLORS": {"primary": {shade: f"oklch({blue})" for shade, blue in _BLUES.items()}},
 }
 

@@ -13,10 +13,12 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
-from pipeline import kinds, pages
+from pipeline import kinds, pages, readable
 from pipeline.auth import signed_in
 from pipeline.clock import ClockNow, db_now
+from pipeline.definitions import diff
 from pipeline.events import table as reactions_of_kinds
+from pipeline.ids import is_id
 from pipeline.models import Event, FailedReaction, Hold, Run, StepAttempt, Task, TaskDependency, Workstream
 from pipeline.models.hold import stored
 from pipeline.progress import Progress, TaskProgress
@@ -28,6 +30,9 @@ SHOWN = 10
 HISTORY_SHOWN = 16
 # What a page about many rows never needs of an event: its documents and the text that was hashed.
 BULK_OF_EVENT = ("canonical", "before", "after", "data")
+# Filters of the log by what an event belongs to, and those that stand folded below the others.
+TIES_ASKED_FOR = ("run", "task", "worker", "patch")
+MORE_FILTERS = ("task", "worker", "patch", "actor", "since", "until")
 BULK_OF_ATTEMPT = ("input_prompt", "error_log", "output_tail", "usage_summary", "metadata")
 
 
@@ -67,9 +72,9 @@ def runs(request: HttpRequest) -> HttpResponse:
     rows = Run.objects.visible_to(request.principal).select_related("project", "workstream", "phase")
     if state := filters.one_of("state", Run.State.values):
         rows = rows.filter(state=state)
-    if project := filters.id("project"):
+    if project := filters.project():
         rows = rows.filter(project=project)
-    page = pages.page_of(rows, request)
+    page = pages.page_of(rows, filters)
     count_tasks(page.rows)
     return render(
         request,
@@ -82,6 +87,7 @@ def runs(request: HttpRequest) -> HttpResponse:
             "projects": pages.project_choices(request.principal),
             "workstreams": _startable(request),
         },
+        status=filters.status,
     )
 
 
@@ -235,7 +241,9 @@ def attempt(request: HttpRequest, pk: str, sequence: int) -> HttpResponse:
 @signed_in
 def start_workstream(request: HttpRequest) -> HttpResponse:
     """Open a run of the chosen workstream and start it; refused, neither happens."""
-    chosen = pages.Filters(request, request.POST).id("workstream")
+    filters = pages.Filters(request, request.POST)
+    chosen = filters.id("workstream")
+    filters.must()
     rows = Workstream.objects.visible_to(request.principal).select_related("phase__project")
     workstream = get_object_or_404(rows, pk=chosen or None)
     request.principal.must("operator", workstream.phase.project_id)
@@ -350,16 +358,24 @@ def events(request: HttpRequest) -> HttpResponse:
     """What happened, newest first; any object's history is this page, filtered."""
     filters = pages.Filters(request)
     rows = Event.objects.visible_to(request.principal).defer(*BULK_OF_EVENT)
-    if kind := filters.one_of("kind", kinds.KINDS):
-        rows = rows.filter(kind=kind)
+    if kind := filters.kinds():
+        rows = rows.filter(kind__in=kind)
     if channel := filters.one_of("channel", kinds.CHANNELS.values()):
         rows = rows.filter(channel=channel)
     if severity := filters.one_of("severity", kinds.SEVERITIES):
         rows = rows.filter(severity__in=kinds.SEVERITIES[kinds.SEVERITIES.index(severity) :])
-    for name, column in (("run", "run_id"), ("subject", "subject_id"), ("project", "project_id")):
+    if project := filters.project():
+        rows = rows.filter(project_id=project)
+    for name in (*TIES_ASKED_FOR, "subject"):
         if value := filters.id(name):
-            rows = rows.filter(**{column: value})
-    page = pages.page_of(rows, request)
+            rows = rows.filter(**{f"{name}_id": value})
+    if actor := filters.read("actor", str):
+        rows = rows.filter(Q(actor_id=actor) if is_id(actor) else Q(actor_name=actor))
+    if since := filters.time("since"):
+        rows = rows.filter(created_at__gte=since)
+    if until := filters.time("until"):
+        rows = rows.filter(created_at__lt=until)
+    page = pages.page_of(rows, filters)
     return render(
         request,
         "pipeline/events.html",
@@ -367,7 +383,8 @@ def events(request: HttpRequest) -> HttpResponse:
             "events": pages.with_addresses(page.rows),
             "next_cursor": page.next_cursor,
             "filters": filters,
-            "kinds": [(name, name) for name in sorted(kinds.KINDS)],
+            "kinds": [*sorted({f"{name.partition('.')[0]}.*" for name in kinds.KINDS}), *sorted(kinds.KINDS)],
+            "more": any(filters[name] for name in MORE_FILTERS),
             "channels": [(name, name.replace("_", " ")) for name in kinds.CHANNELS.values()],
             "severities": [(name, name) for name in kinds.SEVERITIES],
             "failed": FailedReaction.objects.visible_to(request.principal).open().count(),
@@ -375,6 +392,7 @@ def events(request: HttpRequest) -> HttpResponse:
             "reads_all": request.principal.may("viewer", None),
             "projects": pages.project_choices(request.principal),
         },
+        status=filters.status,
     )
 
 
@@ -386,13 +404,30 @@ def event(request: HttpRequest, pk: str) -> HttpResponse:
     if found is None:
         raise Http404
     (shown,) = pages.with_addresses([found])
-    names = sorted({*(shown.before or {}), *(shown.after or {})})
-    changes = [(name, (shown.before or {}).get(name), (shown.after or {}).get(name)) for name in names]
     return render(
         request,
         "pipeline/event.html",
-        {"event": shown, "changes": changes, "trail": [(_("Events"), reverse("events:list")), (shown.kind, "")]},
+        {
+            "event": shown,
+            "changes": [Change(*row) for row in diff(shown.before or {}, shown.after or {})],
+            "ties": pages.ties_of(shown),
+            "trail": [(_("Events"), reverse("events:list")), (shown.kind, "")],
+        },
     )
+
+
+@dataclass(frozen=True)
+class Change:
+    """One field that an event changed."""
+
+    name: str
+    before: Any
+    after: Any
+
+    @property
+    def inside(self) -> list[readable.Difference]:
+        """What differs inside; empty where the whole value does."""
+        return readable.differences(self.before, self.after)
 
 
 @require_safe
@@ -400,7 +435,8 @@ def event(request: HttpRequest, pk: str) -> HttpResponse:
 def failed_reactions(request: HttpRequest) -> HttpResponse:
     """Reactions that crashed and are not made good: the dead letters, and those that wait for their next try."""
     rows = FailedReaction.objects.visible_to(request.principal).open().select_related("project")
-    page = pages.page_of(rows, request)
+    filters = pages.Filters(request)
+    page = pages.page_of(rows, filters)
     waiting = Event.objects.filter(pk__in=[failure.event_id for failure in page.rows], handled_at=None)
     next_try = dict(waiting.values_list("pk", "due_at"))
     wired = reactions_of_kinds()
@@ -414,8 +450,10 @@ def failed_reactions(request: HttpRequest) -> HttpResponse:
         {
             "failures": page.rows,
             "next_cursor": page.next_cursor,
+            "filters": filters,
             "trail": [(_("Events"), reverse("events:list")), (_("Failed reactions"), "")],
         },
+        status=filters.status,
     )
 
 

@@ -1,16 +1,46 @@
 """Being told, in the admin: subscriptions and webhooks to edit, deliveries to look at and to send again."""
 
+import json
+import re
+from contextlib import suppress
 from typing import Any
 
+from django import forms
 from django.contrib import admin, messages
 from django.http import HttpRequest
+from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
+from unfold.widgets import UnfoldAdminTextareaWidget
 
 from pipeline.admin_site import DefinitionAdmin, LookOnlyAdmin, move_action
 from pipeline.auth import Principal, principal_of
 from pipeline.models import Delivery, Subscription, WebhookEndpoint
 from pipeline.refusals import Refused
+
+
+class LinesField(forms.Field):
+    """A list of words, one a line or parted by commas; a list in JSON, as programs write it, is one too."""
+
+    widget = UnfoldAdminTextareaWidget
+
+    def prepare_value(self, value: Any) -> Any:
+        """The list as lines; what was typed as it is."""
+        return "\n".join(map(str, value)) if isinstance(value, list) else value
+
+    def to_python(self, value: Any) -> list[Any]:
+        """The words, without blanks around them and without empty ones."""
+        if isinstance(value, list):
+            return value
+        text = str(value or "").strip()
+        if text.startswith("["):
+            with suppress(ValueError, RecursionError):
+                return list(json.loads(text))
+        return [word for word in re.split(r"[\s,]+", text) if word]
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        """Whether the words are others."""
+        return self.to_python(initial) != self.to_python(data)
 
 
 @admin.register(Subscription)
@@ -24,8 +54,8 @@ class SubscriptionAdmin(DefinitionAdmin):
     ordering = ["key"]
     fixed = ("project",)
     help = {
-        "patterns": gettext_lazy('A list of kinds or patterns: ["run.*", "patch.committed"], ["*"] for all.'),
-        "channels": gettext_lazy('A list of channels, such as ["task_events", "error_events"]; [] for all.'),
+        "patterns": gettext_lazy("One kind or pattern a line: run.*, *.failed, patch.committed; * for all."),
+        "channels": gettext_lazy("One channel a line, such as task_events; nothing for all."),
     }
     actions = [
         move_action("pause", gettext_lazy("Pause"), role="admin", reason=True),
@@ -33,9 +63,11 @@ class SubscriptionAdmin(DefinitionAdmin):
     ]
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
-        """With a word on what the lists hold."""
+        """The lists as lines, with a word on what they hold."""
         if db_field.name in self.help:
-            kwargs["help_text"] = self.help[db_field.name]
+            return LinesField(
+                label=capfirst(db_field.verbose_name), required=not db_field.blank, help_text=self.help[db_field.name]
+            )
         return super().formfield_for_dbfield(db_field, request, **kwargs)
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from pipeline.models import Delivery, WebhookEndpoint
 def endpoints(request: HttpRequest) -> HttpResponse:
     """Every webhook that the person administers, newest first."""
     rows = WebhookEndpoint.objects.visible_to(request.principal).select_related("subscription__project")
-    page = pages.page_of(rows, request)
+    filters = pages.Filters(request)
+    page = pages.page_of(rows, filters)
     trail = [(_("Events"), reverse("events:list")), (_("Webhooks"), "")]
-    shown = {"endpoints": page.rows, "next_cursor": page.next_cursor, "trail": trail}
-    return render(request, "pipeline/webhooks.html", shown)
+    shown = {"endpoints": page.rows, "next_cursor": page.next_cursor, "filters": filters, "trail": trail}
+    return render(request, "pipeline/webhooks.html", shown, status=filters.status)
 
 
 @require_safe
@@ -34,7 +35,7 @@ def deliveries(request: HttpRequest, pk: str) -> HttpResponse:
     rows = Delivery.objects.with_kind().filter(endpoint=endpoint).defer("response_tail")
     if state := filters.one_of("state", Delivery.State.values):
         rows = rows.filter(state=state)
-    page = pages.page_of(rows, request)
+    page = pages.page_of(rows, filters)
     return render(
         request,
         "pipeline/deliveries.html",
@@ -50,6 +51,7 @@ def deliveries(request: HttpRequest, pk: str) -> HttpResponse:
                 (endpoint.subscription.key, ""),
             ],
         },
+        status=filters.status,
     )
 
 

@@ -46,8 +46,8 @@ def workers(request: HttpRequest) -> HttpResponse:
         rows = rows.listed()
     if word:
         rows = rows.of_health(word)
-    page = pages.page_of(rows, request)
-    if not filters.given.get("cursor"):
+    page = pages.page_of(rows, filters)
+    if not filters.given.get("cursor") and not filters.errors:
         needy = list(rows.needs_person().order_by("-pk")[: settings.SIGNALBOX_LIST_LIMIT])
         page.rows[:] = {worker.pk: worker for worker in [*needy, *page.rows]}.values()
     describe(page.rows, request.principal, db_now())
@@ -67,6 +67,7 @@ def workers(request: HttpRequest) -> HttpResponse:
             ],
             "healths": health.CHOICES,
         },
+        status=filters.status,
     )
 
 

@@ -1,12 +1,16 @@
 """Periodic work, done once however many beats run: each due moment of each schedule is one row."""
 
 from datetime import datetime, timedelta
+from typing import Self
 
 from django.db import connection, models
 
 from pipeline.clock import ClockNow
 from pipeline.ids import new_id, to_uuid
 from pipeline.rows import Kept
+
+BY_COMMAND = "command "
+"""How the schedule of work begins that a person asked for: no beat was needed for it."""
 
 
 class TickQuerySet(models.QuerySet["Tick"]):
@@ -28,6 +32,10 @@ class TickQuerySet(models.QuerySet["Tick"]):
             )
             row = cursor.fetchone()
         return None if row is None else self.get(pk=row[0])
+
+    def of_beat(self) -> Self:
+        """The moments that a beat found due, without what people asked for by command."""
+        return self.exclude(schedule__startswith=BY_COMMAND)
 
     def forget(self, before: datetime) -> int:
         """Delete the moments before `before`; returns how many."""

@@ -4,7 +4,7 @@ Every tag escapes what it is given (`format_html`), so a worker's or a diff's te
 Colours, shapes and classes stand in `static/console/console.css`; the components are listed in `docs/console.md`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from typing import Any
@@ -17,6 +17,8 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext, pgettext
+
+from pipeline import readable
 
 register = template.Library()
 
@@ -415,6 +417,18 @@ def ulid(value: object, href: str = "") -> SafeString:
     return format_html('<span class="id">{}{}</span>', shown, copy_button(whole))
 
 
+@register.simple_tag(name="value")
+def readable_value(value: object) -> SafeString:
+    """A value of JSON as people read it: items, rows, yes and no, a dash for null; long texts and lists are folded."""
+    return readable.shown(value)
+
+
+@register.simple_tag
+def differences(found: Sequence[readable.Difference]) -> SafeString:
+    """What `readable.differences` found inside two values, one line each."""
+    return readable.shown_differences(found)
+
+
 @register.simple_tag
 def copy_button(text: object) -> SafeString:
     """A small button that copies `text`; hidden where there is no script to do it."""
@@ -523,6 +537,12 @@ def diff_rows(rows: Iterable[Any]) -> SafeString:
             for row in rows
         ),
     )
+
+
+@register.simple_tag
+def wrong(filters: Any, name: str) -> str:
+    """What is wrong with one filter of a list (`pipeline.pages.Filters`); empty when nothing is."""
+    return str(getattr(filters, "errors", {}).get(name, ""))
 
 
 @register.simple_tag

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.factories import make_user
+
+PASSWORD = "correct horse battery staple"
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -51,3 +54,17 @@ def page(browser: Browser, complaints: list[str]) -> Iterator[Page]:
     page.on("pageerror", lambda problem: complaints.append(str(problem)))
     yield page
     context.close()
+
+
+@pytest.fixture
+def console(live_server, page: Page) -> Page:
+    """A page on which a superuser has signed in by the form."""
+    user = make_user(username="ada", is_superuser=True, is_staff=True)
+    user.set_password(PASSWORD)
+    user.save()
+    page.goto(f"{live_server.url}/runs/")
+    page.get_by_label("Username").fill("ada")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"{live_server.url}/runs/")
+    return page

@@ -1,7 +1,6 @@
 """The console in a real browser: people get in, every page stands, and the content policy has nothing to object to."""
 
 import pytest
-from playwright.sync_api import Page
 
 from tests.factories import (
     in_state,
@@ -19,22 +18,6 @@ from tests.factories import (
 )
 
 pytestmark = [pytest.mark.e2e, pytest.mark.django_db(transaction=True)]
-
-PASSWORD = "correct horse battery staple"
-
-
-@pytest.fixture
-def console(live_server, page: Page) -> Page:
-    """A page on which a superuser has signed in by the form."""
-    user = make_user(username="ada", is_superuser=True, is_staff=True)
-    user.set_password(PASSWORD)
-    user.save()
-    page.goto(f"{live_server.url}/runs/")
-    page.get_by_label("Username").fill("ada")
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name="Sign in").click()
-    page.wait_for_url(f"{live_server.url}/runs/")
-    return page
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from playwright.sync_api import Page, expect
 
 from gates import criteria, live
 from gates.models import GateRun
-from tests.e2e.test_console import console as console
 from tests.factories import BY, make_gate, make_gate_run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.django_db(transaction=True)]

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.db import connection
+from django.db import InternalError, connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from ledger import keeping, sealing
+from ledger import audit, keeping, sealing
 from ledger.models import Seal
 from pipeline import events
 from pipeline.events import Actor
@@ -137,3 +137,37 @@ def test_the_page_asks_as_much_of_many_seals_as_of_few(browser: Client, projects
         tell(projects[0])
         sealing.seal()
     assert asked() == few <= 20
+
+
+def test_a_verification_by_command_counts_when_nothing_was_found(browser: Client, projects: Any) -> None:  # noqa: F811
+    assert "none in the last day" in browser.get(PAGE).text
+
+    call_command("verify-ledger", jobs=1)
+
+    text = browser.get(PAGE).text
+    assert "none in the last day" not in text
+    assert "nothing was found" in text
+    assert not Tick.objects.of_beat().exists()  # it is no sign that a beat lives
+
+
+def test_a_verification_by_command_that_finds_something_does_not_count(browser: Client, monkeypatch: Any) -> None:
+    found = audit.Report(problems=[audit.Problem((1, 1, 1), audit.WRONG_ROW, "its hash is wrong")])
+    monkeypatch.setattr(audit, "verify", lambda **asked: found)
+
+    with pytest.raises(SystemExit):
+        call_command("verify-ledger", jobs=1)
+
+    assert keeping.last_verified() is None
+
+
+def test_a_copy_that_can_only_be_read_is_verified_no_less(projects: Any, monkeypatch: Any, capsys: Any) -> None:  # noqa: F811
+    def refuse(*asked: Any) -> None:
+        raise InternalError("cannot execute INSERT in a read-only transaction")
+
+    monkeypatch.setattr(Tick.objects, "take", refuse)
+
+    call_command("verify-ledger", jobs=1)
+
+    told = capsys.readouterr()
+    assert told.out.splitlines()[-1].startswith("ok")
+    assert "read-only" in told.err

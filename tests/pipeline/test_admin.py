@@ -689,3 +689,46 @@ def test_people_who_are_not_staff_stay_outside() -> None:
 def test_an_unknown_row_is_told_and_not_an_error(client: Client) -> None:
     for key in (new_id(), "nonsense"):
         assert client.get(url(Run, "change", key)).status_code == 302
+
+
+# -- lists of words, and hashes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("run.*", ["run.*"]),
+        ("run.*\r\npatch.committed\r\n", ["run.*", "patch.committed"]),
+        ("run.*, *.failed", ["run.*", "*.failed"]),
+        ('["run.*", "patch.committed"]', ["run.*", "patch.committed"]),
+    ],
+)
+def test_the_patterns_of_a_subscription_are_typed_as_lines(admin_client, typed, meant):
+    form = {"key": "mine", "patterns": typed, "channels": "task_events", "min_severity": "debug", "state": "active"}
+
+    answer = admin_client.post("/admin/pipeline/subscription/add/", form)
+
+    assert answer.status_code == 302, answer.context["adminform"].errors
+    made = Subscription.objects.get(key="mine")
+    assert (made.patterns, made.channels) == (meant, ["task_events"])
+    shown = admin_client.get(f"/admin/pipeline/subscription/{made.pk}/change/").text
+    assert "\n".join(meant) in shown
+
+
+@pytest.mark.parametrize("typed", ["", "no.such", "[1]", "[run.*", "<b>"])
+def test_patterns_that_are_none_are_an_error_of_their_field(admin_client, typed):
+    form = {"key": "mine", "patterns": typed, "channels": "", "min_severity": "debug", "state": "active"}
+
+    answer = admin_client.post("/admin/pipeline/subscription/add/", form)
+
+    assert list(answer.context["adminform"].errors) == ["patterns"]
+    assert not Subscription.objects.filter(key="mine").exists()
+
+
+def test_a_list_shows_the_ends_of_a_hash_and_the_whole_on_hover(admin_client):
+    fill_what_is_kept(make.make_project())
+
+    page = admin_client.get("/admin/ledger/seal/").text
+
+    assert f'<code title="{"0" * 64}">00000000…000000</code>' in page
+    assert page.count("0" * 64) == 1

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management import BaseCommand, CommandError
+from django.db import Error
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from ledger import audit, sealing
+from ledger import audit, keeping, sealing
 from pipeline.refusals import Refused
 
 
@@ -50,6 +51,10 @@ class Command(BaseCommand):
             self.stdout.write(str(problem))
         if not report.ok:
             sys.exit(1)
+        try:
+            keeping.note_verified()
+        except Error as problem:  # a copy that can only be read is verified no less
+            self.stderr.write(_("This verification could not be noted for the console: %(why)s") % {"why": problem})
         self.stdout.write(f"ok {report.last_root}".strip())
 
 
