@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -572,6 +573,28 @@ def test_one_caller_has_so_many_streams_and_a_closed_one_makes_room() -> None:
             assert not stream.open
 
     play(scene)
+
+
+def test_streams_end_when_their_process_is_told_to() -> None:
+    key = bearer("viewer", factories.make_run().project)
+
+    async def scene() -> None:
+        async with streaming() as stream:
+            readers = [await Reader(stream, **key).opened() for _n in range(2)]
+            assert [reader.ended for reader in readers] == [False, False]
+            signal.raise_signal(signal.SIGTERM)
+            for reader in readers:
+                await reader.whole()
+            assert [reader.ended for reader in readers] == [True, True]
+            assert not stream.open
+
+    heard: list[int] = []
+    usual = signal.signal(signal.SIGTERM, lambda sign, _frame: heard.append(sign))
+    try:
+        play(scene)
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+    assert heard == [signal.SIGTERM]
 
 
 def test_a_stream_ends_in_time_with_a_word_and_is_resumed_behind_its_last_id() -> None:
