@@ -301,6 +301,18 @@ def test_editing_goes_through_the_verb_and_tells_what_changed(client: Client) ->
     assert (event.actor_name, event.before, event.after) == ("ada", {"name": "Old"}, {"name": "New"})
 
 
+def test_a_stale_form_tells_lists_and_documents_as_people_read_them(client: Client) -> None:
+    subscription = Subscription.objects.add(by=make.BY, key="mine", patterns=["run.*"])
+    address = url(Subscription, "change", subscription.pk)
+    form = form_of(client, address)
+    subscription.edit(by=make.BY, patterns=["run.*", "patch.committed"])
+
+    refused = str(errors_of(client.post(address, form)))
+
+    assert "tester changed patterns" in refused
+    assert "run.*, patch.committed" in refused
+
+
 def test_a_stale_form_is_refused_and_shows_what_changed(client: Client) -> None:
     project = make.make_project(name="Old")
     address = url(Project, "change", project.pk)
