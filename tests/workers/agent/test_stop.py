@@ -151,7 +151,7 @@ def test_an_idle_worker_that_is_finished_registers_anew(server, start, path):
 
 
 def test_without_confirmed_heartbeats_the_tool_ends_before_its_lease(server, make_claim, work_once, tmp_path):
-    server.registration["timeout_seconds"] = 3
+    server.registration["timeout_seconds"] = 6
     pids = tmp_path / "pids"
     last: list[float] = []
 
@@ -170,9 +170,9 @@ def test_without_confirmed_heartbeats_the_tool_ends_before_its_lease(server, mak
         return 409, {"code": "stale_claim", "detail": "Stale claim"}
 
     server.faults["fail"].append(failed)
-    timing = replace(FAST, terminate_after_seconds=15, kill_after_seconds=25, trust_margin_seconds=1)
+    timing = replace(FAST, terminate_after_seconds=15, kill_after_seconds=25, trust_margin_seconds=3)
     work_once(make_claim([*python(STUBBORN), str(pids)]), timing=timing)
-    assert 1.5 < gone_at[0] - last[0] < 3, "25 s of escalation are drawn together before the lease's end"
+    assert 1.5 < gone_at[0] - last[0] < 6, "25 s of escalation are drawn together before the lease's end"
     assert server.named("fail")[0].body["outcome"] == "infra_lost"
     assert server.named("fail")[0].body["error_code"] == "trust_expired"
     assert not server.effects["patches"]
