@@ -43,8 +43,12 @@ class CostRecordAdmin(LookOnlyAdmin):
 
 @admin.register(Budget)
 class BudgetAdmin(DefinitionAdmin):
-    """Limits over scopes and periods. The limit itself is changed by `change-limit`, which asks for a reason."""
+    """Limits over scopes and periods. The limit itself is changed by an action, which asks for a reason."""
 
+    fixed = ("project", "key", "scope_kind", "scope_id", "currency", "limit_amount")
+    actions = [
+        move_action("change_limit", _("Change the limit of"), role="admin", reason=True, figure=("new", _("New limit")))
+    ]
     list_display = ["key", "project", "scope_kind", "limit_amount", "currency", "period", "on_breach", "active"]
     list_filter = [("project", admin.RelatedOnlyFieldListFilter), "scope_kind", "period", "active"]
     list_select_related = ["project"]

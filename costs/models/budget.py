@@ -312,9 +312,10 @@ class Budget(Definition):
 
     def edit(self, *, by: events.Actor, expected_version: int | None = None, **fields: Any) -> bool:
         """As every definition; a new calendar holds from the running period's end on, a limit has its own verb."""
-        if "limit_amount" in fields and fields["limit_amount"] != self.limit_amount:
-            raise InvalidField("limit_amount", "is changed by change-limit, with a reason")
         with in_transaction():
+            # A form has put its values on this object already: what counts is the row.
+            if "limit_amount" in fields and fields["limit_amount"] != self.lock_fresh().limit_amount:
+                raise InvalidField("limit_amount", "is changed by change-limit, with a reason")
             changed = super().edit(by=by, expected_version=expected_version, **fields)
             if changed and {"period", "timezone"} & set(fields):
                 row = self.periods.running().select_for_update().first()
@@ -325,7 +326,7 @@ class Budget(Definition):
         return changed
 
     def change_limit(self, new: Any, *, by: events.Actor, reason: str, expected_version: int | None = None) -> bool:
-        """Raise or lower the limit, also of the running period, with a reason; False when it is that already.
+        """Raise or lower the limit, also of the running period, with a reason; False when both have it already.
 
         A raise above what is spent releases the budget's own hold and lets the tasks that it stopped go on. Lowering
         below what is spent and set aside is allowed, and a breach. Raises InvalidField, ReasonRequired.
@@ -341,9 +342,13 @@ class Budget(Definition):
                     f"If-Match says version {expected_version}, but the row has version {current.version}",
                     version=current.version,
                 )
-            if current.limit_amount == limit:
-                return False
+            running = current.periods.running().first()
             before = current.limit_amount
+            if before == limit and running is not None:
+                # A period that was left behind by its budget is put right.
+                before = running.limit_amount
+            if before == limit:
+                return False
             Budget.objects.filter(pk=self.pk).update(limit_amount=limit)
             events.record(
                 "budget.limit_changed",

@@ -450,3 +450,26 @@ def test_the_sum_of_many_records_at_once_is_charged_once_each(project: Any) -> N
     assert (told.subject_type, told.data["records"]) == ("cost_batch", 100)
     assert booking.digest_of(told.subject_id) == told.data["digest"]
     must_hold()
+
+
+def test_a_limit_that_a_form_has_put_on_the_object_is_refused_all_the_same(project: Any) -> None:
+    of = make_budget(project)
+    of.limit_amount = Decimal(500)
+    with pytest.raises(InvalidField, match="change-limit"):
+        of.edit(by=BY, limit_amount=Decimal(500))
+    assert Budget.objects.get().limit_amount == Decimal(5)
+    assert not Event.objects.filter(kind="budget.changed").exists()
+
+
+def test_a_period_that_its_budget_left_behind_is_told_by_the_doctor_and_put_right(project: Any) -> None:
+    of = make_budget(project)
+    factories.make_cost(project=project, amount="6")
+    guarding.hold_the_scope(of.pk, of.running().pk)
+    Budget.objects.update(limit_amount=Decimal(500))
+    assert [one.number for one in check_all() if not one.holds] == ["INV-74"]
+    assert of.change_limit("500", by=BY, reason="as the budget says")
+    assert of.running().limit_amount == Decimal(500)
+    assert not Hold.objects.active().exists()
+    assert Event.objects.get(kind="budget.limit_changed").before == {"limit_amount": "5.000000"}
+    assert not of.change_limit("500", by=BY, reason="again")
+    assert [one.number for one in check_all() if not one.holds] == []

@@ -5,6 +5,7 @@ from decimal import Decimal
 import pytest
 from django.urls import reverse
 
+from pipeline.events import Event
 from tests import factories
 
 pytestmark = pytest.mark.django_db
@@ -141,3 +142,45 @@ def test_the_other_pages_answer_for_what_the_person_may_see(viewer, run):
     text = b"".join(viewer.get("/costs/export.csv").streaming_content).decode()
     assert "secret" not in text
     assert len(text.splitlines()) == 2
+
+
+def test_an_admin_changes_a_limit_on_the_page_and_a_viewer_is_not_offered_it(client, project):
+    user = factories.make_user()
+    factories.make_membership(user, project, role="admin")
+    client.force_login(user)
+    of = factories.make_budget(project)
+    address = reverse("costs:change_limit", args=[of.pk])
+
+    assert address in client.get("/costs/budgets/").text
+    refused = client.post(address, {"limit_amount": "9", "reason": ""}, follow=True)
+    assert "reason" in refused.text
+    of.refresh_from_db()
+    assert of.limit_amount == Decimal(5)
+    client.post(address, {"limit_amount": "9", "reason": "the release"})
+    of.refresh_from_db()
+    assert of.limit_amount == Decimal(9)
+    assert Event.objects.get(kind="budget.limit_changed").reason == "the release"
+
+    other = factories.make_user()
+    factories.make_membership(other, project)
+    client.force_login(other)
+    assert address not in client.get("/costs/budgets/").text
+    assert client.post(address, {"limit_amount": "90", "reason": "me too"}).status_code == 403
+
+
+def test_the_admin_shows_the_limit_and_changes_it_with_a_number_and_a_reason(admin_client, project):
+    of = factories.make_budget(project)
+    shown = admin_client.get(reverse("admin:costs_budget_change", args=[of.pk])).text
+    for name in ("limit_amount", "scope_id", "currency", "project"):
+        assert f'name="{name}"' not in shown
+    asked = {"action": "change_limit", "_selected_action": of.pk, "index": "0"}
+    page = reverse("admin:costs_budget_changelist")
+    assert 'name="figure"' in admin_client.post(page, asked).text
+    assert "A number and a reason" in admin_client.post(page, {**asked, "reason": "more", "figure": ""}).text
+    admin_client.post(page, {**asked, "reason": "more", "figure": "many"}, follow=True)
+    of.refresh_from_db()
+    assert of.limit_amount == Decimal(5)
+    admin_client.post(page, {**asked, "reason": "more", "figure": "500"})
+    of.refresh_from_db()
+    assert of.limit_amount == Decimal(500)
+    assert Event.objects.get(kind="budget.limit_changed").reason == "more"
