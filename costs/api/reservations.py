@@ -1,6 +1,7 @@
 """Money set aside before work starts."""
 
 from django.db import transaction
+from django.db.models import Q
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.decorators import action
@@ -9,7 +10,8 @@ from rest_framework.response import Response
 
 from costs import pricing
 from costs.models import BudgetExceeded, Reservation, budget, reservation
-from pipeline.models import Run, Task
+from pipeline.models import Hold, Project, Run, Task
+from pipeline.models.hold import stored
 from pipeline.refusals import InvalidField, MissingField, Refused
 from pipeline.rest import Endpoint, Filters, Listed, ProjectFilter, ProjectRef, Reason, Ref, Strict, StrictModel
 from workers.api import Figure
@@ -57,6 +59,21 @@ class ReservationFilters(Filters):
         fields = ("run", "task", "state", "created_at")
 
 
+def _must_not_be_held(project: Project, run: Run | None, task: Task | None) -> None:
+    """Under a hold nothing is set aside, as nothing is claimed. Raises Refused `held`."""
+    over = [("installation", ""), ("project", project.pk)]
+    if run is not None:
+        over += [("run", run.pk), ("workstream", run.workstream_id or "")]
+    if task is not None:
+        over.append(("task", task.pk))
+    scopes = Q()
+    for kind, ref in over:
+        scopes |= Q(scope_kind=kind, scope_id=stored(ref))
+    hold = Hold.objects.active().filter(scopes).order_by("pk").first()
+    if hold is not None:
+        raise Refused(f"Cannot set money aside: a hold is in force: {hold.reason}", code="held", hold=hold.pk)
+
+
 class ReservationEndpoint(Listed, Endpoint):
     """Money set aside: by claims for their leases, and here by programs for work that Signalbox does not hand out."""
 
@@ -71,7 +88,7 @@ class ReservationEndpoint(Listed, Endpoint):
     def create(self, request: Request) -> Response:
         """Set money aside in every budget over the place: 201. The same `key` in a project again: 200, the first one.
 
-        Refuses with `budget_exceeded`, naming the budget with the least left.
+        Refuses with `budget_exceeded`, naming the budget with the least left; under a hold over the place with `held`.
         """
         given = self.body(NewReservation)
         task, run, project = given.get("task"), given.get("run"), given.get("project")
@@ -88,6 +105,7 @@ class ReservationEndpoint(Listed, Endpoint):
                 if known.amount != pricing.figure("amount", given["amount"]):
                     raise Refused(f"Key {given['key']} was used for another amount", code="duplicate_key")
                 return self.reply(known)
+        _must_not_be_held(project, run, task)
         place = {"project": project, "run": run, "task": task}
         if run is not None:
             place.update(phase=run.phase_id, workstream=run.workstream_id, person=run.requested_by)

@@ -518,6 +518,31 @@ def breach(budget: Budget, period: BudgetPeriod, *, by: events.Actor, because: s
     return bool(done)
 
 
+def let_go(period: BudgetPeriod, *, by: events.Actor, cause: str) -> bool:
+    """End a breach that is none any more, and the budget's holds, unless the running period is another one that has to
+    hold. The caller has locked the period and loaded its budget.
+    """
+    if period.breached_at is None or period.budget.standing(period).is_breached:
+        return False
+    BudgetPeriod.objects.filter(pk=period.pk).update(breached_at=None, hold=None)
+    if not period.budget.periods.running().exclude(breached_at=None).exists():
+        period.budget.release_holds(by=by, cause=cause)
+    return True
+
+
+def give_back_reserved(periods: Iterable[str], amount: Decimal, *, by: events.Actor) -> None:
+    """Give back `amount` that was set aside in each of these periods.
+
+    A breach that stood on money set aside ends where that is what passed the limit; one by a refusal stands, since what
+    was refused fits no better for it.
+    """
+    move_money({pk: Movement(reserved=-amount) for pk in periods}, by=by)
+    breached = BudgetPeriod.objects.filter(pk__in=list(periods)).exclude(breached_at=None)
+    for period in breached.select_related("budget").order_by("budget_id", "starts_at"):
+        if period.spent + period.reserved + amount > period.limit_amount:
+            let_go(period, by=by, cause="money set aside was given back")
+
+
 # -- charging ------------------------------------------------------------------------------------------------------
 
 

@@ -473,3 +473,44 @@ def test_a_period_that_its_budget_left_behind_is_told_by_the_doctor_and_put_righ
     assert Event.objects.get(kind="budget.limit_changed").before == {"limit_amount": "5.000000"}
     assert not of.change_limit("500", by=BY, reason="again")
     assert [one.number for one in check_all() if not one.holds] == []
+
+
+def test_a_breach_that_stood_on_money_set_aside_ends_when_that_is_given_back(project: Any) -> None:
+    of = make_budget(project, limit_amount=Decimal(1))
+    rows = [reserve(project, "0.10") for _ in range(10)]
+    rows[0].settle("0.11", by=BY)
+    guarding.hold_the_scope(of.pk, of.running().pk)
+    assert Hold.objects.active().count() == 1
+    assert rows[1].end(by=BY)
+    assert not Hold.objects.active().exists()
+    assert (of.running().breached_at, of.running().hold) == (None, None)
+    assert Hold.objects.get().release_cause == "money set aside was given back"
+    for row in rows[2:]:
+        row.end(by=BY)
+    assert (figures(of), of.standing().status) == (("0.11", "0.00"), "ok")
+    must_hold()
+
+
+def test_a_breach_by_what_is_spent_or_was_refused_stays_when_money_is_given_back(project: Any) -> None:
+    spent, refused = make_budget(project, limit_amount=Decimal(1)), make_budget(project, limit_amount=Decimal("1.5"))
+    row = reserve(project, "0.10")
+    factories.make_cost(project=project, amount="1")
+    assert budget.note_refusal(refused.pk, "0.60")
+    for of in (spent, refused):
+        guarding.hold_the_scope(of.pk, of.running().pk)
+    row.end(by=BY)
+    assert Hold.objects.active().count() == 2
+    assert None not in (spent.running().breached_at, refused.running().breached_at)
+    must_hold()
+
+
+def test_a_void_in_a_period_that_is_over_leaves_the_hold_of_the_running_one(project: Any) -> None:
+    of = make_budget(project, period="day")
+    cost = factories.make_cost(project=project, amount="6")
+    yesterday = db_now() - timedelta(days=2)
+    BudgetPeriod.objects.update(starts_at=yesterday, ends_at=db_now() - timedelta(seconds=1))
+    factories.make_cost(project=project, amount="6")
+    guarding.hold_the_scope(of.pk, of.running().pk)
+    cost.void("it was booked twice", by=BY)
+    assert Hold.objects.active().count() == 1
+    assert of.running().breached_at is not None

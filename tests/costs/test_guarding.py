@@ -247,3 +247,16 @@ def test_the_summary_gives_the_same_from_sums_and_from_records(project: Any) -> 
     tomorrow = (db_now().date() + timedelta(days=1)).isoformat()
     assert viewer.get("/costs/summary/", first=today).json()["totals"][0]["records"] == 3
     assert viewer.get("/costs/summary/", first=tomorrow).json()["totals"] == []
+
+
+def test_under_a_hold_nothing_is_set_aside_by_hand(project: Any) -> None:
+    operator = Api(factories.make_key("operator", project=project).text)
+    factories.make_budget(project)
+    known = {"project": project.key, "amount": "1", "key": "job-1"}
+    assert operator.post("/reservations/", known).status_code == 201
+    hold = Hold.objects.place("project", project.pk, kind="budget", reason="used up", by=BY)
+    assert operator.post("/reservations/", known).status_code == 200
+    answer = operator.post("/reservations/", {"project": project.key, "amount": "1"})
+    assert (answer.status_code, answer.json()["code"], answer.json()["hold"]) == (409, "held", hold.pk)
+    hold.release(by=BY)
+    assert operator.post("/reservations/", {"project": project.key, "amount": "1"}).status_code == 201
