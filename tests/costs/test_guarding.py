@@ -293,3 +293,12 @@ def test_who_comes_second_with_a_key_at_once_is_given_the_first(project: Any, mo
     answer = operator.post("/reservations/", body)
     assert (answer.status_code, answer.json()["id"]) == (200, first)
     assert (len(looks), of.running().reserved) == (2, Decimal(1))
+
+
+@pytest.mark.parametrize("given", ["parquet", "json", ""])
+def test_an_export_in_another_format_is_refused_with_the_right_one(project: Any, given: str) -> None:
+    viewer = Api(factories.make_key("viewer", project=project).text)
+    answer = viewer.get("/costs/export/", format=given)
+    assert answer.status_code == 400
+    assert "csv" in answer.json()["detail"]
+    assert viewer.get("/costs/export/", format="csv").status_code == 200
