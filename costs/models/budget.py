@@ -28,12 +28,15 @@ from pipeline import events
 from pipeline.clock import ClockNow, db_now
 from pipeline.definitions import Definition, DefinitionQuerySet, PreconditionFailed
 from pipeline.ids import ULIDField, from_uuid, is_id, new_id, to_uuid
-from pipeline.models import Hold, Phase, Project, Run, Task, Workstream
+from pipeline.models import Hold, Phase, Project, Run, Task, Tool, Workstream
 from pipeline.models.hold import stored
 from pipeline.models.project import slug_rule
 from pipeline.refusals import InvalidField, Refused, need_reason
 from pipeline.rows import Row, in_transaction, versioned
 from workers.models import Worker
+
+TOOLS_NAMED = 20
+"""So many tools are named to whom has named none of them."""
 
 
 class BudgetExceeded(Refused):
@@ -283,6 +286,13 @@ class Budget(Definition):
         if model is None:
             if not self.scope_id:
                 raise InvalidField("scope_id", f"a budget over a {self.scope_kind} names it")
+            # A model or a person may be new; a tool that is not there is a slip, and its budget would count nothing.
+            is_new_tool = self.scope_kind == self.Scope.TOOL and self._state.adding
+            if is_new_tool and not Tool.objects.filter(key=self.scope_id).exists():
+                keys = ", ".join(Tool.objects.order_by("key").values_list("key", flat=True)[:TOOLS_NAMED])
+                raise InvalidField(
+                    "scope_id", f"no tool has the key “{self.scope_id[:64]}”; there are: {keys or 'none'}"
+                )
             return
         given = self.scope_ref
         if self.scope_kind == self.Scope.PROJECT and not given and self.project_id:

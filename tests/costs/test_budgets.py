@@ -375,6 +375,7 @@ def test_a_budget_of_a_scope_that_is_not_there_or_of_another_project_is_refused(
         {"scope_kind": "run", "scope_id": run.pk},
         {"scope_kind": "run", "scope_id": "nothing"},
         {"scope_kind": "tool", "scope_id": ""},
+        {"scope_kind": "tool", "scope_id": "nobodys"},
         {"scope_kind": "project", "scope_id": project.pk, "timezone": "Mars/Olympus"},
         {"scope_kind": "project", "scope_id": project.pk, "warn_steps": ["2"]},
         {"scope_kind": "project", "scope_id": project.pk, "currency": "dollars"},
@@ -514,3 +515,13 @@ def test_a_void_in_a_period_that_is_over_leaves_the_hold_of_the_running_one(proj
     cost.void("it was booked twice", by=BY)
     assert Hold.objects.active().count() == 1
     assert of.running().breached_at is not None
+
+
+def test_a_budget_over_a_tool_names_one_that_is_there_and_stays_editable_when_that_is_gone(project: Any) -> None:
+    tool = factories.make_tool(key="agent-7")
+    with pytest.raises(InvalidField, match="no tool has the key “agent-8”; there are: agent-7"):
+        make_budget(project, scope_kind="tool", scope_id="agent-8")
+    of = make_budget(project, scope_kind="tool", scope_id="agent-7")
+    tool.remove(by=BY)
+    assert of.edit(by=BY, active=False)
+    assert make_budget(project, scope_kind="model", scope_id="not-yet-used").scope_id == "not-yet-used"
