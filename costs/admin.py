@@ -49,10 +49,15 @@ class BudgetAdmin(DefinitionAdmin):
     actions = [
         move_action("change_limit", _("Change the limit of"), role="admin", reason=True, figure=("new", _("New limit")))
     ]
-    list_display = ["key", "project", "scope_kind", "limit_amount", "currency", "period", "on_breach", "active"]
+    list_display = ["key", "project", "scope_kind", "over", "limit_amount", "currency", "period", "on_breach", "active"]
     list_filter = [("project", admin.RelatedOnlyFieldListFilter), "scope_kind", "period", "active"]
     list_select_related = ["project"]
-    search_fields = ["key"]
+    search_fields = ["key", "=scope_id"]
+
+    @admin.display(description=_("over"))
+    def over(self, row: Budget) -> str:
+        """Which tool, model, person or row it is over."""
+        return row.scope_ref
 
 
 @admin.register(Reservation)

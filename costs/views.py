@@ -74,7 +74,9 @@ def budgets(request: HttpRequest) -> HttpResponse:
     """Every budget that the person may see: a bar of what is spent and set aside, and the forecast with its basis."""
     rows = Budget.objects.visible_to(request.principal).select_related("project").order_by("project__key", "key")
     standings = reports.standings(rows[:200], db_now())
+    names = reports.scope_names(row["budget"] for row in standings)
     for row in standings:
+        row["over"] = names[row["budget"].pk]
         row["may_change"] = request.principal.may("admin", row["budget"].project_id)
     return render(request, "costs/budgets.html", {"standings": standings})
 

@@ -1,10 +1,13 @@
 """The page of costs: sums by day, tool and currency, what is left out of them, and what is flagged."""
 
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
 from django.urls import reverse
 
+from costs.models import DailySpend
+from pipeline.clock import db_now
 from pipeline.events import Event
 from tests import factories
 
@@ -184,3 +187,21 @@ def test_the_admin_shows_the_limit_and_changes_it_with_a_number_and_a_reason(adm
     of.refresh_from_db()
     assert of.limit_amount == Decimal(500)
     assert Event.objects.get(kind="budget.limit_changed").reason == "more"
+
+
+def test_a_budget_says_what_it_is_over_and_in_all_what_goes_out_a_day(admin_client, project, run):
+    factories.make_budget(project, scope_kind="model", scope_id="large-7")
+    factories.make_budget(project, scope_kind="workstream", scope_id=run.workstream_id)
+    whole = factories.make_budget(project, limit_amount=Decimal(100))
+    factories.make_cost(project=project, amount="8")
+    DailySpend.objects.update(day=(db_now() - timedelta(days=4)).date())
+
+    answer = admin_client.get("/costs/budgets/")
+
+    over = {row["budget"].scope_kind: row["over"] for row in answer.context["standings"]}
+    assert over == {"model": "large-7", "workstream": run.workstream.key, "project": project.key}
+    assert "large-7" in answer.text
+    (told,) = [row["forecast"] for row in answer.context["standings"] if row["budget"].pk == whole.pk]
+    assert (told.amount, told.a_day) == (None, Decimal(2))
+    assert "</span> a day" in answer.text
+    assert "large-7" in admin_client.get(reverse("admin:costs_budget_changelist")).text
