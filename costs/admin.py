@@ -43,12 +43,21 @@ class CostRecordAdmin(LookOnlyAdmin):
 
 @admin.register(Budget)
 class BudgetAdmin(DefinitionAdmin):
-    """Limits over scopes and periods. The limit itself is changed by `change-limit`, which asks for a reason."""
+    """Limits over scopes and periods. The limit itself is changed by an action, which asks for a reason."""
 
-    list_display = ["key", "project", "scope_kind", "limit_amount", "currency", "period", "on_breach", "active"]
+    fixed = ("project", "key", "scope_kind", "scope_id", "currency", "limit_amount")
+    actions = [
+        move_action("change_limit", _("Change the limit of"), role="admin", reason=True, figure=("new", _("New limit")))
+    ]
+    list_display = ["key", "project", "scope_kind", "over", "limit_amount", "currency", "period", "on_breach", "active"]
     list_filter = [("project", admin.RelatedOnlyFieldListFilter), "scope_kind", "period", "active"]
     list_select_related = ["project"]
-    search_fields = ["key"]
+    search_fields = ["key", "=scope_id"]
+
+    @admin.display(description=_("over"))
+    def over(self, row: Budget) -> str:
+        """Which tool, model, person or row it is over."""
+        return row.scope_ref
 
 
 @admin.register(Reservation)

@@ -36,13 +36,15 @@ class Forecast:
     """`amount` at the end of the period, to six places; None when it cannot be said, or the period has no end.
 
     `basis` is one of BASES, `days` how many complete days it rests on. `reaches_limit_at` (UTC) is when the limit will
-    be reached at this pace, if it is at all within the period (or, without an end, within a year).
+    be reached at this pace, if it is at all within the period (or, without an end, within a year). `a_day` is what goes
+    out on a day, for a period without an end.
     """
 
     amount: Decimal | None
     basis: str
     days: int = 0
     reaches_limit_at: datetime | None = None
+    a_day: Decimal | None = None
 
     @property
     def because(self) -> str | Promise:
@@ -102,7 +104,8 @@ def forecast(
             total += more
         moment, day = max(stop, moment), day + timedelta(days=1)
     amount = None if period.ends_at is None else pricing.quantise(total)
-    return Forecast(amount, basis, len(known), reached)
+    a_day = pricing.quantise(sum(weekdays.values(), Decimal(0)) / 7) if period.ends_at is None else None
+    return Forecast(amount, basis, len(known), reached, a_day)
 
 
 def _complete_days(by_day: Mapping[date, Decimal], first_day: date | None, today: date) -> dict[date, Decimal]:

@@ -87,5 +87,14 @@ query(
         AND tstzrange(a.effective_from,a.effective_to) && tstzrange(b.effective_from,b.effective_to)
     """,
 )
+query(
+    74,
+    "a running period has its budget's limit",
+    """
+    SELECT p.id FROM costs_budgetperiod p JOIN costs_budget b ON b.id=p.budget_id
+        WHERE p.limit_amount<>b.limit_amount AND p.starts_at<=clock_timestamp()
+            AND (p.ends_at IS NULL OR p.ends_at>clock_timestamp())
+    """,
+)
 
 told(Reservation)

@@ -20,7 +20,7 @@ from costs.models import Budget, BudgetPeriod, CostRecord, DailySpend, OtlpMeter
 from costs.normalise import Reading, Use
 from costs.pricing import CLASSES, Quote
 from pipeline.ids import from_uuid, to_uuid
-from pipeline.models import Tool
+from pipeline.models import Phase, Project, Task, Tool, Workstream
 
 ZERO = Decimal(0)
 MOST_SESSIONS = 500
@@ -332,6 +332,17 @@ def _quote(row: CostRecord) -> Quote | None:
 
 
 # -- budgets -------------------------------------------------------------------------------------------------------
+
+
+def scope_names(budgets: Iterable[Budget]) -> dict[str, str]:
+    """What each budget is over, as people call it: a key, a model, a person; the id of a run or worker."""
+    rows = list(budgets)
+    names: dict[tuple[str, str], str] = {}
+    for kind, model in (("project", Project), ("phase", Phase), ("workstream", Workstream), ("task", Task)):
+        ids = [one.scope_ref for one in rows if one.scope_kind == kind]
+        if ids:
+            names |= {(kind, pk): key for pk, key in model._base_manager.filter(pk__in=ids).values_list("pk", "key")}
+    return {one.pk: names.get((one.scope_kind, one.scope_ref), one.scope_ref) for one in rows}
 
 
 def standings(budgets: Iterable[Budget], now: datetime) -> list[dict[str, Any]]:

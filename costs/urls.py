@@ -9,6 +9,7 @@ urlpatterns = [
     path("costs/", views.costs, name="list"),
     path("costs/truth/", views.truth, name="truth"),
     path("costs/budgets/", views.budgets, name="budgets"),
+    path("costs/budgets/<ulid:pk>/change-limit/", views.change_limit, name="change_limit"),
     path("costs/statement/", views.statement, name="statement"),
     path("costs/export.csv", views.export, name="export"),
     path("otlp/v1/metrics", otlp_views.metrics, name="otlp_metrics"),

@@ -6,8 +6,10 @@ from datetime import timedelta
 from django.core.exceptions import BadRequest
 from django.db.models import F, Value
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
-from django.shortcuts import render
-from django.views.decorators.http import require_safe
+from django.shortcuts import get_object_or_404, render
+from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_POST, require_safe
 
 from costs import reports
 from costs.models import TOKEN_FIELDS, Budget, CostRecord, DailySpend
@@ -74,7 +76,27 @@ def costs(request: HttpRequest) -> HttpResponse:
 def budgets(request: HttpRequest) -> HttpResponse:
     """Every budget that the person may see: a bar of what is spent and set aside, and the forecast with its basis."""
     rows = Budget.objects.visible_to(request.principal).select_related("project").order_by("project__key", "key")
-    return render(request, "costs/budgets.html", {"standings": reports.standings(rows[:200], db_now())})
+    standings = reports.standings(rows[:200], db_now())
+    names = reports.scope_names(row["budget"] for row in standings)
+    for row in standings:
+        row["over"] = names[row["budget"].pk]
+        row["may_change"] = request.principal.may("admin", row["budget"].project_id)
+    return render(request, "costs/budgets.html", {"standings": standings})
+
+
+@require_POST
+@signed_in
+def change_limit(request: HttpRequest, pk: str) -> HttpResponse:
+    """Raise or lower a budget's limit, with a reason."""
+    row = get_object_or_404(Budget.objects.visible_to(request.principal), pk=pk)
+    request.principal.must("admin", row.project_id)
+    limit, reason = request.POST.get("limit_amount", ""), request.POST.get("reason", "")
+    return pages.act(
+        request,
+        lambda: row.change_limit(limit, by=request.principal.actor, reason=reason),
+        done=_("The limit is changed."),
+        to=reverse("costs:budgets"),
+    )
 
 
 @require_safe

@@ -362,13 +362,21 @@ def _short(value: Any) -> str:
 
 
 def move_action(
-    verb: str, label: Any, *, role: str, reason: bool = False, ends: bool = False, **given: Any
+    verb: str,
+    label: Any,
+    *,
+    role: str,
+    reason: bool = False,
+    ends: bool = False,
+    figure: tuple[str, Any] | None = None,
+    **given: Any,
 ) -> Callable[..., Any]:
     """An admin action that calls the rows' own `verb` with `by=` the person, `given`, and a reason where one is owed.
 
     Offered to whoever has `role` somewhere, and refused for each row in whose project they have not. Each row is a
     transaction of its own: what one refuses is a message, and the others go on. With `reason` an intermediate page asks
-    for it; with `ends` also for how long, and the verb gets `expires_at`.
+    for it; with `ends` also for how long, and the verb gets `expires_at`; with `figure`, an argument's name and label,
+    also for a number.
     """
 
     @admin_action(
@@ -384,9 +392,12 @@ def move_action(
         facts = dict(given)
         if reason:
             words = request.POST.get("reason", "").strip()
-            if not words:
-                return _ask_reason(modeladmin, request, rows, verb, str(label), ends=ends)
+            number = request.POST.get("figure", "").strip()
+            if not words or (figure and not number):
+                return _ask_reason(modeladmin, request, rows, verb, str(label), ends=ends, figure=figure)
             facts["reason"] = words
+            if figure:
+                facts[figure[0]] = number
         if ends:
             try:
                 facts["expires_at"] = end_after(request.POST.get("hours", ""))
@@ -426,9 +437,16 @@ def _each(
 
 
 def _ask_reason(
-    modeladmin: HouseAdmin, request: HttpRequest, rows: list[models.Model], verb: str, title: str, *, ends: bool
+    modeladmin: HouseAdmin,
+    request: HttpRequest,
+    rows: list[models.Model],
+    verb: str,
+    title: str,
+    *,
+    ends: bool,
+    figure: tuple[str, Any] | None,
 ) -> TemplateResponse:
-    """The page between the list and the action, which asks why, and with `ends` for how long."""
+    """The page between the list and the action, which asks why, with `ends` for how long, with `figure` how much."""
     return TemplateResponse(
         request,
         "admin/move_reason.html",
@@ -443,5 +461,7 @@ def _ask_reason(
             "action_checkbox_name": ACTION_CHECKBOX_NAME,
             "asked_before": "reason" in request.POST,
             "ends": ends,
+            "figure_label": figure and figure[1],
+            "given": request.POST,
         },
     )

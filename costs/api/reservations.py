@@ -1,6 +1,9 @@
 """Money set aside before work starts."""
 
-from django.db import transaction
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models import Q
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.decorators import action
@@ -9,10 +12,14 @@ from rest_framework.response import Response
 
 from costs import pricing
 from costs.models import BudgetExceeded, Reservation, budget, reservation
-from pipeline.models import Run, Task
+from pipeline.models import Hold, Project, Run, Task
+from pipeline.models.hold import stored
 from pipeline.refusals import InvalidField, MissingField, Refused
 from pipeline.rest import Endpoint, Filters, Listed, ProjectFilter, ProjectRef, Reason, Ref, Strict, StrictModel
 from workers.api import Figure
+
+CLOCKS_APART = 1
+"""Fewer seconds than this lie between the readings of the clock for a reservation's end and its birth."""
 
 
 class ReservationSerializer(StrictModel):
@@ -57,6 +64,42 @@ class ReservationFilters(Filters):
         fields = ("run", "task", "state", "created_at")
 
 
+def _known(given: dict[str, Any], project: Project, run: Run | None, task: Task | None) -> Reservation | None:
+    """The reservation that was made with this key. Raises Refused `duplicate_key`, naming what is another one now."""
+    key = given["key"]
+    known = Reservation.objects.filter(project=project, key=key).first() if key else None
+    if known is None:
+        return None
+    # The end is reckoned just before the birth, each by its own reading of the clock.
+    lasted = (known.expires_at - known.created_at).total_seconds() if known.expires_at else None
+    same = {
+        "amount": known.amount == pricing.figure("amount", given["amount"]),
+        "currency": known.currency == given["currency"],
+        "run": known.run_id == (run.pk if run else None),
+        "task": known.task_id == (task.pk if task else None),
+        "seconds": lasted is not None and 0 <= given["seconds"] - lasted < CLOCKS_APART,
+    }
+    other = ", ".join(name for name, is_same in same.items() if not is_same)
+    if other:
+        raise Refused(f"Key {key} was used for another {other}", code="duplicate_key")
+    return known
+
+
+def _must_not_be_held(project: Project, run: Run | None, task: Task | None) -> None:
+    """Under a hold nothing is set aside, as nothing is claimed. Raises Refused `held`."""
+    over = [("installation", ""), ("project", project.pk)]
+    if run is not None:
+        over += [("run", run.pk), ("workstream", run.workstream_id or "")]
+    if task is not None:
+        over.append(("task", task.pk))
+    scopes = Q()
+    for kind, ref in over:
+        scopes |= Q(scope_kind=kind, scope_id=stored(ref))
+    hold = Hold.objects.active().filter(scopes).order_by("pk").first()
+    if hold is not None:
+        raise Refused(f"Cannot set money aside: a hold is in force: {hold.reason}", code="held", hold=hold.pk)
+
+
 class ReservationEndpoint(Listed, Endpoint):
     """Money set aside: by claims for their leases, and here by programs for work that Signalbox does not hand out."""
 
@@ -71,7 +114,7 @@ class ReservationEndpoint(Listed, Endpoint):
     def create(self, request: Request) -> Response:
         """Set money aside in every budget over the place: 201. The same `key` in a project again: 200, the first one.
 
-        Refuses with `budget_exceeded`, naming the budget with the least left.
+        Refuses with `budget_exceeded`, naming the budget with the least left; under a hold over the place with `held`.
         """
         given = self.body(NewReservation)
         task, run, project = given.get("task"), given.get("run"), given.get("project")
@@ -82,12 +125,9 @@ class ReservationEndpoint(Listed, Endpoint):
         if project is None:
             raise MissingField("project")
         self.must_in(project)
-        if given["key"]:
-            known = Reservation.objects.filter(project=project, key=given["key"]).first()
-            if known is not None:
-                if known.amount != pricing.figure("amount", given["amount"]):
-                    raise Refused(f"Key {given['key']} was used for another amount", code="duplicate_key")
-                return self.reply(known)
+        if (known := _known(given, project, run, task)) is not None:
+            return self.reply(known)
+        _must_not_be_held(project, run, task)
         place = {"project": project, "run": run, "task": task}
         if run is not None:
             place.update(phase=run.phase_id, workstream=run.workstream_id, person=run.requested_by)
@@ -110,6 +150,12 @@ class ReservationEndpoint(Listed, Endpoint):
             for pk, asked in getattr(refusal, "breaches", ()):
                 budget.note_refusal(pk, asked, by=self.by)
             raise
+        except IntegrityError:
+            # The same key at once: the other one was first, and its money is set aside.
+            known = _known(given, project, run, task)
+            if known is None:
+                raise
+            return self.reply(known)
         return self.reply(row, 201, Location=f"{request.path}{row.pk}/")
 
     @extend_schema(request=Settlement, responses=ReservationSerializer)

@@ -331,6 +331,9 @@ class Sums(Endpoint):
     @action(detail=False, methods=["get"], pagination_class=None)
     def export(self, request: Request) -> StreamingHttpResponse:
         """Every record that the filters leave, oldest first, as CSV; voided ones with their reason."""
+        given = request.query_params.get("format", "csv")
+        if given != "csv":
+            raise BadQuery("format", f"csv, not “{given[:40]}”: nothing else is offered")
         rows = self.filter_queryset(CostRecord.objects.visible_to(self.principal)).order_by()
         answer = StreamingHttpResponse(
             reports.csv_lines(reports.exported(rows)), content_type="text/csv; charset=utf-8"

@@ -28,12 +28,15 @@ from pipeline import events
 from pipeline.clock import ClockNow, db_now
 from pipeline.definitions import Definition, DefinitionQuerySet, PreconditionFailed
 from pipeline.ids import ULIDField, from_uuid, is_id, new_id, to_uuid
-from pipeline.models import Hold, Phase, Project, Run, Task, Workstream
+from pipeline.models import Hold, Phase, Project, Run, Task, Tool, Workstream
 from pipeline.models.hold import stored
 from pipeline.models.project import slug_rule
 from pipeline.refusals import InvalidField, Refused, need_reason
 from pipeline.rows import Row, in_transaction, versioned
 from workers.models import Worker
+
+TOOLS_NAMED = 20
+"""So many tools are named to whom has named none of them."""
 
 
 class BudgetExceeded(Refused):
@@ -283,6 +286,13 @@ class Budget(Definition):
         if model is None:
             if not self.scope_id:
                 raise InvalidField("scope_id", f"a budget over a {self.scope_kind} names it")
+            # A model or a person may be new; a tool that is not there is a slip, and its budget would count nothing.
+            is_new_tool = self.scope_kind == self.Scope.TOOL and self._state.adding
+            if is_new_tool and not Tool.objects.filter(key=self.scope_id).exists():
+                keys = ", ".join(Tool.objects.order_by("key").values_list("key", flat=True)[:TOOLS_NAMED])
+                raise InvalidField(
+                    "scope_id", f"no tool has the key “{self.scope_id[:64]}”; there are: {keys or 'none'}"
+                )
             return
         given = self.scope_ref
         if self.scope_kind == self.Scope.PROJECT and not given and self.project_id:
@@ -312,9 +322,10 @@ class Budget(Definition):
 
     def edit(self, *, by: events.Actor, expected_version: int | None = None, **fields: Any) -> bool:
         """As every definition; a new calendar holds from the running period's end on, a limit has its own verb."""
-        if "limit_amount" in fields and fields["limit_amount"] != self.limit_amount:
-            raise InvalidField("limit_amount", "is changed by change-limit, with a reason")
         with in_transaction():
+            # A form has put its values on this object already: what counts is the row.
+            if "limit_amount" in fields and fields["limit_amount"] != self.lock_fresh().limit_amount:
+                raise InvalidField("limit_amount", "is changed by change-limit, with a reason")
             changed = super().edit(by=by, expected_version=expected_version, **fields)
             if changed and {"period", "timezone"} & set(fields):
                 row = self.periods.running().select_for_update().first()
@@ -325,7 +336,7 @@ class Budget(Definition):
         return changed
 
     def change_limit(self, new: Any, *, by: events.Actor, reason: str, expected_version: int | None = None) -> bool:
-        """Raise or lower the limit, also of the running period, with a reason; False when it is that already.
+        """Raise or lower the limit, also of the running period, with a reason; False when both have it already.
 
         A raise above what is spent releases the budget's own hold and lets the tasks that it stopped go on. Lowering
         below what is spent and set aside is allowed, and a breach. Raises InvalidField, ReasonRequired.
@@ -341,9 +352,13 @@ class Budget(Definition):
                     f"If-Match says version {expected_version}, but the row has version {current.version}",
                     version=current.version,
                 )
-            if current.limit_amount == limit:
-                return False
+            running = current.periods.running().first()
             before = current.limit_amount
+            if before == limit and running is not None:
+                # A period that was left behind by its budget is put right.
+                before = running.limit_amount
+            if before == limit:
+                return False
             Budget.objects.filter(pk=self.pk).update(limit_amount=limit)
             events.record(
                 "budget.limit_changed",
@@ -511,6 +526,31 @@ def breach(budget: Budget, period: BudgetPeriod, *, by: events.Actor, because: s
         data = {**period.told(budget), "over": period.spent > period.limit_amount}
         events.record("budget.breached", budget, by=by, reason=because, data=data)
     return bool(done)
+
+
+def let_go(period: BudgetPeriod, *, by: events.Actor, cause: str) -> bool:
+    """End a breach that is none any more, and the budget's holds, unless the running period is another one that has to
+    hold. The caller has locked the period and loaded its budget.
+    """
+    if period.breached_at is None or period.budget.standing(period).is_breached:
+        return False
+    BudgetPeriod.objects.filter(pk=period.pk).update(breached_at=None, hold=None)
+    if not period.budget.periods.running().exclude(breached_at=None).exists():
+        period.budget.release_holds(by=by, cause=cause)
+    return True
+
+
+def give_back_reserved(periods: Iterable[str], amount: Decimal, *, by: events.Actor) -> None:
+    """Give back `amount` that was set aside in each of these periods.
+
+    A breach that stood on money set aside ends where that is what passed the limit; one by a refusal stands, since what
+    was refused fits no better for it.
+    """
+    move_money({pk: Movement(reserved=-amount) for pk in periods}, by=by)
+    breached = BudgetPeriod.objects.filter(pk__in=list(periods)).exclude(breached_at=None)
+    for period in breached.select_related("budget").order_by("budget_id", "starts_at"):
+        if period.spent + period.reserved + amount > period.limit_amount:
+            let_go(period, by=by, cause="money set aside was given back")
 
 
 # -- charging ------------------------------------------------------------------------------------------------------

@@ -136,6 +136,4 @@ def settle(movements: Mapping[str, budget.Movement], by: events.Actor) -> None:
     budget.move_money(movements, by=by)
     breached = budget.BudgetPeriod.objects.filter(pk__in=list(movements)).exclude(breached_at=None)
     for period in breached.select_related("budget").order_by("budget_id", "starts_at"):
-        if not period.budget.standing(period).is_breached:
-            budget.BudgetPeriod.objects.filter(pk=period.pk).update(breached_at=None, hold=None)
-            period.budget.release_holds(by=by, cause="records voided")
+        budget.let_go(period, by=by, cause="records voided")

@@ -9,7 +9,15 @@ from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
 from costs import pricing
-from costs.models.budget import BudgetExceeded, BudgetPeriod, Cover, Movement, move_money, period_for
+from costs.models.budget import (
+    BudgetExceeded,
+    BudgetPeriod,
+    Cover,
+    Movement,
+    give_back_reserved,
+    move_money,
+    period_for,
+)
 from pipeline import events
 from pipeline.clock import BirthTimeField, ClockNow, db_now
 from pipeline.ids import ULIDField, new_id, to_uuid
@@ -217,8 +225,7 @@ class Reservation(Stateful):
             rest = current.rest
             to = self.State.SETTLED if current.used else self.State.RELEASED
             done = current.move(to, by=by, reason=reason, data={"used": current.used, "given_back": rest})
-            shares = current.shares.values_list("period_id", flat=True)
-            move_money({pk: Movement(reserved=-rest) for pk in shares}, by=by)
+            give_back_reserved(list(current.shares.values_list("period_id", flat=True)), rest, by=by)
             self.state, self.used = current.state, current.used
         return done
 

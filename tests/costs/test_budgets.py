@@ -375,6 +375,7 @@ def test_a_budget_of_a_scope_that_is_not_there_or_of_another_project_is_refused(
         {"scope_kind": "run", "scope_id": run.pk},
         {"scope_kind": "run", "scope_id": "nothing"},
         {"scope_kind": "tool", "scope_id": ""},
+        {"scope_kind": "tool", "scope_id": "nobodys"},
         {"scope_kind": "project", "scope_id": project.pk, "timezone": "Mars/Olympus"},
         {"scope_kind": "project", "scope_id": project.pk, "warn_steps": ["2"]},
         {"scope_kind": "project", "scope_id": project.pk, "currency": "dollars"},
@@ -450,3 +451,77 @@ def test_the_sum_of_many_records_at_once_is_charged_once_each(project: Any) -> N
     assert (told.subject_type, told.data["records"]) == ("cost_batch", 100)
     assert booking.digest_of(told.subject_id) == told.data["digest"]
     must_hold()
+
+
+def test_a_limit_that_a_form_has_put_on_the_object_is_refused_all_the_same(project: Any) -> None:
+    of = make_budget(project)
+    of.limit_amount = Decimal(500)
+    with pytest.raises(InvalidField, match="change-limit"):
+        of.edit(by=BY, limit_amount=Decimal(500))
+    assert Budget.objects.get().limit_amount == Decimal(5)
+    assert not Event.objects.filter(kind="budget.changed").exists()
+
+
+def test_a_period_that_its_budget_left_behind_is_told_by_the_doctor_and_put_right(project: Any) -> None:
+    of = make_budget(project)
+    factories.make_cost(project=project, amount="6")
+    guarding.hold_the_scope(of.pk, of.running().pk)
+    Budget.objects.update(limit_amount=Decimal(500))
+    assert [one.number for one in check_all() if not one.holds] == ["INV-74"]
+    assert of.change_limit("500", by=BY, reason="as the budget says")
+    assert of.running().limit_amount == Decimal(500)
+    assert not Hold.objects.active().exists()
+    assert Event.objects.get(kind="budget.limit_changed").before == {"limit_amount": "5.000000"}
+    assert not of.change_limit("500", by=BY, reason="again")
+    assert [one.number for one in check_all() if not one.holds] == []
+
+
+def test_a_breach_that_stood_on_money_set_aside_ends_when_that_is_given_back(project: Any) -> None:
+    of = make_budget(project, limit_amount=Decimal(1))
+    rows = [reserve(project, "0.10") for _ in range(10)]
+    rows[0].settle("0.11", by=BY)
+    guarding.hold_the_scope(of.pk, of.running().pk)
+    assert Hold.objects.active().count() == 1
+    assert rows[1].end(by=BY)
+    assert not Hold.objects.active().exists()
+    assert (of.running().breached_at, of.running().hold) == (None, None)
+    assert Hold.objects.get().release_cause == "money set aside was given back"
+    for row in rows[2:]:
+        row.end(by=BY)
+    assert (figures(of), of.standing().status) == (("0.11", "0.00"), "ok")
+    must_hold()
+
+
+def test_a_breach_by_what_is_spent_or_was_refused_stays_when_money_is_given_back(project: Any) -> None:
+    spent, refused = make_budget(project, limit_amount=Decimal(1)), make_budget(project, limit_amount=Decimal("1.5"))
+    row = reserve(project, "0.10")
+    factories.make_cost(project=project, amount="1")
+    assert budget.note_refusal(refused.pk, "0.60")
+    for of in (spent, refused):
+        guarding.hold_the_scope(of.pk, of.running().pk)
+    row.end(by=BY)
+    assert Hold.objects.active().count() == 2
+    assert None not in (spent.running().breached_at, refused.running().breached_at)
+    must_hold()
+
+
+def test_a_void_in_a_period_that_is_over_leaves_the_hold_of_the_running_one(project: Any) -> None:
+    of = make_budget(project, period="day")
+    cost = factories.make_cost(project=project, amount="6")
+    yesterday = db_now() - timedelta(days=2)
+    BudgetPeriod.objects.update(starts_at=yesterday, ends_at=db_now() - timedelta(seconds=1))
+    factories.make_cost(project=project, amount="6")
+    guarding.hold_the_scope(of.pk, of.running().pk)
+    cost.void("it was booked twice", by=BY)
+    assert Hold.objects.active().count() == 1
+    assert of.running().breached_at is not None
+
+
+def test_a_budget_over_a_tool_names_one_that_is_there_and_stays_editable_when_that_is_gone(project: Any) -> None:
+    tool = factories.make_tool(key="agent-7")
+    with pytest.raises(InvalidField, match="no tool has the key “agent-8”; there are: agent-7"):
+        make_budget(project, scope_kind="tool", scope_id="agent-8")
+    of = make_budget(project, scope_kind="tool", scope_id="agent-7")
+    tool.remove(by=BY)
+    assert of.edit(by=BY, active=False)
+    assert make_budget(project, scope_kind="model", scope_id="not-yet-used").scope_id == "not-yet-used"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from costs import guarding, reports
+from costs.api import reservations
 from costs.models import CostRecord
 from pipeline import events
 from pipeline.clock import db_now
@@ -247,3 +248,57 @@ def test_the_summary_gives_the_same_from_sums_and_from_records(project: Any) -> 
     tomorrow = (db_now().date() + timedelta(days=1)).isoformat()
     assert viewer.get("/costs/summary/", first=today).json()["totals"][0]["records"] == 3
     assert viewer.get("/costs/summary/", first=tomorrow).json()["totals"] == []
+
+
+def test_under_a_hold_nothing_is_set_aside_by_hand(project: Any) -> None:
+    operator = Api(factories.make_key("operator", project=project).text)
+    factories.make_budget(project)
+    known = {"project": project.key, "amount": "1", "key": "job-1"}
+    assert operator.post("/reservations/", known).status_code == 201
+    hold = Hold.objects.place("project", project.pk, kind="budget", reason="used up", by=BY)
+    assert operator.post("/reservations/", known).status_code == 200
+    answer = operator.post("/reservations/", {"project": project.key, "amount": "1"})
+    assert (answer.status_code, answer.json()["code"], answer.json()["hold"]) == (409, "held", hold.pk)
+    hold.release(by=BY)
+    assert operator.post("/reservations/", {"project": project.key, "amount": "1"}).status_code == 201
+
+
+def test_the_key_of_another_reservation_is_refused_with_what_is_another(project: Any) -> None:
+    operator = Api(factories.make_key("operator", project=project).text)
+    run = factories.make_run(factories.make_workstream(factories.make_phase(project)))
+    body = {"project": project.key, "amount": "1", "key": "job-1", "seconds": 60}
+    assert operator.post("/reservations/", body).status_code == 201
+    others = [("amount", "2"), ("currency", "EUR"), ("run", run.pk), ("seconds", 61), ("seconds", 59)]
+    for name, value in others:
+        answer = operator.post("/reservations/", {**body, name: value})
+        assert refused(answer) == (409, "duplicate_key")
+        assert answer.json()["detail"].endswith(f"another {name}")
+    assert operator.post("/reservations/", body).status_code == 200
+
+
+def test_who_comes_second_with_a_key_at_once_is_given_the_first(project: Any, monkeypatch: Any) -> None:
+    operator = Api(factories.make_key("operator", project=project).text)
+    of = factories.make_budget(project)
+    body = {"project": project.key, "amount": "1", "key": "job-1"}
+    first = operator.post("/reservations/", body).json()["id"]
+    look = reservations._known
+    looks: list[Any] = []
+
+    def too_early(*given: Any) -> Any:
+        """At the first look the other one has not committed yet."""
+        looks.append(given)
+        return None if len(looks) == 1 else look(*given)
+
+    monkeypatch.setattr(reservations, "_known", too_early)
+    answer = operator.post("/reservations/", body)
+    assert (answer.status_code, answer.json()["id"]) == (200, first)
+    assert (len(looks), of.running().reserved) == (2, Decimal(1))
+
+
+@pytest.mark.parametrize("given", ["parquet", "json", ""])
+def test_an_export_in_another_format_is_refused_with_the_right_one(project: Any, given: str) -> None:
+    viewer = Api(factories.make_key("viewer", project=project).text)
+    answer = viewer.get("/costs/export/", format=given)
+    assert answer.status_code == 400
+    assert "csv" in answer.json()["detail"]
+    assert viewer.get("/costs/export/", format="csv").status_code == 200

@@ -112,6 +112,7 @@ def test_a_claim_reserves_in_the_budgets_over_the_tool_it_is_routed_to_and_over_
     project: Any, tool: Any, queue: list[Task], kind: str, ref: str
 ) -> None:
     of = make_budget(project, scope_kind=kind, scope_id=getattr(tool, ref), limit_amount=Decimal("1.5"))
+    factories.make_tool(key="another", capabilities={"task_kinds": ["repair"]})
     elsewhere = make_budget(project, scope_kind=kind, scope_id="another")
     lease = take(queue[0])
     assert (figures(of), figures(elsewhere)) == (("0.00", "1.00"), ("0.00", "0.00"))

@@ -1,10 +1,14 @@
 """The page of costs: sums by day, tool and currency, what is left out of them, and what is flagged."""
 
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
 from django.urls import reverse
 
+from costs.models import DailySpend
+from pipeline.clock import db_now
+from pipeline.events import Event
 from tests import factories
 
 pytestmark = pytest.mark.django_db
@@ -141,3 +145,63 @@ def test_the_other_pages_answer_for_what_the_person_may_see(viewer, run):
     text = b"".join(viewer.get("/costs/export.csv").streaming_content).decode()
     assert "secret" not in text
     assert len(text.splitlines()) == 2
+
+
+def test_an_admin_changes_a_limit_on_the_page_and_a_viewer_is_not_offered_it(client, project):
+    user = factories.make_user()
+    factories.make_membership(user, project, role="admin")
+    client.force_login(user)
+    of = factories.make_budget(project)
+    address = reverse("costs:change_limit", args=[of.pk])
+
+    assert address in client.get("/costs/budgets/").text
+    refused = client.post(address, {"limit_amount": "9", "reason": ""}, follow=True)
+    assert "reason" in refused.text
+    of.refresh_from_db()
+    assert of.limit_amount == Decimal(5)
+    client.post(address, {"limit_amount": "9", "reason": "the release"})
+    of.refresh_from_db()
+    assert of.limit_amount == Decimal(9)
+    assert Event.objects.get(kind="budget.limit_changed").reason == "the release"
+
+    other = factories.make_user()
+    factories.make_membership(other, project)
+    client.force_login(other)
+    assert address not in client.get("/costs/budgets/").text
+    assert client.post(address, {"limit_amount": "90", "reason": "me too"}).status_code == 403
+
+
+def test_the_admin_shows_the_limit_and_changes_it_with_a_number_and_a_reason(admin_client, project):
+    of = factories.make_budget(project)
+    shown = admin_client.get(reverse("admin:costs_budget_change", args=[of.pk])).text
+    for name in ("limit_amount", "scope_id", "currency", "project"):
+        assert f'name="{name}"' not in shown
+    asked = {"action": "change_limit", "_selected_action": of.pk, "index": "0"}
+    page = reverse("admin:costs_budget_changelist")
+    assert 'name="figure"' in admin_client.post(page, asked).text
+    assert "A number and a reason" in admin_client.post(page, {**asked, "reason": "more", "figure": ""}).text
+    admin_client.post(page, {**asked, "reason": "more", "figure": "many"}, follow=True)
+    of.refresh_from_db()
+    assert of.limit_amount == Decimal(5)
+    admin_client.post(page, {**asked, "reason": "more", "figure": "500"})
+    of.refresh_from_db()
+    assert of.limit_amount == Decimal(500)
+    assert Event.objects.get(kind="budget.limit_changed").reason == "more"
+
+
+def test_a_budget_says_what_it_is_over_and_in_all_what_goes_out_a_day(admin_client, project, run):
+    factories.make_budget(project, scope_kind="model", scope_id="large-7")
+    factories.make_budget(project, scope_kind="workstream", scope_id=run.workstream_id)
+    whole = factories.make_budget(project, limit_amount=Decimal(100))
+    factories.make_cost(project=project, amount="8")
+    DailySpend.objects.update(day=(db_now() - timedelta(days=4)).date())
+
+    answer = admin_client.get("/costs/budgets/")
+
+    over = {row["budget"].scope_kind: row["over"] for row in answer.context["standings"]}
+    assert over == {"model": "large-7", "workstream": run.workstream.key, "project": project.key}
+    assert "large-7" in answer.text
+    (told,) = [row["forecast"] for row in answer.context["standings"] if row["budget"].pk == whole.pk]
+    assert (told.amount, told.a_day) == (None, Decimal(2))
+    assert "</span> a day" in answer.text
+    assert "large-7" in admin_client.get(reverse("admin:costs_budget_changelist")).text

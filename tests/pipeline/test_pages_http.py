@@ -17,6 +17,7 @@ FORMS = {"ledger": {"rewind"}, "gates": {"proposals"}}
 # Addresses for programs, with keys and manners of their own.
 PROGRAMS = {"costs": {"otlp_metrics", "otlp_logs", "otlp_traces"}}
 ACTIONS = {
+    "costs": {"change_limit"},
     "events": {"replay", "drop"},
     "runs": {"start_workstream", "start", "cancel", "hold", "release", "retry", "hold_release"},
     "workers": {"pause", "resume", "drain", "stop", "crash", "assign"},
