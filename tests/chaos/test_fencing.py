@@ -224,7 +224,7 @@ def test_a_worker_that_comes_back_from_a_partition_is_refused_with_all_it_brings
     stack: Stack, made: Callable[..., Fleet], wire: Wire
 ) -> None:
     work = made({"one": program("shell", SILENT, "nobody-runs-it")})
-    lost = registered(work, "behind the wire", url=wire.url, timeout_seconds=2)
+    lost = registered(work, "behind the wire", url=wire.url, timeout_seconds=2, heartbeat_interval=1)
     claim = work.ask(f"/workers/{lost}/claim/", {}, url=wire.url, once=new_id())[1]
     lease, base = claim["lease"], claim["checkout"]["commit"]
     held = {"id": lease["id"], "generation": 1}
