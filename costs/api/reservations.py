@@ -87,15 +87,14 @@ def _known(given: dict[str, Any], project: Project, run: Run | None, task: Task 
 
 def _must_not_be_held(project: Project, run: Run | None, task: Task | None) -> None:
     """Under a hold nothing is set aside, as nothing is claimed. Raises Refused `held`."""
-    over = [("installation", ""), ("project", project.pk)]
-    if run is not None:
-        over += [("run", run.pk), ("workstream", run.workstream_id or "")]
     if task is not None:
-        over.append(("task", task.pk))
-    scopes = Q()
-    for kind, ref in over:
-        scopes |= Q(scope_kind=kind, scope_id=stored(ref))
-    hold = Hold.objects.active().filter(scopes).order_by("pk").first()
+        holds = Hold.objects.covering(task)
+    elif run is not None:
+        holds = Hold.objects.over_run(run)
+    else:
+        of_project = Q(scope_kind="project", scope_id=stored(project.pk))
+        holds = Hold.objects.active().filter(Q(scope_kind="installation") | of_project)
+    hold = holds.order_by("pk").first()
     if hold is not None:
         raise Refused(f"Cannot set money aside: a hold is in force: {hold.reason}", code="held", hold=hold.pk)
 
