@@ -153,7 +153,7 @@ class _Places:
     def _find(self, house: dict[str, str]) -> Place:
         if "lease" in house:
             leases = Lease.objects.visible_to(self.principal).select_related("attempt__run", "attempt__task__run")
-            lease = leases.select_related("worker", "attempt__tool").filter(pk=self._id(house["lease"])).first()
+            lease = leases.select_related("worker", "attempt__tool").filter(pk=self._id(house, "lease")).first()
             if lease is None:
                 raise Refused("signalbox.lease is no lease of this key", code="lease_not_found")
             lease.attempt.task = lease.attempt.task or lease.task
@@ -173,14 +173,14 @@ class _Places:
         visible = self.principal
         if "attempt" in house:
             ids = visible.project_ids()
-            rows = StepAttempt.objects.select_related("run", "task__run", "tool").filter(pk=self._id(house["attempt"]))
+            rows = StepAttempt.objects.select_related("run", "task__run", "tool").filter(pk=self._id(house, "attempt"))
             row = (rows if ids is None else rows.filter(run__project__in=ids)).first()
             return self._there(row and Place(attempt=row), "attempt")
         if "task" in house:
-            task = Task.objects.visible_to(visible).select_related("run").filter(pk=self._id(house["task"])).first()
+            task = Task.objects.visible_to(visible).select_related("run").filter(pk=self._id(house, "task")).first()
             return self._there(task and Place(task=task, run=task.run), "task")
         if "run" in house:
-            run = Run.objects.visible_to(visible).filter(pk=self._id(house["run"])).first()
+            run = Run.objects.visible_to(visible).filter(pk=self._id(house, "run")).first()
             return self._there(run and Place(run=run), "run")
         if "project" in house:
             named = house["project"]
@@ -196,10 +196,12 @@ class _Places:
         return place
 
     @staticmethod
-    def _id(text: str) -> str:
-        if not is_id(text):
-            raise Refused("not an id: 26 characters", code="invalid_id")
-        return text
+    def _id(house: dict[str, str], name: str) -> str:
+        if not is_id(house[name]):
+            raise Refused(
+                f"signalbox.{name} is an id of 26 letters and digits, not “{house[name][:40]}”", code="invalid_id"
+            )
+        return house[name]
 
 
 # -- booking -------------------------------------------------------------------------------------------------------

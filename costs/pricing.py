@@ -112,6 +112,8 @@ def amount(
     place, unless `override`.
     """
     by_usage = quantise(quantity * rate) if quantity is not None and rate is not None else None
+    if by_usage is not None and by_usage > MOST:
+        raise InvalidField("usage_quantity", f"quantity × rate is {by_usage}; at most {MOST}")
     if stated is not None:
         if by_usage is not None and not override and abs(stated - by_usage) > _half_unit(stated, by_usage):
             raise InvalidField(

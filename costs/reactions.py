@@ -10,7 +10,7 @@ from django.db import transaction
 from costs import blockers as blockers
 from costs import checks as checks
 from costs import fates, guarding
-from costs.models import CostRecord, Reservation, booking, budget
+from costs.models import CostRecord, Reservation, booking, budget, charging
 from costs.pricing import CLASSES
 from ledger.models import Patch
 from pipeline import events, prepared
@@ -186,6 +186,12 @@ def _use_of(lease: Lease, item: Any, number: int) -> booking.Use:
 # -- budgets -------------------------------------------------------------------------------------------------------
 
 
+@on("budget.added", "budget.changed")
+def count_what_was_earlier(event: Event) -> None:
+    """What was booked in its period before it counted is counted as well."""
+    events.nudge_later("costs.tasks.count_earlier")
+
+
 @on("budget.breached")
 def hold_the_scope(event: Event) -> None:
     """A breached budget pauses its scope and asks; past its limit, what runs under it is asked to stop."""
@@ -244,5 +250,6 @@ def reclass(event: Event) -> None:
 
 chore(guarding.end_overdue_reservations)
 chore(guarding.book_estimates)
+chore(charging.count_earlier, send=charging.send_count)
 chore(fates.reclass_forgotten)
 chore(fates.reconcile_now_and_then)

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connection
 from django.db.models import Count, Q, QuerySet, Sum
@@ -17,6 +17,7 @@ from django.db.models.functions import TruncDate
 
 from costs import forecast, periods, pricing, truth
 from costs.models import Budget, BudgetPeriod, CostRecord, DailySpend, OtlpMeter, Price, settled
+from costs.models.record import CostRecordQuerySet
 from costs.normalise import Reading, Use
 from costs.pricing import CLASSES, Quote
 from pipeline.ids import from_uuid, to_uuid
@@ -272,18 +273,20 @@ def _each(amount: Decimal, number: int) -> Decimal | None:
 # -- the truth meter -----------------------------------------------------------------------------------------------
 
 
-def truths(records: "QuerySet[CostRecord]") -> list[dict[str, Any]]:
+def truths(records: CostRecordQuerySet) -> list[dict[str, Any]]:
     """The newest sessions of which a tool states what they cost: its figure, ours, a gateway's, and the likely cause.
 
     A session is what one meter, one tool's session or one attempt used. The dearest differences come first. Of the
     newest records alone, however many there are.
     """
-    stated = records.filter(voided_at=None, stated_amount__isnull=False).exclude(basis="stated")
-    rows = list(stated.select_related("tool", "price").order_by("-pk")[:RECORDS_LOOKED_AT])
-    sessions: dict[tuple[str, str], list[CostRecord]] = defaultdict(list)
+    rows = list(records.compared().select_related("tool", "price").order_by("-pk")[:RECORDS_LOOKED_AT])
+    book = Price.objects.book_for({row.model for row in rows if row.basis == CostRecord.Basis.STATED})
+    sessions: dict[tuple[str, str], list[_Compared]] = defaultdict(list)
     for row in rows:
-        name = row.meter or row.session or row.attempt_id or row.pk
-        sessions[(row.tool.key if row.tool else row.source, name)].append(row)
+        one = _compared(row, book)
+        if one is not None:
+            name = row.meter or row.session or row.attempt_id or row.pk
+            sessions[(row.tool.key if row.tool else row.source, name)].append(one)
     told = [_truth(tool, name, found) for (tool, name), found in list(sessions.items())[:MOST_SESSIONS]]
     reported = OtlpMeter.objects.filter(stated_amount__isnull=False, meter__in=[one["session"] for one in told])
     for meter, amount in reported.values_list("meter", "stated_amount"):
@@ -293,11 +296,31 @@ def truths(records: "QuerySet[CostRecord]") -> list[dict[str, Any]]:
     return sorted(told, key=lambda one: -abs(one["difference"] or ZERO))
 
 
-def _truth(tool: str, name: str, rows: list[CostRecord]) -> dict[str, Any]:
+class _Compared(NamedTuple):
+    """A record of which a tool states what it cost, and our price for it."""
+
+    row: CostRecord
+    quote: Quote | None
+    ours: Decimal
+
+
+def _compared(row: CostRecord, book: pricing.PriceBook) -> _Compared | None:
+    """None for one that was booked at what was stated, and that the prices in `book` say nothing of."""
+    if row.basis != CostRecord.Basis.STATED:
+        return _Compared(row, _quote(row), row.amount)
+    quote, tokens = book.at(row.provider, row.model, row.reported_at or row.recorded_at), row.tokens()
+    if quote is None or quote.currency != row.currency or not any(tokens.values()):
+        return None
+    ours = quote.amount(tokens, is_request=row.is_request, web_searches=row.web_searches)
+    return None if ours is None else _Compared(row, quote, ours)
+
+
+def _truth(tool: str, name: str, found: list[_Compared]) -> dict[str, Any]:
+    rows = [one.row for one in found]
     uses, quotes = [], {}
-    for row in rows:
+    for row, quote, _ours in found:
         use = Use(
-            tokens={name: getattr(row, f"tokens_{name}") for name in CLASSES},
+            tokens=row.tokens(),
             provider=row.provider,
             model=row.model,
             reasoning=row.reasoning,
@@ -307,7 +330,7 @@ def _truth(tool: str, name: str, rows: list[CostRecord]) -> dict[str, Any]:
             flags=frozenset(row.flags),
         )
         uses.append(use)
-        quotes[row.pk] = _quote(row)
+        quotes[row.pk] = quote
     reported = sum((row.stated_amount or ZERO for row in rows), ZERO)
     at_gateway = [row.gateway_amount for row in rows if row.gateway_amount is not None]
     gateway = sum(at_gateway, ZERO) if len(at_gateway) == len(rows) else None
@@ -315,7 +338,7 @@ def _truth(tool: str, name: str, rows: list[CostRecord]) -> dict[str, Any]:
     verdict = truth.compare(reading, lambda use: quotes[use.key], reported=reported, gateway=gateway)
     return {
         "tool": tool, "session": name, "model": ", ".join(sorted({row.model for row in rows if row.model})),
-        "records": len(rows), "reported": reported, "ours": sum((row.amount for row in rows), ZERO),
+        "records": len(rows), "reported": reported, "ours": sum((one.ours for one in found), ZERO),
         "gateway": gateway, "difference": verdict.difference, "ratio": verdict.ratio, "near": verdict.near,
         "label": verdict.label, "sentence": str(verdict.sentence), "agent_reported": None,
         "currency": rows[0].currency, "at": rows[0].recorded_at,

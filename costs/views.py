@@ -3,7 +3,6 @@
 import re
 from datetime import timedelta
 
-from django.core.exceptions import BadRequest
 from django.db.models import F, Value
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, render
@@ -17,6 +16,7 @@ from costs.pages import DAYS
 from pipeline import pages
 from pipeline.auth import signed_in
 from pipeline.clock import db_now
+from pipeline.refusals import InvalidField
 
 TOOLS_SHOWN = 30
 LANDED_DAYS = 30
@@ -124,15 +124,25 @@ def truth(request: HttpRequest) -> HttpResponse:
 @require_safe
 @signed_in
 def statement(request: HttpRequest) -> HttpResponse:
-    """One month for the books; `?month=2026-11`. Raises BadRequest for what is no month."""
-    given = request.GET.get("month") or pages.today().strftime("%Y-%m")
-    if not re.fullmatch(r"20[0-9]{2}-(0[1-9]|1[0-2])", given, re.ASCII):
-        raise BadRequest("month: a month as YYYY-MM")
+    """One month for the books; `?month=2026-11`. For what is no month, the present one under a word about it."""
+    filters = pages.Filters(request)
+    given = filters.read("month", _month) or pages.today().strftime("%Y-%m")
     sums = DailySpend.objects.visible_to(request.principal)
     told = reports.statement(sums, int(given[:4]), int(given[5:]))
     before = (told["first"] - timedelta(days=1)).strftime("%Y-%m")
     after = (told["last"] + timedelta(days=1)).strftime("%Y-%m")
-    return render(request, "costs/statement.html", {**told, "month": given, "before": before, "after": after})
+    return render(
+        request,
+        "costs/statement.html",
+        {**told, "month": given, "before": before, "after": after, "error": filters.errors.get("month")},
+        status=filters.status,
+    )
+
+
+def _month(given: str) -> str:
+    if not re.fullmatch(r"20[0-9]{2}-(0[1-9]|1[0-2])", given, re.ASCII):
+        raise InvalidField("month", _("a month as YYYY-MM, such as 2026-11"))
+    return given
 
 
 @require_safe

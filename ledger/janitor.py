@@ -8,16 +8,15 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 from django.conf import settings
-from django.db import connection
 
 from ledger import git
+from pipeline import locks
 from pipeline.models import Project
 
 LOCKS = ("*.lock", "refs/**/*.lock", "info/*.lock", "objects/**/*.lock")
@@ -57,18 +56,9 @@ def sweep_all() -> int:
     return sum(len(sweep(project)) for project in managed)
 
 
-@contextmanager
-def alone(project: Project) -> Iterator[bool]:
-    """The advisory lock of the project's repository: False when somebody else sweeps, fetches or pushes there."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 1))", [f"repository {project.pk}"])
-        (mine,) = cursor.fetchone()
-    try:
-        yield mine
-    finally:
-        if mine:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 1))", [f"repository {project.pk}"])
+def alone(project: Project) -> AbstractContextManager[bool]:
+    """Whether this process has the project's repository to itself: nobody else sweeps it, fetches or pushes there."""
+    return locks.alone(f"repository {project.pk}", 1)
 
 
 def at_work(mirror: Path) -> list[int]:

@@ -3,15 +3,13 @@
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from django.db import connection, transaction
+from django.db import transaction
 
 from ledger import git, janitor
 from ledger.models import MergeQueue, Patch, QueueItem
-from pipeline import events, prepared
+from pipeline import events, locks, prepared
 from pipeline.crashpoints import crashpoint
 from pipeline.ids import to_uuid
 from pipeline.questions import ask
@@ -29,7 +27,7 @@ def advance(queue_id: str, *, by: events.Actor = events.SYSTEM) -> int:
     One at a time per queue: whoever finds it taken leaves, since the other looks again before it leaves itself.
     """
     done = 0
-    with _alone(queue_id) as mine:
+    with locks.alone(f"queue {queue_id}", 1) as mine:
         if not mine:
             return 0
         try:
@@ -52,20 +50,6 @@ def _wait(queue_id: str, problem: git.GitFailed, by: events.Actor) -> None:
         problem,
         len(removed),
     )
-
-
-@contextmanager
-def _alone(queue_id: str) -> Iterator[bool]:
-    """A session's advisory lock on the queue: it holds across transactions, and dies with the process."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 1))", [f"queue {queue_id}"])
-        (mine,) = cursor.fetchone()
-    try:
-        yield mine
-    finally:
-        if mine:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 1))", [f"queue {queue_id}"])
 
 
 def advance_all() -> int:

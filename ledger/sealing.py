@@ -7,8 +7,7 @@ leaves a row without `anchor`; the next sealer makes that commit first. The same
 import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from django.db import connection, transaction
 
 from ledger import git, proof
 from ledger.models import Seal
+from pipeline import locks
 from pipeline.crashpoints import crashpoint
 from pipeline.events import START, Cursor
 from pipeline.refusals import Refused
@@ -68,18 +68,9 @@ def seal() -> int:
         return written
 
 
-@contextmanager
-def alone() -> Iterator[bool]:
-    """The sealer's lock, of the session: it holds across transactions and dies with the process. False: not mine."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 3))", [_LOCK])
-        (mine,) = cursor.fetchone()
-    try:
-        yield mine
-    finally:
-        if mine:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 3))", [_LOCK])
+def alone() -> AbstractContextManager[bool]:
+    """Whether the sealer is this process, as long as the block lasts."""
+    return locks.alone(_LOCK, 3)
 
 
 def _seal_next() -> bool:

@@ -7,8 +7,8 @@ that is still open.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -24,7 +24,7 @@ from django.db.models import F, Q
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Coalesce, Greatest
 
-from pipeline import prepared
+from pipeline import locks, prepared
 from pipeline.chain import canonical
 from pipeline.clock import ClockNow
 from pipeline.crashpoints import crashpoint
@@ -884,17 +884,9 @@ def _take_back(before: FailedReaction, *, is_new: bool, mended: bool = False) ->
     row.update(**facts)
 
 
-@contextmanager
-def _in_hand(event: Event) -> Iterator[bool]:
-    """Whether this process has the event to itself: a lock of its session, which dies with it."""
-    key = f"react {event.pk}"
-    (mine,) = prepared.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 5))", [key])[0]
-    try:
-        yield mine
-    finally:
-        if mine:
-            with suppress(DatabaseError):  # a session that broke has let go of it
-                prepared.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 5))", [key])
+def _in_hand(event: Event) -> AbstractContextManager[bool]:
+    """Whether this process has the event to itself, as long as the block lasts."""
+    return locks.alone(f"react {event.pk}", 5)
 
 
 def _close(event: Event) -> bool:

@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +21,12 @@ _generator = ULIDGenerator(policy=LaxMonotonicPolicy())
 def new_id() -> str:
     """A fresh ULID: 26 characters, rising within this process, ordered by millisecond between processes."""
     return _text(int.from_bytes(_generator.generate().bytes))
+
+
+def first_id_at(at: datetime) -> str:
+    """An id older than every id of the time from `at` (aware) on, with an hour for clocks that differ."""
+    milliseconds = max(int((at - timedelta(hours=1)).timestamp() * 1000), 0)
+    return _text(milliseconds << 80)
 
 
 def is_id(text: object) -> bool:

@@ -151,6 +151,9 @@ def _flat(details: Any, path: str = "") -> Iterator[dict[str, str]]:
         yield {"field": path, "code": code, "detail": str(details["message"])}
     elif isinstance(details, Mapping):
         for name, inner in details.items():
+            if isinstance(name, int):  # a row of a list in which others are right
+                yield from _flat(inner, f"{path}[{name}]")
+                continue
             step = "" if name == "non_field_errors" else str(name)
             yield from _flat(inner, ".".join(part for part in (path, step) if part))
     else:

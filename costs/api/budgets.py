@@ -22,11 +22,22 @@ class Standing(serializers.Serializer[Any]):
     ends_at = serializers.DateTimeField(allow_null=True)
     status = serializers.ChoiceField(["ok", "warning", "exceeded"])
     spent = serializers.DecimalField(max_digits=24, decimal_places=6)
+    is_behind = serializers.BooleanField(
+        source="budget.is_behind",
+        help_text="What was booked in the period before is still to be added.",
+    )
     reserved = serializers.DecimalField(max_digits=24, decimal_places=6)
     remaining = serializers.DecimalField(max_digits=24, decimal_places=6)
     ratio = serializers.DecimalField(max_digits=24, decimal_places=4, allow_null=True)
     forecast = serializers.DecimalField(
         max_digits=24, decimal_places=6, allow_null=True, source="forecast.amount", help_text="At the period's end."
+    )
+    forecast_a_day = serializers.DecimalField(
+        max_digits=24,
+        decimal_places=6,
+        allow_null=True,
+        source="forecast.a_day",
+        help_text="Of a budget without a period.",
     )
     forecast_basis = serializers.CharField(source="forecast.basis")
     forecast_because = serializers.CharField(source="forecast.because", help_text="The basis, for people.")

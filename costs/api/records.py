@@ -200,7 +200,7 @@ class CostEndpoint(Sums, Listed, Endpoint):
         refs = {name: field for name, field in Booking(context=context).fields.items() if name in _REFS}
         known: dict[tuple[str, str], Any] = {}
         found = []
-        for document in documents:
+        for number, document in enumerate(documents):
             if type(document) is not dict or "resource_type" not in document:
                 return None
             fields: dict[str, Any] = {}
@@ -217,7 +217,13 @@ class CostEndpoint(Sums, Listed, Endpoint):
                     return None
                 elif name in refs:
                     if (name, value) not in known:
-                        known[name, value] = refs[name].run_validation(value)
+                        try:
+                            known[name, value] = refs[name].run_validation(value)
+                        except serializers.ValidationError:
+                            return None  # the serializer says in which of them
+                        except NotFound as refusal:
+                            refusal.parts["field"] = f"[{number}].{name}"
+                            raise
                     fields[name] = known[name, value]
                 elif is_id(value) if name == "lease" else _is_plain(value, _PLAIN_TEXTS.get(name, -1)):
                     fields[name] = value

@@ -18,6 +18,7 @@ from rest_framework.response import Response
 from costs import reports
 from costs.models import CostRecord, DailySpend
 from pipeline.clock import db_now
+from pipeline.ids import is_id
 from pipeline.models import Project
 from pipeline.refusals import NotFound
 from pipeline.rest import BadQuery, Endpoint, IdField, find_project
@@ -232,7 +233,8 @@ class Sums(Endpoint):
                 except NotFound:
                     return rows.none()
             elif name in ("phase", "workstream", "worker", "tool"):
-                IdField().run_validation(value)
+                if not is_id(value):
+                    raise BadQuery(name, f"an id of 26 letters and digits, not “{value[:40]}”")
                 rows = rows.filter(**{f"{name}_id": value})
             elif name == "first":
                 rows = rows.filter(day__gte=_day(name, value))

@@ -135,6 +135,7 @@ def book(uses: Sequence[Use], *, by: events.Actor, charge: bool = True) -> list[
     if not uses:
         return []
     with in_transaction():
+        charging.join_bookings()
         reckoner = _Reckoner(uses)
         given = []
         for number, use in enumerate(uses):

@@ -123,6 +123,15 @@ def covering(scopes: Iterable[str], projects: Iterable[str | None]) -> list[Cove
     return [_cover(row) for row in rows]
 
 
+def running_cover(budget_id: str) -> Cover | None:
+    """One budget with its running period; None where it is off or gone."""
+    row = Budget.objects.active().filter(pk=budget_id).first()
+    if row is None:
+        return None
+    found = covering([f"{row.scope_kind}:{row.scope_id}"], [row.project_id])
+    return next((one for one in found if one.budget_id == budget_id), None)
+
+
 def _cover(row: Any) -> Cover:
     (
         pk, project, key, scope, currency, limit, warn_ratio, steps, on_breach, kind, zone, period, starts_at, ends_at,
@@ -175,6 +184,10 @@ class BudgetQuerySet(DefinitionQuerySet["Budget"]):
         )  # fmt: skip
         return self.active().filter(pk__in=[cover.budget_id for cover in covering(scopes, [run.project_id])])
 
+    def behind(self) -> Self:
+        """Those that count, and in which what was booked before is still to be counted."""
+        return self.active().filter(is_behind=True)
+
     def breached(self) -> Self:
         """Those whose running period is breached."""
         return self.filter(periods__in=BudgetPeriod.objects.running().exclude(breached_at=None)).distinct()
@@ -184,15 +197,17 @@ class BudgetQuerySet(DefinitionQuerySet["Budget"]):
         return self.filter(periods__in=BudgetPeriod.objects.running().exclude(warned_at=None)).distinct()
 
 
-@versioned()
+@versioned(quiet=("is_behind",))
 class Budget(Definition):
     """How much may be spent in a scope, in all or in each period of its time zone's calendar.
 
+    What was booked in the running period before the budget was there counts as well, a moment later (`is_behind`).
     A limit of 0 admits nothing. `warn_ratio`, and each of `warn_steps`, warns once in a period. On a breach, `hold`
     pauses the scope and asks; `warn` only says so, and admits nothing past the limit all the same.
     """
 
     NOUN = "budget"
+    UNTOLD = Definition.UNTOLD | {"is_behind"}
 
     class Scope(models.TextChoices):
         INSTALLATION = "installation", _("installation")
@@ -228,6 +243,7 @@ class Budget(Definition):
     warn_steps = models.JSONField(default=list, blank=True)
     on_breach = models.CharField(max_length=4, choices=OnBreach, default=OnBreach.HOLD)
     active = models.BooleanField(default=True)
+    is_behind = models.BooleanField(default=True, editable=False)
 
     objects = BudgetQuerySet.as_manager()
 
@@ -326,7 +342,10 @@ class Budget(Definition):
             # A form has put its values on this object already: what counts is the row.
             if "limit_amount" in fields and fields["limit_amount"] != self.lock_fresh().limit_amount:
                 raise InvalidField("limit_amount", "is changed by change-limit, with a reason")
+            was_off = not self.lock_fresh().active
             changed = super().edit(by=by, expected_version=expected_version, **fields)
+            if was_off and self.active:
+                Budget.objects.filter(pk=self.pk).update(is_behind=True)
             if changed and {"period", "timezone"} & set(fields):
                 row = self.periods.running().select_for_update().first()
                 if row is not None:
@@ -631,15 +650,11 @@ def note_refusal(budget_id: str, amount: Any, *, by: events.Actor = events.SYSTE
     In a transaction of its own, since the refused one is undone. Safe to repeat.
     """
     with in_transaction():
-        budget = Budget.objects.active().filter(pk=budget_id).first()
-        if budget is None:
-            return False
-        covers = covering([f"{budget.scope_kind}:{budget.scope_id}"], [budget.project_id])
-        cover = next((one for one in covers if one.budget_id == budget_id), None)
+        cover = running_cover(budget_id)
         if cover is None:
             return False
-        period = BudgetPeriod.objects.select_for_update(no_key=True).get(pk=period_for(cover))
+        period = BudgetPeriod.objects.select_for_update(no_key=True).select_related("budget").get(pk=period_for(cover))
         if period.spent + Decimal(str(amount)) <= period.limit_amount:
             return False
         because = _t("%(amount)s was asked for, and less than that is left.") % {"amount": amount}
-        return breach(budget, period, by=by, because=because)
+        return breach(period.budget, period, by=by, because=because)

@@ -7,15 +7,32 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.db import connection
+from django.db.models import Exists, OuterRef, Q
+from django.utils.translation import gettext as _
 
 from costs.models import budget
+from costs.models.budget import Budget
 from costs.models.record import CostRecord
-from pipeline import events
-from pipeline.ids import from_uuid, to_uuid
+from pipeline import events, prepared
+from pipeline.ids import first_id_at, from_uuid, to_uuid
+from pipeline.locks import alone
 from pipeline.models import Tool
+from pipeline.rows import in_transaction
 
 if TYPE_CHECKING:
     from costs.models.booking import Booked
+
+
+# Bookings share this advisory lock, and counting what was booked before a budget was there takes it alone for a moment.
+_BOOKINGS = 7_033_005
+
+WINDOW = 20_000
+"""So many records are looked at by one statement."""
+
+
+def join_bookings() -> None:
+    """Be among the bookings for which `count_earlier` waits, before it is asked which budgets there are."""
+    prepared.execute("SELECT pg_advisory_xact_lock_shared(%s)::text", [_BOOKINGS])
 
 
 def charge(new: Sequence["Booked"], by: events.Actor) -> None:
@@ -137,3 +154,77 @@ def settle(movements: Mapping[str, budget.Movement], by: events.Actor) -> None:
     breached = budget.BudgetPeriod.objects.filter(pk__in=list(movements)).exclude(breached_at=None)
     for period in breached.select_related("budget").order_by("budget_id", "starts_at"):
         budget.let_go(period, by=by, cause="records voided")
+
+
+# -- what was booked before ----------------------------------------------------------------------------------------
+
+
+def count_earlier() -> int:
+    """Bring up to date the budgets that are behind: what was booked in their running period before they were there, or
+    while they were off, counts as well. A month that is bounded from its middle on has spent what it has spent.
+
+    Answers how many records were counted. One at a time; safe to repeat, and beside bookings, voids and rebookings.
+    """
+    with alone("count_earlier", _BOOKINGS) as mine:
+        return sum(_catch_up(row) for row in Budget.objects.behind().order_by("pk")) if mine else 0
+
+
+def send_count() -> None:
+    """Have it done in the background, if a budget is behind."""
+    if Budget.objects.behind().exists():
+        events.nudge("costs.tasks.count_earlier")
+
+
+def _catch_up(row: Budget) -> int:
+    # Who did not see the budget has ended once this is granted, and who comes later sees it.
+    with in_transaction():
+        prepared.execute("SELECT pg_advisory_xact_lock(%s)::text", [_BOOKINGS])
+    done = 0
+    # What was rebooked behind this one's back is found by going through once more.
+    while found := _go_through(row.pk):
+        done += found
+    # Unless it was switched off and on again meanwhile, which the next round finds.
+    Budget.objects.filter(pk=row.pk, version=row.version).update(is_behind=False)
+    return done
+
+
+def _go_through(budget_id: str) -> int:
+    done, after = 0, ""
+    while True:
+        with in_transaction():
+            cover = budget.running_cover(budget_id)
+            if cover is None:
+                return done
+            after = after or first_id_at(cover.starts_at)
+            ahead = CostRecord.objects.filter(pk__gt=after).order_by("pk").values_list("pk", flat=True)
+            last = ahead[WINDOW - 1 : WINDOW].first()
+            window = Q(pk__gt=after) if last is None else Q(pk__gt=after, pk__lte=last)
+            done += _count(cover, window)
+        if last is None:
+            return done
+        after = last
+
+
+def _count(cover: budget.Cover, window: Q) -> int:
+    counted = budget.Charge.objects.filter(record=OuterRef("pk"), period__budget=cover.budget_id)
+    rows = CostRecord.objects.live().filter(
+        window, _covered_by(cover), ~Exists(counted), currency=cover.currency, recorded_at__gte=cover.starts_at
+    )
+    # A void locks its records before it asks where they count: it is seen here, or sees what is counted here.
+    locked = rows.order_by("pk").select_for_update(no_key=True, of=("self",))
+    amounts = dict(locked.values_list("pk", "amount"))
+    if amounts:
+        movement = budget.Movement(spent=sum(amounts.values(), Decimal(0)), records=list(amounts))
+        because = _("So much was spent in the period before the budget counted.")
+        budget.move_money({budget.period_for(cover): movement}, by=events.SYSTEM, because=because)
+    return len(amounts)
+
+
+def _covered_by(cover: budget.Cover) -> Q:
+    """The records that a budget covers, as `scopes_of` says of their places."""
+    kind, _colon, named = cover.scope.partition(":")
+    here = Q() if cover.project_id is None else Q(project=cover.project_id)
+    if kind == "installation":
+        return here
+    column = {"tool": "tool__key", "model": "model", "user": "person"}.get(kind)
+    return here & (Q(**{column: named}) if column else Q(**{kind: from_uuid(UUID(named))}))

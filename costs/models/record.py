@@ -17,6 +17,8 @@ from pipeline.models import ExecutionRequest, Phase, Project, Run, StepAttempt, 
 from pipeline.rows import Told, versioned
 from workers.models import Worker
 
+_COMPARED = Q(stated_amount__isnull=False) & (~Q(basis="stated") | ~Q(model=""))
+
 TOKEN_FIELDS = tuple(f"tokens_{name}" for name in pricing.CLASSES)
 
 
@@ -39,6 +41,10 @@ class CostRecordQuerySet(models.QuerySet["CostRecord"]):
     def unpriced(self) -> Self:
         """Booked at the ceiling, since their model's price is unknown."""
         return self.filter(unpriced=True)
+
+    def compared(self) -> Self:
+        """Live ones whose stated amount can be held against a price: another was booked, or they name a model."""
+        return self.live().filter(_COMPARED)
 
     def waste(self) -> Self:
         """What was spent on work that did not land."""
@@ -185,9 +191,11 @@ class CostRecord(Told):
             models.Index(fields=["attempt"], name="cost_of_attempt"),
             # Read by what replaces the bookings of a meter.
             models.Index(fields=["meter"], name="cost_of_meter", condition=~Q(meter="")),
-            # Read by the truth meter: the newest that have a price beside what a tool says that they cost.
+            # Read by the truth meter: the newest of which a tool says what they cost, and that may have a price.
             models.Index(
-                fields=["-id"], name="cost_compared", condition=Q(stated_amount__isnull=False) & ~Q(basis="stated")
+                fields=["-id"],
+                name="cost_compared",
+                condition=_COMPARED,
             ),
             # Read by the page of what nobody prices.
             models.Index(fields=["-id"], name="cost_unpriced", condition=Q(unpriced=True)),
@@ -210,6 +218,10 @@ class CostRecord(Told):
             "worker_id": self.worker_id,
             "patch_id": self.patch_id,
         }
+
+    def tokens(self) -> dict[str, int]:
+        """The five counts by class."""
+        return {name: getattr(self, f"tokens_{name}") for name in pricing.CLASSES}
 
     def void(self, reason: str, *, by: events.Actor) -> bool:
         """Take it out of every sum, with a reason; true if it was live. Raises ReasonRequired."""

@@ -8,10 +8,9 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
 from django.db.models import Q
 
@@ -20,7 +19,7 @@ from costs.models import booking
 from costs.models.price import Price
 from costs.models.record import TOKEN_FIELDS, CostRecord
 from pipeline import events
-from pipeline.ids import from_uuid, new_id
+from pipeline.ids import first_id_at, new_id
 from pipeline.refusals import need_reason
 from pipeline.rows import in_transaction
 
@@ -117,7 +116,7 @@ def reprice(
         rows = rows.filter(recorded_at__gte=since)
     if until is not None:
         rows = rows.filter(recorded_at__lt=until)
-    found = Outcome(following=max(after, _first_id(since)))
+    found = Outcome(following=max(after, first_id_at(since) if since else NOTHING))
     # What is rebooked meanwhile has a younger id, and the price that it ought to have.
     last = CostRecord.objects.order_by("-pk").values_list("pk", flat=True).first()
     windows = 0
@@ -139,14 +138,6 @@ def reprice(
             found.following = page[-1].pk if len(page) == some else upper
     found.following = ""
     return found
-
-
-def _first_id(since: datetime | None) -> str:
-    """An id older than those of the records from this time on: an id begins with the time at which it was made."""
-    if since is None:
-        return NOTHING
-    milliseconds = max(int((since - timedelta(hours=1)).timestamp() * 1000), 0)
-    return from_uuid(UUID(int=milliseconds << 80))
 
 
 def _by_tokens() -> Q:
@@ -187,7 +178,7 @@ def _differences(page: Sequence[CostRecord]) -> Iterator[Difference]:
         quote = prices.at(row.provider, row.model, used_at(row))
         if quote is None:
             continue
-        tokens = {name: getattr(row, f"tokens_{name}") for name in pricing.CLASSES}
+        tokens = row.tokens()
         amount = quote.amount(tokens, is_request=row.is_request, web_searches=row.web_searches)
         if amount is None:
             continue
@@ -215,7 +206,7 @@ def _use(one: Difference) -> booking.Use:
         request=row.request,
         project=row.project,
         worker=row.worker,
-        tokens={name: getattr(row, f"tokens_{name}") for name in pricing.CLASSES},
+        tokens=row.tokens(),
         model=row.model,
         provider=row.provider,
         duration_seconds=row.duration_seconds,

@@ -327,6 +327,27 @@ def test_a_summary_groups_by_what_it_knows(admin: Api, group_by: str) -> None:
     assert refused(admin.get("/costs/summary/", colour="x")) == (400, "unknown_filter")
 
 
+@pytest.mark.parametrize("name", ["tool", "phase", "workstream", "worker"])
+def test_a_filter_of_a_summary_that_is_no_id_is_named(admin: Api, name: str) -> None:
+    answer = admin.get("/costs/summary/", **{name: "xx"})
+    assert refused(answer) == (400, "invalid_field")
+    assert (answer.json()["errors"][0]["field"], "“xx”" in answer.json()["detail"]) == (name, True)
+
+
+@pytest.mark.parametrize(("run", "status"), [("nonsense", 422), (new_id(), 404)])
+def test_a_bad_reference_in_a_list_is_named_with_its_number(project: Any, operator: Api, run: str, status: int) -> None:
+    good = {**USE, "project": project.key}
+    answer = operator.post("/costs/", [good, {**good, "run": run}])
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (status, "[1].run")
+    assert not CostRecord.objects.exists()
+
+
+def test_a_quantity_and_its_rate_cannot_be_more_than_money_is(project: Any, operator: Api) -> None:
+    use = {**USE, "amount": None, "usage_quantity": "1000000000", "usage_rate": "1000000000"}
+    answer = operator.post("/costs/", {**use, "project": project.key})
+    assert (refused(answer), answer.json()["errors"][0]["field"]) == ((422, "invalid_field"), "usage_quantity")
+
+
 def test_the_queries_of_the_list_do_not_grow(project: Any, admin: Api, django_assert_max_num_queries: Any) -> None:
     for _number in range(5):
         factories.make_cost(project=project)

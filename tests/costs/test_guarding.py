@@ -159,6 +159,22 @@ def test_a_record_whose_model_nobody_prices_says_nothing_about_the_tool() -> Non
     assert found["label"] == "unpriced"
 
 
+@pytest.mark.parametrize(("amount", "label"), [("0.015", "agree"), ("0.03", "counted_twice"), ("1.5", "unexplained")])
+def test_an_amount_that_was_believed_is_held_against_the_price_of_its_tokens(amount: str, label: str) -> None:
+    make_price(model="m", uncached_input=10, output=50)
+    factories.make_cost(amount=amount, model="m", tokens={"uncached_input": 1000, "output": 100})
+    (found,) = reports.truths(CostRecord.objects.all())
+    assert (found["label"], found["reported"], found["ours"]) == (label, Decimal(amount), Decimal("0.015"))
+
+
+def test_an_amount_that_nothing_else_is_known_of_is_not_compared() -> None:
+    make_price(model="m", uncached_input=10)
+    factories.make_cost(amount="1", model="m")
+    factories.make_cost(amount="1", model="mystery", tokens={"output": 5})
+    factories.make_cost(amount="1", model="m", currency="EUR", tokens={"uncached_input": 5})
+    assert reports.truths(CostRecord.objects.all()) == []
+
+
 # -- over the API --------------------------------------------------------------------------------------------------
 
 

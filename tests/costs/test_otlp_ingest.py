@@ -108,6 +108,12 @@ def test_nobody_books_into_a_project_that_they_do_not_see(key: Any) -> None:
     assert not CostRecord.objects.exists()
 
 
+def test_what_is_no_id_is_named(key: Any) -> None:
+    answer = send(key, logs(request(), resource={"signalbox.task": "zz"}))
+    assert "signalbox.task" in answer.json()["partialSuccess"]["errorMessage"]
+    assert "“zz”" in answer.json()["partialSuccess"]["errorMessage"]
+
+
 def test_what_cannot_be_taken_in_is_refused_as_the_protocol_has_it(key: Any) -> None:
     viewer = factories.make_key("viewer")
     cases = [

@@ -141,7 +141,9 @@ def test_the_other_pages_answer_for_what_the_person_may_see(viewer, run):
     assert [one["label"] for one in truth.context["sessions"]] == ["agree"]
     statement = viewer.get("/costs/statement/")
     assert [line["total"] for line in statement.context["lines"]] == [Decimal(1)]
-    assert viewer.get("/costs/statement/?month=never").status_code == 400
+    wrong = viewer.get("/costs/statement/?month=never")
+    assert wrong.status_code == 400
+    assert "a month as YYYY-MM" in wrong.content.decode()
     text = b"".join(viewer.get("/costs/export.csv").streaming_content).decode()
     assert "secret" not in text
     assert len(text.splitlines()) == 2
