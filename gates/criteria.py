@@ -43,6 +43,15 @@ _RESTS_ON: Mapping[str, tuple[str, ...]] = {
 }
 
 
+# Criteria that no run can meet unless it leaves one of these kinds of evidence.
+NEEDS_EVIDENCE: Mapping[str, tuple[str, ...]] = {
+    "min_coverage": ("coverage",),
+    "min_patch_coverage": ("coverage",),
+    "required_tests": ("junit", "tap"),
+    "max_new_findings": ("sarif",),
+}
+
+
 class InvalidCriteria(Refused):
     """A criteria document has an unknown key, or a value out of its range; `parts["field"]` names the key."""
 

@@ -180,6 +180,7 @@ class Gate(Definition):
         for path in self.evidence.values():
             scope.check_path(path, "evidence")
         self._check_places(sorted(self.evidence.values()))
+        self._check_measurable()
         if self.base_tests and "goalposts" not in self.criteria:
             raise InvalidField(
                 "base_tests", "the tests of the base are part of the goalposts criterion: ask for it too"
@@ -195,6 +196,16 @@ class Gate(Definition):
             Gate.objects.filter(project=self.project_id).exclude(pk=self.pk).values_list("key", "depends_on")
         )
         self._check_dependencies(siblings)
+
+    def _check_measurable(self) -> None:
+        """What a criterion is measured by is asked of the command. An external gate's reporter uploads what it has."""
+        for key in self.criteria:
+            kinds = rules.NEEDS_EVIDENCE.get(key)
+            if kinds and not self.external and not set(kinds) & set(self.evidence):
+                raise InvalidField(
+                    "evidence",
+                    f"{key} is measured by {' or '.join(kinds)}, and none is named: such a gate would never pass",
+                )
 
     @staticmethod
     def _check_places(paths: list[str]) -> None:

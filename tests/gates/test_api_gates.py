@@ -102,6 +102,14 @@ def test_a_gate_is_removed_until_it_has_run(project: Any, admin: Api) -> None:
     assert refused(admin.delete(f"/gates/{used.pk}/")) == (409, "in_use")
 
 
+def test_a_gate_that_could_never_be_measured_says_by_what_it_would_be(project: Any, admin: Api) -> None:
+    gate = definition(project, criteria={"min_coverage": 80}, evidence={})
+    assert "min_coverage is measured by coverage" in admin.post("/gates/", gate).json()["detail"]
+    assert admin.post("/gates/", {**gate, "evidence": {"coverage": "coverage.xml"}}).status_code == 201
+    external = {**gate, "key": "ci", "command": [], "external": True}
+    assert admin.post("/gates/", external).status_code == 201
+
+
 def test_phase_and_workstream_are_of_the_gates_project(project: Any, admin: Api) -> None:
     chief = Api(factories.make_key("admin").text)
     foreign = factories.make_workstream()
@@ -119,6 +127,10 @@ def test_phase_and_workstream_are_of_the_gates_project(project: Any, admin: Api)
         ({"gate_type": "magic"}, "invalid_gate_type"),
         ({"criteria": {"min_coverage": 101}}, "invalid_criteria"),
         ({"criteria": {"luck": 1}}, "invalid_criteria"),
+        ({"criteria": {"min_coverage": 80}, "evidence": {"junit": "r.xml"}}, "invalid_field"),
+        ({"criteria": {"min_patch_coverage": 80}, "evidence": {}}, "invalid_field"),
+        ({"criteria": {"required_tests": ["a"]}, "evidence": {"coverage": "c.xml"}}, "invalid_field"),
+        ({"criteria": {"max_new_findings": {"level": "error", "count": 0}}, "evidence": {}}, "invalid_field"),
         ({"command": []}, "invalid_field"),
         ({"command": "pytest -q"}, "invalid_field"),
         ({"command": [""]}, "invalid_field"),
