@@ -16,6 +16,7 @@ from django.db import connection
 
 from gates import live
 from pipeline import rawroutes
+from pipeline.ending import OF_THIS_PROCESS, Ending
 from pipeline.problems import document
 from pipeline.stream import RETRY_MS, EventStream, Limits, last_words, notice_the_end, send_whole
 
@@ -33,12 +34,17 @@ class Watcher:
         self.gone = False
         self.wake = asyncio.Event()
 
+    def leave(self) -> None:
+        """It is over, from either side."""
+        self.gone = True
+        self.wake.set()
+
 
 class LogStream(EventStream):
     """The raw ASGI application at `/api/v1/gate-runs/<id>/log/stream/`."""
 
-    def __init__(self, answer: Any, limits: Limits | None = None) -> None:
-        super().__init__(answer, lambda event: b"", limits)
+    def __init__(self, answer: Any, limits: Limits | None = None, ending: Ending | None = None) -> None:
+        super().__init__(answer, lambda event: b"", limits, ending)
         self._readers = ThreadPoolExecutor(READERS, "log-reader")
 
     def close(self) -> None:
@@ -59,7 +65,8 @@ class LogStream(EventStream):
         listening = asyncio.create_task(notice_the_end(receive, watcher))
         try:
             await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-            await self._talk(watcher, opening.gate_run, scope, send)
+            with self.ending.telling(watcher.leave):
+                await self._talk(watcher, opening.gate_run, scope, send)
             await send({"type": "http.response.body", "body": b""})
         except OSError:
             pass  # the client went away in the middle of a message
@@ -113,4 +120,6 @@ def _read(gate_run: str, after: int) -> live.Page:
         connection.close()  # back to the pool
 
 
-rawroutes.register(r"/api/v1/gate-runs/[^/]+/log/stream/", LogStream(WSGIHandler().get_response))
+rawroutes.register(
+    r"/api/v1/gate-runs/[^/]+/log/stream/", LogStream(WSGIHandler().get_response, ending=OF_THIS_PROCESS)
+)

@@ -14,13 +14,12 @@ from django.core.wsgi import get_wsgi_application
 from django.utils.module_loading import autodiscover_modules
 
 from pipeline import rawroutes
-from pipeline.ending import Ending
+from pipeline.ending import OF_THIS_PROCESS
 from pipeline.longpoll import LongPoll
 from pipeline.rawroutes import Application
 
 _wsgi: Any = get_wsgi_application()
-_ending = Ending()
-_django: Application = LongPoll(WSGIMiddleware(_wsgi, workers=settings.SIGNALBOX_THREADS), _ending)
+_django: Application = LongPoll(WSGIMiddleware(_wsgi, workers=settings.SIGNALBOX_THREADS), OF_THIS_PROCESS)
 
 
 def _raw_routes() -> None:
@@ -28,7 +27,7 @@ def _raw_routes() -> None:
     from pipeline.api.events import frame  # once Django is set up: these import models
     from pipeline.stream import EventStream
 
-    rawroutes.register("/api/v1/events/stream/", EventStream(_wsgi.get_response, frame, ending=_ending))
+    rawroutes.register("/api/v1/events/stream/", EventStream(_wsgi.get_response, frame, ending=OF_THIS_PROCESS))
     autodiscover_modules("serving")
 
 

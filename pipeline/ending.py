@@ -65,3 +65,7 @@ class Ending:
             if signal.getsignal(sign) == self._heard:
                 signal.signal(sign, before)
         self._before.clear()
+
+
+OF_THIS_PROCESS = Ending()
+"""What everybody who waits in the web process listens to."""

@@ -253,7 +253,7 @@ class EventStream:
         ending: Ending | None = None,
     ) -> None:
         self._answer = answer
-        self._ending = ending or Ending()
+        self.ending = ending or Ending()
         self._encode = encode
         self.limits = limits or Limits()
         self.hub = Hub(encode, self.limits)
@@ -278,7 +278,7 @@ class EventStream:
         listening = asyncio.create_task(notice_the_end(receive, client))
         try:
             await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-            with self._ending.telling(client.leave):
+            with self.ending.telling(client.leave):
                 await _Talk(self, client, scope, send).run()
             await send({"type": "http.response.body", "body": b""})
         except OSError:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 from typing import Any
 
 import pytest
@@ -176,6 +177,25 @@ class TestTheStream:
         away, third = play(scene)
         assert (away["status"], away["code"]) == (404, "gate_run_not_found")
         assert (third["status"], third["code"]) == (429, "too_many_streams")
+
+    def test_the_end_of_the_process_ends_the_stream_at_once(self) -> None:
+        run = running()
+        key = bearer("viewer", run.project)
+
+        async def scene() -> None:
+            stream = LogStream(WSGIHandler().get_response, QUICK)
+            reader = await watch(stream, run, **key).opened()
+            signal.raise_signal(signal.SIGTERM)
+            await reader.whole()
+            await there(stream.close)
+
+        heard: list[int] = []
+        usual = signal.signal(signal.SIGTERM, lambda sign, _frame: heard.append(sign))
+        try:
+            play(scene)
+        finally:
+            signal.signal(signal.SIGTERM, usual)
+        assert heard == [signal.SIGTERM]
 
     def test_a_right_that_ends_ends_the_stream(self) -> None:
         run = running()
