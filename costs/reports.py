@@ -3,10 +3,8 @@
 Sums are read from the small table of sums by day, never from the records, so a page is as fast at ten million of them.
 """
 
-import csv
-import io
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -19,7 +17,7 @@ from costs import forecast, periods, pricing, truth
 from costs.models import Budget, BudgetPeriod, CostRecord, DailySpend, OtlpMeter, Price, settled
 from costs.models.record import CostRecordQuerySet
 from costs.normalise import Reading, Use
-from costs.pricing import CLASSES, Quote
+from costs.pricing import Quote
 from pipeline.ids import from_uuid, to_uuid
 from pipeline.models import Phase, Project, Task, Tool, Workstream
 
@@ -451,44 +449,7 @@ def _by_day(budgets: Sequence[Budget]) -> dict[str, dict[date, Decimal]]:
     return days
 
 
-# -- for spreadsheets ----------------------------------------------------------------------------------------------
-
-EXPORTED = (
-    "id", "recorded_at", "reported_at", "project__key", "run", "task__key", "attempt", "tool__key", "worker__name",
-    "person", "kind", "resource_type", "provider", "model", *(f"tokens_{name}" for name in CLASSES), "reasoning",
-    "web_searches", "usage_quantity", "usage_unit", "usage_rate", "amount", "currency", "basis", "unpriced",
-    "stated_amount", "gateway_amount", "price_source", "price_version", "price_dated", "landing", "waste_cause",
-    "source", "idempotency_key", "voided_at", "void_reason",
-)  # fmt: skip
-
-
-def exported(rows: "QuerySet[CostRecord]", size: int = 2000) -> Iterator[tuple[Any, ...]]:
-    """The header, then a line for each record, oldest first, a few thousand in memory at a time."""
-    yield tuple(name.replace("__key", "").replace("__name", "") for name in EXPORTED)
-    last = None
-    while True:
-        page = rows.order_by("pk") if last is None else rows.filter(pk__gt=last).order_by("pk")
-        found = list(page.values_list(*EXPORTED)[:size])
-        yield from found
-        if len(found) < size:
-            return
-        last = found[-1][0]
-
-
-def csv_lines(rows: Iterator[tuple[Any, ...]]) -> Iterator[str]:
-    """CSV of RFC 4180, a line at a time. A text that a spreadsheet would take for a formula gets a quote before it."""
-    for row in rows:
-        line = io.StringIO()
-        csv.writer(line).writerow([_cell(value) for value in row])
-        yield line.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return f"'{value}"
-    return value
+# -- for the books -------------------------------------------------------------------------------------------------
 
 
 def statement(rows: "QuerySet[DailySpend]", year: int, month: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
-from costs import reports
+from costs import exports, reports
 from costs.models import TOKEN_FIELDS, Budget, CostRecord, DailySpend
 from costs.pages import DAYS
 from pipeline import pages
@@ -147,14 +147,12 @@ def _month(given: str) -> str:
 
 @require_safe
 @signed_in
-def export(request: HttpRequest) -> StreamingHttpResponse:
-    """The records of a project, a run, or all that the person may see, as CSV, oldest first."""
+def export(request: HttpRequest, form: str) -> StreamingHttpResponse:
+    """The records of a project, a run, or all that the person may see, oldest first, as CSV or Parquet."""
     filters = pages.Filters(request)
     rows = CostRecord.objects.visible_to(request.principal)
     for name, value in (("project", filters.project()), ("run", filters.id("run"))):
         if value:
             rows = rows.filter(**{name: value})
     filters.must()
-    answer = StreamingHttpResponse(reports.csv_lines(reports.exported(rows)), content_type="text/csv; charset=utf-8")
-    answer["Content-Disposition"] = 'attachment; filename="costs.csv"'
-    return answer
+    return exports.answer(rows, form)

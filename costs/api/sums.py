@@ -15,7 +15,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from costs import reports
+from costs import exports, reports
 from costs.models import CostRecord, DailySpend
 from pipeline.clock import db_now
 from pipeline.ids import is_id
@@ -327,21 +327,21 @@ class Sums(Endpoint):
         return Response(Statement(told).data)
 
     @extend_schema(
-        responses={(200, "text/csv"): OpenApiTypes.STR},
-        description="Every record that the filters leave, oldest first, as CSV; voided ones with their reason.",
+        parameters=[OpenApiParameter("format", str, enum=list(exports.FORMATS), description="`csv` unless told.")],
+        responses={
+            (200, "text/csv"): OpenApiTypes.STR,
+            (200, exports.FORMATS["parquet"]): OpenApiTypes.BINARY,
+        },
+        description="Every record that the filters leave, oldest first; voided ones with their reason.",
     )
     @action(detail=False, methods=["get"], pagination_class=None)
     def export(self, request: Request) -> StreamingHttpResponse:
-        """Every record that the filters leave, oldest first, as CSV; voided ones with their reason."""
+        """Every record that the filters leave, oldest first; voided ones with their reason."""
         given = request.query_params.get("format", "csv")
-        if given != "csv":
-            raise BadQuery("format", f"csv, not “{given[:40]}”: nothing else is offered")
+        if given not in exports.FORMATS:
+            raise BadQuery("format", f"one of {', '.join(exports.FORMATS)}, not “{given[:40]}”")
         rows = self.filter_queryset(CostRecord.objects.visible_to(self.principal)).order_by()
-        answer = StreamingHttpResponse(
-            reports.csv_lines(reports.exported(rows)), content_type="text/csv; charset=utf-8"
-        )
-        answer["Content-Disposition"] = 'attachment; filename="costs.csv"'
-        return answer
+        return exports.answer(rows, given)
 
 
 def _day(name: str, given: str) -> date:

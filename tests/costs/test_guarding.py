@@ -1,7 +1,5 @@
-"""Loops that are stopped, and work that is not; the truth meter; what tokens can cost at most; exports."""
+"""Loops that are stopped, and work that is not; the truth meter; what tokens can cost at most."""
 
-import csv
-import io
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -238,20 +236,6 @@ def test_landed_and_statement_and_truth_are_answered(project: Any) -> None:
     assert refused(viewer.get("/costs/statement/", month="2026-13"))[0] == 400
 
 
-def test_the_export_holds_every_record_that_the_caller_sees_and_no_formula(project: Any) -> None:
-    viewer = Api(factories.make_key("viewer", project=project).text)
-    cost = factories.make_cost(project=project, amount="3", model="=1+1")
-    factories.make_cost(project=project, amount="4").void("twice", by=BY)
-    factories.make_cost(amount="99")
-    answer = viewer.get("/costs/export/")
-    rows = list(csv.DictReader(io.StringIO(b"".join(answer.streaming_content).decode())))
-    assert [(row["amount"], row["model"], row["void_reason"]) for row in rows] == [
-        ("3.000000", "'=1+1", ""),
-        ("4.000000", "", "twice"),
-    ]
-    assert rows[0]["id"] == cost.pk
-
-
 def test_the_summary_gives_the_same_from_sums_and_from_records(project: Any) -> None:
     viewer = Api(factories.make_key("viewer", project=project).text)
     run = factories.make_run(factories.make_workstream(factories.make_phase(project)))
@@ -309,12 +293,3 @@ def test_who_comes_second_with_a_key_at_once_is_given_the_first(project: Any, mo
     answer = operator.post("/reservations/", body)
     assert (answer.status_code, answer.json()["id"]) == (200, first)
     assert (len(looks), of.running().reserved) == (2, Decimal(1))
-
-
-@pytest.mark.parametrize("given", ["parquet", "json", ""])
-def test_an_export_in_another_format_is_refused_with_the_right_one(project: Any, given: str) -> None:
-    viewer = Api(factories.make_key("viewer", project=project).text)
-    answer = viewer.get("/costs/export/", format=given)
-    assert answer.status_code == 400
-    assert "csv" in answer.json()["detail"]
-    assert viewer.get("/costs/export/", format="csv").status_code == 200
