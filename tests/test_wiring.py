@@ -18,7 +18,9 @@ REACTIONS = {
         "costs.reactions.judge_the_loop",
     ],
     "cost.anomaly": ["costs.reactions.pause_the_worker"],
+    "budget.added": ["costs.reactions.count_what_was_earlier"],
     "budget.breached": ["costs.reactions.hold_the_scope"],
+    "budget.changed": ["costs.reactions.count_what_was_earlier"],
     "patch.created": ["workers.reactions.see_progress", "ledger.reactions.start_validation"],
     "patch.resubmitted": ["workers.reactions.see_progress"],
     "patch.validated": ["ledger.reactions.enqueue"],
@@ -113,6 +115,7 @@ CHORES = [
     "gates.running.run_pending",
     "costs.guarding.end_overdue_reservations",
     "costs.guarding.book_estimates",
+    "costs.models.charging.count_earlier",
     "costs.fates.reclass_forgotten",
     "costs.fates.reconcile_now_and_then",
 ]
@@ -134,6 +137,7 @@ def test_celery_knows_these_tasks_and_no_other_of_ours() -> None:
     current_app.loader.import_default_modules()
     ours = {name for name in current_app.tasks if not name.startswith("celery.")}
     assert ours == {
+        "costs.tasks.count_earlier",
         "costs.tasks.note_refusal",
         "gates.tasks.run_pending",
         "gates.tasks.tidy",

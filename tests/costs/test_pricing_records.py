@@ -129,7 +129,7 @@ def test_a_large_batch_is_one_event_and_one_insert(django_assert_num_queries: An
         booking.Use(resource_type="api_call", source="s", idempotency_key=str(n), amount="0.000001") for n in range(500)
     ]
     booking.book(uses[:1], by=BY)  # a connection of its own first says what it is
-    with django_assert_num_queries(3):  # the one that is known is looked up
+    with django_assert_num_queries(4):  # it joins the bookings, and the one that is known is looked up
         booked = booking.book(uses, by=BY)
     assert [one.is_new for one in booked] == [False] + [True] * 499
     told = Event.objects.get(subject_type="cost_batch")
