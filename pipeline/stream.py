@@ -436,18 +436,17 @@ def _spread(seconds: float) -> float:
 
 
 class Leaving(Protocol):
-    """Somebody whose connection may end: then `gone` is set, and `wake`."""
+    """Somebody whose connection may end."""
 
-    gone: bool
-    wake: asyncio.Event
+    def leave(self) -> None:
+        """It is over."""
 
 
 async def notice_the_end(receive: Any, client: Leaving) -> None:
     """Wait until the client has gone away, and say so."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    client.gone = True
-    client.wake.set()
+    client.leave()
 
 
 async def send_whole(send: Any, answer: Answer) -> None:
