@@ -1,6 +1,7 @@
 """What every test may ask for, and how the database is emptied between transactional tests."""
 
 import functools
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from django.test import TransactionTestCase
 from pytest_django.plugin import DjangoDbBlocker
 
 from pipeline import events
+from pipeline.ending import SIGNALS
 from pipeline.models import EventEpoch
 from tests import schema
 
@@ -161,3 +163,15 @@ def threads(transactional_db: None) -> Iterator[Threads]:
     started = Threads()
     yield started
     started.join()
+
+
+@pytest.fixture
+def heard() -> Iterator[list[int]]:
+    """What reaches the server's own handlers, which are there again afterwards."""
+    told: list[int] = []
+    before = {sign: signal.signal(sign, lambda number, frame: told.append(number)) for sign in SIGNALS}
+    mine = {sign: signal.getsignal(sign) for sign in SIGNALS}
+    yield told
+    assert {sign: signal.getsignal(sign) for sign in SIGNALS} == mine
+    for sign, handler in before.items():
+        signal.signal(sign, handler)

@@ -178,7 +178,7 @@ class TestTheStream:
         assert (away["status"], away["code"]) == (404, "gate_run_not_found")
         assert (third["status"], third["code"]) == (429, "too_many_streams")
 
-    def test_the_end_of_the_process_ends_the_stream_at_once(self) -> None:
+    def test_the_end_of_the_process_ends_the_stream_at_once(self, heard: list[int]) -> None:
         run = running()
         key = bearer("viewer", run.project)
 
@@ -189,12 +189,7 @@ class TestTheStream:
             await reader.whole()
             await there(stream.close)
 
-        heard: list[int] = []
-        usual = signal.signal(signal.SIGTERM, lambda sign, _frame: heard.append(sign))
-        try:
-            play(scene)
-        finally:
-            signal.signal(signal.SIGTERM, usual)
+        play(scene)
         assert heard == [signal.SIGTERM]
 
     def test_a_right_that_ends_ends_the_stream(self) -> None:

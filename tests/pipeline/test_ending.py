@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +32,6 @@ longpoll.register("/take/", lambda: 0)
 options = {"lifespan": "off", "timeout_graceful_shutdown": 3, "access_log": False, "log_level": "warning"}
 uvicorn.run(longpoll.LongPoll(nothing), port=int(sys.argv[1]), **options)
 """
-
-
-@pytest.fixture
-def heard() -> Iterator[list[int]]:
-    """What reaches the server's own handlers, which are there again afterwards."""
-    told: list[int] = []
-    before = {sign: signal.signal(sign, lambda number, frame: told.append(number)) for sign in SIGNALS}
-    mine = {sign: signal.getsignal(sign) for sign in SIGNALS}
-    yield told
-    assert {sign: signal.getsignal(sign) for sign in SIGNALS} == mine
-    for sign, handler in before.items():
-        signal.signal(sign, handler)
 
 
 @pytest.mark.parametrize("sign", SIGNALS)

@@ -575,7 +575,7 @@ def test_one_caller_has_so_many_streams_and_a_closed_one_makes_room() -> None:
     play(scene)
 
 
-def test_streams_end_when_their_process_is_told_to() -> None:
+def test_streams_end_when_their_process_is_told_to(heard: list[int]) -> None:
     key = bearer("viewer", factories.make_run().project)
 
     async def scene() -> None:
@@ -588,12 +588,7 @@ def test_streams_end_when_their_process_is_told_to() -> None:
             assert [reader.ended for reader in readers] == [True, True]
             assert not stream.open
 
-    heard: list[int] = []
-    usual = signal.signal(signal.SIGTERM, lambda sign, _frame: heard.append(sign))
-    try:
-        play(scene)
-    finally:
-        signal.signal(signal.SIGTERM, usual)
+    play(scene)
     assert heard == [signal.SIGTERM]
 
 
