@@ -12,6 +12,7 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import ValidationError
 from django.db import Error, IntegrityError, models, transaction
 from django.db.models import JSONField, QuerySet
+from django.forms.fields import InvalidJSONInput
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -28,6 +29,7 @@ from pipeline.ids import is_id
 from pipeline.pages import end_after
 from pipeline.readable import words
 from pipeline.refusals import Refused
+from pipeline.storable import WHY, unstorable_paths
 
 log = logging.getLogger(__name__)
 
@@ -187,6 +189,22 @@ class InstallationAdmin(LookOnlyAdmin):
         return super().has_view_permission(request, obj) and principal_of(request).is_installation_admin
 
 
+class DocumentField(forms.JSONField):
+    """JSON that can be stored; what cannot is an error of the field, which shows it again as it was typed."""
+
+    def to_python(self, value: Any) -> Any:
+        """The document. Raises ValidationError for what is not JSON, and for the first text that cannot be stored."""
+        document = super().to_python(value)
+        for path in unstorable_paths(document):
+            raise ValidationError(f"{path}: {WHY}".removeprefix(": "))
+        return document
+
+    def bound_data(self, data: Any, initial: Any) -> Any:
+        """What the field shows after an error."""
+        document = super().bound_data(data, initial)
+        return InvalidJSONInput(data) if any(unstorable_paths(document)) else document
+
+
 class DefinitionForm(forms.ModelForm):
     """A definition's form: it remembers the version that it showed, and shows what a verb refused as its own error."""
 
@@ -278,6 +296,12 @@ class DefinitionAdmin(HouseAdmin):
         """The form, with the refusal that the same request met before."""
         made = super().get_form(request, obj, change=change, **kwargs)
         return type(made.__name__, (made,), {"refusal": getattr(request, "_refusal", None)})
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """A field of the form; JSON is checked for what cannot be stored."""
+        if isinstance(db_field, JSONField):
+            kwargs["form_class"] = DocumentField
+        return super().formfield_for_dbfield(db_field, request, **kwargs)
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         """Only rows that the person may see can be chosen."""

@@ -23,6 +23,7 @@ from django.utils.module_loading import autodiscover_modules
 from pipeline import limits, problems
 from pipeline.models import ApiKey
 from pipeline.models.key import hash_secret
+from pipeline.storable import ESCAPED
 
 if TYPE_CHECKING:
     from pipeline.rest import Repeatable
@@ -40,8 +41,6 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-# How JSON can spell what PostgreSQL could not store: NUL, half a surrogate pair. Nothing else can bring them.
-UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 REPEAT = re.compile(r"[\x20-\x7e]{1,200}")
 KEY = re.compile(r"Bearer sbx_([a-z0-9]{8})_([A-Za-z0-9_-]{1,200})")
 
@@ -165,7 +164,7 @@ def read(request: HttpRequest, pk: str) -> Call | None:
     try:
         request.get_host()
         raw = request.body
-        if UNSTORABLE.search(raw):
+        if ESCAPED.search(raw):
             return None
         body = _decode(raw.decode("utf-8"))
     except (DisallowedHost, RequestDataTooBig, UnreadablePostError, ValueError, RecursionError):

@@ -1,8 +1,7 @@
 """What comes in: strict JSON, and serializers that know every field and take no other."""
 
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from django.db import models
@@ -18,11 +17,9 @@ from pipeline.auth import principal_of
 from pipeline.ids import PATTERN, ULIDField, is_id
 from pipeline.models import Project
 from pipeline.refusals import InvalidField, NotFound
+from pipeline.storable import ESCAPED, WHY, is_storable, walk
 
 MAX_DEPTH = 32
-UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-# How JSON can spell these; a document without it has none, and nobody has to walk through its texts.
-ESCAPED = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 ID_SCHEMA = {"type": "string", "pattern": f"^{PATTERN.pattern}$", "examples": ["01JD9Z6X8Q4W2M5T7R3B1C0VNK"]}
 
 
@@ -69,24 +66,11 @@ def _check_depth(document: Any) -> None:
 
 
 def _check_document(document: Any) -> None:
-    """Walks without recursion: the document is of whoever sent it."""
-    waiting: list[tuple[str, int, Any]] = [("", 1, document)]
-    while waiting:
-        path, depth, value = waiting.pop()
-        if isinstance(value, str):
-            if UNSTORABLE.search(value):
-                raise InvalidField(path, "text cannot hold NUL or half a surrogate pair")
-            continue
-        if not isinstance(value, dict | list):
-            continue
-        if depth > MAX_DEPTH:
+    for path, depth, value in walk(document):
+        if isinstance(value, str) and not is_storable(value):
+            raise InvalidField(path, WHY)
+        if depth > MAX_DEPTH and isinstance(value, dict | list):
             raise ParseError(f"The document is deeper than {MAX_DEPTH} levels")
-        pairs: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
-        for name, inner in pairs:
-            if isinstance(name, str) and UNSTORABLE.search(name):
-                raise InvalidField(path, "a name cannot hold NUL or half a surrogate pair")
-            step = f"[{name}]" if isinstance(value, list) else f".{name}" if path else name
-            waiting.append((f"{path}{step}", depth + 1, inner))
 
 
 class AlwaysJSON(BaseContentNegotiation):

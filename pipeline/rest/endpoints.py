@@ -23,9 +23,10 @@ from pipeline.definitions import Definition, PreconditionFailed
 from pipeline.ids import is_id
 from pipeline.models import ApiKey, Project
 from pipeline.refusals import InvalidField, NotFound, Refused
-from pipeline.rest.bodies import UNSTORABLE, AlwaysJSON, StrictJSONParser
+from pipeline.rest.bodies import AlwaysJSON, StrictJSONParser
 from pipeline.rest.lists import BadQuery, CursorPages, FilterBackend, asked_fields
 from pipeline.rest.repeating import Repeatable, fingerprint
+from pipeline.storable import UNSTORABLE, WHY, is_storable
 
 WORKER = "worker"
 SIGNED_IN = "signed in"
@@ -99,11 +100,11 @@ class Endpoint(GenericViewSet[Any]):
             return  # a method that is not offered: dispatch says so
         limits.admit(self.principal.caller)
         self._let_in()
-        if any(UNSTORABLE.search(str(value)) for value in kwargs.values()):
+        if not is_storable(*map(str, kwargs.values())):
             raise NotFound.of(self._noun())
         for name, values in request.query_params.lists():
-            if any(UNSTORABLE.search(text) for text in (name, *values)):
-                raise BadQuery(UNSTORABLE.sub("�", name), "text cannot hold NUL or half a surrogate pair")
+            if not is_storable(name, *values):
+                raise BadQuery(UNSTORABLE.sub("�", name), WHY)
 
     def _let_in(self) -> None:
         """Raises Denied for who can never do this, whichever row it is about; the row decides for all others."""

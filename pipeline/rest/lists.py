@@ -20,7 +20,7 @@ from rest_framework.response import Response
 
 from pipeline.ids import ULIDField, is_id
 from pipeline.refusals import Refused
-from pipeline.rest.bodies import UNSTORABLE
+from pipeline.storable import is_storable
 
 MAX_LIMIT = 500
 
@@ -133,7 +133,7 @@ class _Place(NamedTuple):
         except (ValueError, TypeError, RecursionError) as problem:
             raise BadQuery("cursor", "not a cursor of this list", code="invalid_cursor") from problem
         good = isinstance(place.ordering, str) and isinstance(place.back, bool) and isinstance(place.value, str)
-        if not good or not is_id(place.pk) or UNSTORABLE.search(place.value):
+        if not good or not is_id(place.pk) or not is_storable(place.value):
             raise BadQuery("cursor", "not a cursor of this list", code="invalid_cursor")
         return place
 

@@ -63,6 +63,15 @@ def a_project(**fields: Any) -> dict[str, Any]:
     return {"key": f"p-{factories.number()}", "name": "P", "repository_url": "/nowhere", **fields}
 
 
+def signed_in_with_token() -> Client:
+    """An admin's browser, which sends the CSRF token that its page was given."""
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(factories.make_user(is_superuser=True))
+    client.get("/")
+    client.defaults["HTTP_X_CSRFTOKEN"] = client.cookies["csrftoken"].value
+    return client
+
+
 pytestmark = pytest.mark.django_db
 
 
@@ -101,6 +110,30 @@ def test_a_session_works_for_people_and_needs_the_csrf_token() -> None:
 
     assert client.get(RUNS).status_code == 200
     assert_problem(post(client, PROJECTS, a_project()), 403, "permission_denied")
+
+
+def test_a_session_with_its_csrf_token_writes_as_a_key_does() -> None:
+    client = signed_in_with_token()
+    made = post(client, PROJECTS, a_project())
+    address = f"{PROJECTS}{made.json()['id']}/"
+    changed = client.patch(address, {"name": "Q"}, content_type=JSON, headers={"if-match": made["ETag"]})
+
+    assert made.status_code == 201, made.json()
+    assert (changed.status_code, changed.json()["name"]) == (200, "Q")
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "code"),
+    [
+        (b"{", JSON, 400, "malformed"),
+        (b"a=b", "application/x-www-form-urlencoded", 415, "unsupported_media_type"),
+        (b"--x", "multipart/form-data; boundary=y", 415, "unsupported_media_type"),
+        (b"--x", "multipart/form-data", 415, "unsupported_media_type"),
+        (b" " * (11 * 1024 * 1024), JSON, 413, "too_large"),
+    ],
+)
+def test_a_bad_body_of_a_session_is_refused_like_that_of_a_key(body: bytes, kind: str, status: int, code: str) -> None:
+    assert_problem(signed_in_with_token().post(PROJECTS, body, content_type=kind), status, code)
 
 
 @pytest.mark.parametrize("path", ["/api/v1/nowhere/", "/api/", "/api/v1/runs/a/b/c/"])

@@ -184,6 +184,26 @@ def test_a_page_about_something_unknown_is_not_found(namespace, admin_client):
             assert ask(address).status_code == 404, address
 
 
+# What a page reads by name beside its filters.
+PARAMETERS = ("project", "state", "q", "cursor", "worker", "tool", "model", "run", "since", "until", "task")
+
+
+@pytest.mark.parametrize("namespace", SECTIONS)
+def test_what_no_row_can_hold_is_refused_in_parameters_and_fields(namespace, admin_client):
+    factories.make_project(key="none", repository=factories.sample_repository())
+    for name, address in addresses(namespace):
+        if name in ACTIONS.get(namespace, ()):
+            assert admin_client.post(address, {"reason": "a\x00b"}).status_code == 400, address
+            continue
+        for parameter in PARAMETERS:
+            assert admin_client.get(f"{address}?{parameter}=a%00").status_code == 400, (address, parameter)
+
+
+@pytest.mark.parametrize("address", ["/projects/%00/policy/", "/runs/%00/", "/projects/a%00b/policy/?task=1"])
+def test_an_address_that_no_row_can_have_is_not_found(address, admin_client):
+    assert admin_client.get(address).status_code == 404
+
+
 def test_a_person_signs_in_comes_to_where_they_wanted_and_signs_out():
     user = factories.make_user(username="ada", password="a long password 1")
     client = Client()
