@@ -10,7 +10,7 @@ ARGS ?=
 # without it every start costs two seconds more.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --no-compile
 
-.PHONY: up test bench chaos fmt lint lock clean
+.PHONY: up test bench chaos suites fmt lint lock clean
 
 up: .venv/runtime
 	@exec $(BIN)/python manage.py up $(ARGS)
@@ -25,6 +25,10 @@ bench: .venv/dev
 # The same faults as in `make test`, at full size: an hour of kills. CHAOS_SEED=2 throws other dice.
 chaos: .venv/dev
 	@CHAOS=full PYTEST_TIMEOUT=0 exec $(BIN)/python -m pytest -m kill -p no:randomly -s tests/chaos $(ARGS)
+
+# The test suites of real projects as gates, fetched into .data/suites: five minutes, and a network the first time.
+suites: .venv/dev
+	@PYTEST_TIMEOUT=0 exec $(BIN)/python -m pytest -p no:randomly -s tests/gates/real_suites.py $(ARGS)
 
 fmt: .venv/dev
 	$(BIN)/ruff check --fix .
