@@ -1,8 +1,8 @@
 """The test suites of real projects, run as gates, their counts held against what the tools themselves sum up.
 
 Not part of the tests, as it needs the projects and a network to fetch them: `make suites`. Each runs at the commit that
-is named here. `SUITES` names the folder in which their git directories lie, as <name>.git, and `SUITE_TOOLS` the one with
-what npm installs for them; what is missing there is fetched.
+is named here. `SUITES` names the folder in which their git directories lie, as <name>.git, and `SUITE_TOOLS` the one
+with what npm installs for them; what is missing there is fetched.
 """
 
 import os
