@@ -114,6 +114,7 @@ class PatchQuerySet(models.QuerySet["Patch"]):
         """
         reason = need_reason(reason)
         with in_transaction():
+            original.lock_queue()
             current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=original.pk)
             if current.state != Patch.State.COMMITTED:
                 raise InvalidMove(
@@ -162,9 +163,10 @@ class PatchQuerySet(models.QuerySet["Patch"]):
     ) -> tuple["Patch", bool]:
         """Enter a change in the ledger; answers the patch, and whether it is new.
 
-        The same content on the same base is answered with the patch that is there, and recorded as resubmitted. Raises
-        DiffRefused with its structural code, UnknownCommit `stale_base`, InvalidField. The caller has checked the
-        lease.
+        The same content on the same base is answered with the patch that is there, and recorded as resubmitted. What
+        it `replaces` gives way at once (see `give_way`). Raises DiffRefused with its structural code, UnknownCommit
+        `stale_base`, InvalidField, Refused `invalid_move` while what it replaces is landing. The caller has checked the
+        lease, and locked the queue of what it replaces before that.
         """
         if len(summary) > 512:
             raise InvalidField("summary", "512 characters at most")
@@ -185,6 +187,8 @@ class PatchQuerySet(models.QuerySet["Patch"]):
         patch_id = git.patch_id(diff_text)
         sha256 = hashlib.sha256(diff_text.encode()).hexdigest()
         with in_transaction():
+            if replaces is not None:
+                replaces.lock_queue()
             run = Run.objects.select_for_update(no_key=True).get(pk=attempt.run_id) if attempt else None
             with connection.cursor() as cursor:
                 # The same change submitted twice at once: the second waits here, and is answered with the first.
@@ -198,9 +202,10 @@ class PatchQuerySet(models.QuerySet["Patch"]):
                 events.record("patch.resubmitted", known, by=by, data={"attempt": attempt and attempt.pk})
                 return known, False
             task = attempt.task if attempt else task
-            replaces = replaces or (self._to_repair(task) if task else None)
             if replaces is not None:
-                _must_be_replaceable(replaces)
+                replaces = _replaceable(replaces, task if worker_id else None)
+            elif task is not None:
+                replaces = self._to_repair(task)
             source = run or rollback_of  # whose plan it belongs to
             linked = rollback_of or replaces
             patch = Patch(
@@ -242,14 +247,17 @@ class PatchQuerySet(models.QuerySet["Patch"]):
                 patch.depends_on.set(depends_on)
             needs = {"depends_on": [needed.pk for needed in depends_on]} if depends_on else None
             patch.born(by=by, reason="Initial creation", data=needs)
+            if replaces is not None:
+                replaces.give_way(patch, by=by)
             crashpoint("submit.stored")
             if run is not None:
                 Run.objects.filter(pk=run.pk).update(count_patches_created=F("count_patches_created") + 1)
         return patch, True
 
     def _to_repair(self, task: Task) -> "Patch | None":
-        """The newest patch of the task that failed: what a new one replaces."""
-        return self.filter(task=task, state=Patch.State.APPLY_FAILED).order_by("-pk").first()
+        """The newest patch of the task that failed: what a new one replaces. Locks its row."""
+        rows = self.select_for_update(no_key=True, of=("self",)).filter(task=task, state=Patch.State.APPLY_FAILED)
+        return rows.order_by("-pk").first()
 
 
 # As the unique constraint on a patch's content says it, so that its index is read.
@@ -283,11 +291,22 @@ def resubmitters(patch_ids: Collection[str]) -> dict[str, set[str | None]]:
     return found
 
 
-def _must_be_replaceable(patch: "Patch") -> None:
-    """Raises InvalidField when `patch` has landed: a change to what is there replaces nothing. Locks its row."""
-    states = Patch.objects.select_for_update(no_key=True, of=("self",)).filter(pk=patch.pk).values_list("state")
-    if states.get() == (Patch.State.COMMITTED,):
+def _replaceable(patch: "Patch", own_task: Task | None) -> "Patch":
+    """`patch` as the database holds it, locked. Raises InvalidField when it has landed, since a change to what is there
+    replaces nothing; Refused `invalid_move` while it is landing. An agent (`own_task`) takes nobody else's work out.
+    """
+    current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=patch.pk)
+    if current.state == Patch.State.COMMITTED:
         raise InvalidField("replaces", f"patch {patch.pk} has landed: submit a change of its own, or roll it back")
+    if current.is_landing:
+        raise Refused(
+            f"Cannot replace: patch {patch.pk} is landing right now; when it has, submit a change of what it left",
+            code="invalid_move",
+            state=current.state,
+        )
+    if own_task is not None and current.task_id != own_task.pk and current.gives_way:
+        raise InvalidField("replaces", f"patch {patch.pk} is on its way, and of another task")
+    return current
 
 
 @held_by_postgres
@@ -358,6 +377,7 @@ class Patch(Stateful):
         State.VERIFIED,
     )
     IN_QUEUE = (State.QUEUED, State.APPLIED, State.VERIFIED)
+    ON_ITS_WAY = (State.CREATED, State.VALIDATED, *IN_QUEUE)
     FINAL = (State.COMMITTED, State.ROLLED_BACK, State.DROPPED)
 
     ledger_id = ULIDField(unique=True, default=new_id, editable=False)
@@ -491,6 +511,22 @@ class Patch(Stateful):
         return self.format_ok and self.scope_ok and self.constraints_ok
 
     @property
+    def is_landing(self) -> bool:
+        """Whether its commit is noted, and the branch may move to it at any moment."""
+        return bool(self.landing_commit) and self.state == self.State.VERIFIED
+
+    @property
+    def gives_way(self) -> bool:
+        """Whether a newer revision takes its place at once. Not what has failed or was set aside, which goes nowhere by
+        itself; nor what somebody else has applied in a recorded project, which is theirs to tell.
+        """
+        told_by_others = self.custody == Project.Custody.RECORDED and self.state in (
+            self.State.APPLIED,
+            self.State.VERIFIED,
+        )
+        return self.state in self.ON_ITS_WAY and not told_by_others
+
+    @property
     def max_apply_attempts(self) -> int:
         """How often it may be tried to apply."""
         return int(self.policy_snapshot.get("max_apply_attempts", settings.SIGNALBOX_MAX_APPLY_ATTEMPTS))
@@ -583,8 +619,8 @@ class Patch(Stateful):
     def queue(self, *, by: events.Actor) -> bool:
         """validated, apply_failed -> queued, with an item at the tail of its branch's queue.
 
-        Raises InvalidMove, Refused `validation_incomplete`, `attempts_exhausted`, `reviews_missing`, `review_veto`,
-        `override_expired`.
+        Raises InvalidMove, Refused `validation_incomplete`, `attempts_exhausted`, `superseded`, `reviews_missing`,
+        `review_veto`, `override_expired`.
         """
         from ledger.models.queue import MergeQueue
 
@@ -616,6 +652,7 @@ class Patch(Stateful):
                     code="gates_not_satisfied",
                     patches=[pk],
                 )
+            current.must_be_newest("queue")
             current.must_be_allowed("queue")
             moved = self.move(
                 self.State.QUEUED,
@@ -828,6 +865,35 @@ class Patch(Stateful):
                 self.rollback_of.reverse_landed(self, by=by)
         return moved
 
+    def give_way(self, newer: "Patch", *, by: events.Actor) -> bool:
+        """Close it, out of its queue, since `newer` was submitted in its place; False when it is not on its way.
+
+        What failed or was set aside stays for whoever looks after it, but does not go on while `newer` stands.
+        """
+        return self.gives_way and self.drop(f"superseded by {newer.pk}", by=by)
+
+    def must_be_newest(self, verb: str) -> None:
+        """Raises Refused `superseded` while a newer revision of it stands. The caller holds its row's lock."""
+        gone = (self.State.DROPPED, self.State.ROLLED_BACK)
+        newer = self.replaced_by.exclude(state__in=gone).order_by("-pk").values_list("pk", "state").first()
+        if newer is not None:
+            raise Refused(
+                f"Cannot {verb}: patch {newer[0]}, which is {newer[1]}, was submitted in its place; go on with that "
+                f"one, or drop it first",
+                code="superseded",
+                patches=[newer[0]],
+            )
+
+    def in_its_place(self) -> "Patch":
+        """The newest revision of a patch that was dropped for one; itself when there is none."""
+        found = self
+        while found.state == self.State.DROPPED:
+            newer = found.replaced_by.order_by("-pk").first()
+            if newer is None:
+                break
+            found = newer
+        return found
+
     def supersede(self, *, by: events.Actor, winner: "Patch") -> None:
         """Drop this patch, and what it replaced in turn, because `winner` landed in its place."""
         if self.state not in self.FINAL:
@@ -923,34 +989,40 @@ class Patch(Stateful):
     def release(self, *, by: events.Actor, reason: str) -> bool:
         """quarantined -> created with its flags and its attempts cleared: the full validation runs again.
 
-        What it was found to oscillate with is then no error: a person has looked at that.
+        What it was found to oscillate with is then no error: a person has looked at that. Raises ReasonRequired,
+        InvalidMove, Refused `superseded`.
         """
-        return self.move(
-            self.State.CREATED,
-            by=by,
-            reason=need_reason(reason),
-            key="release",
-            verb="release",
-            only_from=(self.State.QUARANTINED,),
-            state_reason="",
-            attempts=0,
-            last_error_code="",
-            last_error_message="",
-            format_ok=False,
-            scope_ok=False,
-            constraints_ok=False,
-            tests_ran=False,
-            tests_passed=False,
-            candidate_tree="",
-            tested_tree="",
-            tested_parent="",
-            landing_commit="",
-            quarantine_reason="",
-            quarantine_path="",
-            quarantine_owner="",
-            quarantined_at=None,
-            quarantine_expires_at=None,
-        )
+        reason = need_reason(reason)
+        with in_transaction():
+            current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
+            if current.state == self.State.QUARANTINED:
+                current.must_be_newest("release")
+            return self.move(
+                self.State.CREATED,
+                by=by,
+                reason=reason,
+                key="release",
+                verb="release",
+                only_from=(self.State.QUARANTINED,),
+                state_reason="",
+                attempts=0,
+                last_error_code="",
+                last_error_message="",
+                format_ok=False,
+                scope_ok=False,
+                constraints_ok=False,
+                tests_ran=False,
+                tests_passed=False,
+                candidate_tree="",
+                tested_tree="",
+                tested_parent="",
+                landing_commit="",
+                quarantine_reason="",
+                quarantine_path="",
+                quarantine_owner="",
+                quarantined_at=None,
+                quarantine_expires_at=None,
+            )
 
     def drop(self, reason: str, *, by: events.Actor, **columns: Any) -> bool:
         """Close it for good, out of its queue; `columns` are written with it. Quiet. Raises ReasonRequired,
@@ -973,17 +1045,24 @@ class Patch(Stateful):
                 **columns,
             )
 
+    def lock_queue(self) -> None:
+        """Lock the queue of its branch, which the house does before any run or patch; nothing in recorded custody."""
+        from ledger.models.queue import MergeQueue
+
+        if self.custody == Project.Custody.MANAGED:
+            MergeQueue.objects.select_for_update(no_key=True).filter(
+                project=self.project_id, target_branch=self.target_branch
+            ).first()
+
     def _leave_queue(self, by: events.Actor, reason: str) -> None:
         """Withdraw its live queue item; the queue's row is locked first, in the house's order."""
-        from ledger.models.queue import MergeQueue, QueueItem
+        from ledger.models.queue import QueueItem
 
         if self.custody != Project.Custody.MANAGED:
             return
-        MergeQueue.objects.select_for_update(no_key=True).filter(
-            project=self.project_id, target_branch=self.target_branch
-        ).first()
+        self.lock_queue()
         current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
-        if current.landing_commit and current.state == self.State.VERIFIED:
+        if current.is_landing:
             raise Refused(
                 f"Patch {self.pk} is landing right now; ask again when it has", code="invalid_move", state="verified"
             )

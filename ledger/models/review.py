@@ -10,11 +10,10 @@ from django.db.models import ExpressionWrapper, Q
 from django.utils.translation import gettext_lazy as _
 
 from ledger.models.patch import Patch
-from ledger.models.queue import MergeQueue
 from ledger.verdicts import OVERRIDABLE, Reviews
 from pipeline import events
 from pipeline.clock import ClockNow, db_now
-from pipeline.models import ApiKey, Project, Run, User
+from pipeline.models import ApiKey, Run, User
 from pipeline.refusals import InvalidField, Refused, need_reason
 from pipeline.rows import Told, append_only, in_transaction
 from pipeline.scope import check_path
@@ -276,10 +275,7 @@ class PolicyOverride(Told):
 
 def _locked(patch: Patch) -> Patch:
     """The patch as the database holds it, locked after its queue: the house's order."""
-    if patch.custody == Project.Custody.MANAGED:
-        MergeQueue.objects.select_for_update(no_key=True).filter(
-            project=patch.project_id, target_branch=patch.target_branch
-        ).first()
+    patch.lock_queue()
     return Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=patch.pk)
 
 
