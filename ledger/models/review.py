@@ -1,6 +1,6 @@
 """What people say of a patch: reviews with comments on its lines, and overrides of single rules, each with its end."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar, Self
 
@@ -43,12 +43,23 @@ class PatchReviewQuerySet(models.QuerySet["PatchReview"]):
         return self if ids is None else self.filter(patch__project__in=ids)
 
     def votes(self) -> "list[PatchReview]":
-        """Approvals and rejections, oldest first: the last of a reviewer counts. One query.
+        """Approvals and rejections, oldest first: the last of a reviewer (`voice`) counts. One query, and two more
+        where a program spoke before reviews kept its key.
 
-        A person who has left has no voice, neither for nor against.
+        A person who has left, and a key that was revoked, have no voice, neither for nor against.
         """
         rows = self.exclude(verdict=PatchReview.Verdict.COMMENT).exclude(reviewer__is_active=False)
-        return list(rows.defer("body", "anchors").order_by("pk"))
+        rows = rows.exclude(reviewer_key__revoked_at__isnull=False)
+        found = list(rows.defer("body", "anchors").order_by("pk"))
+        nameless = {row.pk: row for row in found if row.reviewer_id is None and row.reviewer_key_id is None}
+        if not nameless:
+            return found
+        told = events.Event.objects.filter(subject_id__in=nameless, kind="review.given", actor_kind="integration")
+        keys = dict(told.exclude(actor_id="").values_list("subject_id", "actor_id"))
+        revoked = set(ApiKey.objects.filter(pk__in=keys.values()).exclude(revoked_at=None).values_list("pk", flat=True))
+        for pk, row in nameless.items():
+            row.reviewer_key_id = keys.get(pk)
+        return [row for row in found if row.reviewer_key_id not in revoked]
 
     def comments(self) -> "list[PatchReview]":
         """Those that say something to whoever does the work again, oldest first: all but bare approvals."""
@@ -61,14 +72,17 @@ class PatchReviewQuerySet(models.QuerySet["PatchReview"]):
         *,
         by: events.Actor,
         reviewer: User | None = None,
+        key: ApiKey | None = None,
         body: str = "",
         anchors: Sequence[Mapping[str, Any]] = (),
     ) -> "PatchReview":
-        """Approve, reject or comment on this revision. A program has no `reviewer`, and its approval does not count.
+        """Approve, reject or comment on this revision. A program has a `key` and no `reviewer`: its approval does not
+        count.
 
         A rejection is a veto: it owes a reason, and the patch is set aside with the reviewer as its owner, out of its
-        queue. Raises SelfReview for an approval by the author or by whom its agent belongs to, InvalidMove when nothing
-        more becomes of the patch, ReasonRequired, InvalidField for an anchor that is none.
+        queue. Raises SelfReview for an approval by whose own change it is (see `belong_to`), themselves or by a key of
+        theirs; InvalidMove when nothing more becomes of the patch, ReasonRequired, InvalidField for an anchor that is
+        none.
         """
         if verdict not in PatchReview.Verdict.values:
             raise InvalidField("verdict", f"one of {', '.join(PatchReview.Verdict.values)}, not “{verdict}”")
@@ -82,11 +96,12 @@ class PatchReviewQuerySet(models.QuerySet["PatchReview"]):
             current = _locked(patch)
             if current.state in Patch.FINAL:
                 raise InvalidMove(current, current.state, "reviewed", verb="review")
-            if verdict == PatchReview.Verdict.APPROVE and reviewer is not None:
-                must_not_be_own(current, reviewer)
+            if verdict == PatchReview.Verdict.APPROVE:
+                must_not_be_own(current, reviewer, key)
             review = PatchReview(
                 patch=current,
                 reviewer=reviewer,
+                reviewer_key=key,
                 reviewer_name=reviewer.get_username() if reviewer else by.name,
                 verdict=verdict,
                 body=body,
@@ -117,6 +132,7 @@ class PatchReview(Told):
 
     patch = models.ForeignKey(Patch, models.PROTECT, related_name="reviews")
     reviewer = models.ForeignKey(User, models.PROTECT, null=True, related_name="reviews")
+    reviewer_key = models.ForeignKey(ApiKey, models.PROTECT, null=True, related_name="reviews")
     reviewer_name = models.CharField(max_length=200)
     verdict = models.CharField(max_length=7, choices=Verdict)
     body = models.TextField(blank=True)
@@ -133,6 +149,9 @@ class PatchReview(Told):
                 name="patchreview_veto_says_why", condition=~Q(verdict="reject") | ~Q(body=""),
             ),
             models.CheckConstraint(name="patchreview_names_reviewer", condition=~Q(reviewer_name="")),
+            models.CheckConstraint(
+                name="patchreview_of_person_or_key", condition=Q(reviewer=None) | Q(reviewer_key=None),
+            ),
         ]  # fmt: skip
         indexes = [models.Index(fields=["patch", "id"], name="patchreview_of_patch")]
 
@@ -142,6 +161,13 @@ class PatchReview(Told):
     def correlation(self) -> dict[str, str | None]:
         """Events about a review belong to its patch."""
         return self.patch.correlation()
+
+    @property
+    def voice(self) -> tuple[str, str]:
+        """Whose vote it is: the kind and id of the person or key. Of a name anybody may make a key."""
+        if self.reviewer_id:
+            return "user", self.reviewer_id
+        return ("key", self.reviewer_key_id) if self.reviewer_key_id else ("name", self.reviewer_name)
 
     def lines(self) -> list[str]:
         """What it says to whoever does the work again: the body, and each comment with its place."""
@@ -211,7 +237,8 @@ class PolicyOverrideQuerySet(models.QuerySet["PolicyOverride"]):
             current = _locked(patch)
             if current.state in Patch.FINAL:
                 raise InvalidMove(current, current.state, "overridden", verb="override")
-            own = user is not None and user.pk in belong_to([current])[current.pk]
+            acting = {user.pk} if user else {by.id, *owners_of([by.id]).values()} if by.kind == "integration" else set()
+            own = bool(acting & belong_to([current])[current.pk].keys())
             row = PolicyOverride(
                 patch=current,
                 rule=rule,
@@ -310,28 +337,38 @@ def check_anchors(anchors: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def belong_to(patches: Sequence[Patch]) -> dict[str, dict[str, str]]:
-    """Whose change each patch is, by its id: person's id → why that person is no second pair of eyes.
+    """Whose change each patch is, by its id: id of a person or key → why that one is no second pair of eyes.
 
-    The author; whoever started the run for which its agent worked; whoever made the key with which that agent came
-    in. The latter two are known from events, which say who acted. A reverse patch is the system's: whoever asked for
-    it is its first pair of eyes. Three queries at most, for any number of patches.
+    The author; whoever made the key with which it was submitted, or with which its agent came in; whoever started the
+    run for which its agent worked, with a key or without. All but the author are known from events, which say who
+    acted. A reverse patch is the system's: whoever asked for it is its first pair of eyes. A handful of queries, for
+    any number of patches.
     """
     agents = [patch for patch in patches if not patch.rollback_of_id]
-    by_people = events.Event.objects.filter(actor_kind="user").exclude(actor_id="")
+    told = events.Event.objects.filter(actor_kind__in=["user", "integration"]).exclude(actor_id="")
     runs = {patch.run_id for patch in agents if patch.run_id}
-    asked = by_people.filter(subject_type=Run.noun(), subject_id__in=runs, kind="run.created") if runs else None
+    asked = told.filter(subject_type=Run.noun(), subject_id__in=runs, kind="run.created") if runs else None
     starters = dict(asked.values_list("subject_id", "actor_id")) if asked is not None else {}
     workers = {patch.author_worker_id for patch in agents if patch.author_worker_id}
-    keys = dict(Worker.objects.filter(pk__in=workers).values_list("pk", "api_key")) if workers else {}
-    made = by_people.filter(subject_type=ApiKey.noun(), subject_id__in=set(keys.values()) - {None})
-    makers = dict(made.filter(kind="api_key.added").values_list("subject_id", "actor_id")) if keys else {}
+    of_worker = dict(Worker.objects.filter(pk__in=workers).values_list("pk", "api_key")) if workers else {}
+    by_keys = {patch.pk for patch in agents if not patch.author_user_id and not patch.author_worker_id}
+    sent = told.filter(subject_type=Patch.noun(), subject_id__in=by_keys, kind="patch.created") if by_keys else None
+    senders = dict(sent.values_list("subject_id", "actor_id")) if sent is not None else {}
+    owners = owners_of({*of_worker.values(), *senders.values(), *starters.values()} - {None})
     found: dict[str, dict[str, str]] = {}
     for patch in patches:
         people = found.setdefault(patch.pk, {})
-        if maker := makers.get(keys.get(patch.author_worker_id)):
-            people[maker] = "made the key of the worker that wrote it"
+        for key, why in (
+            (of_worker.get(patch.author_worker_id), "made the key of the worker that wrote it"),
+            (starters.get(patch.run_id), "started the run in which an agent wrote it"),
+            (senders.get(patch.pk), "made the key that submitted it"),
+        ):
+            if owner := owners.get(key):
+                people[owner] = why
         if starter := starters.get(patch.run_id):
             people[starter] = "started the run in which an agent wrote it"
+        if sender := senders.get(patch.pk):
+            people[sender] = "submitted it"
         if patch.rollback_of_id:
             people.clear()
         if patch.author_user_id:
@@ -339,11 +376,40 @@ def belong_to(patches: Sequence[Patch]) -> dict[str, dict[str, str]]:
     return found
 
 
-def must_not_be_own(patch: Patch, user: User) -> None:
-    """Raises SelfReview when the change is this person's own, or that of an agent of theirs."""
-    why = belong_to([patch])[patch.pk].get(user.pk)
-    if why is not None:
+def owners_of(keys: Collection[str]) -> dict[str, str]:
+    """Whose each key is, by its id: the person who made it, or made the key with which it was made. Without the keys of
+    nobody, such as the installation's own. One query for each step back, and none without keys.
+    """
+    makers: dict[str, tuple[str, str]] = {}
+    left = set(keys)
+    while left:
+        told = events.Event.objects.filter(subject_type=ApiKey.noun(), subject_id__in=left, kind="api_key.added")
+        found = {pk: (kind, maker) for pk, kind, maker in told.values_list("subject_id", "actor_kind", "actor_id")}
+        makers |= found
+        left = {maker for kind, maker in found.values() if kind == "integration" and maker} - makers.keys()
+    owners = {}
+    for key in keys:
+        kind, maker = makers.get(key, ("", ""))
+        seen = {key}
+        while kind == "integration" and maker not in seen:
+            seen.add(maker)
+            kind, maker = makers.get(maker, ("", ""))
+        if kind == "user" and maker:
+            owners[key] = maker
+    return owners
+
+
+def must_not_be_own(patch: Patch, user: User | None, key: ApiKey | None = None) -> None:
+    """Raises SelfReview when the change is this person's own, that of an agent or a key of theirs, or the key's."""
+    people = belong_to([patch])[patch.pk]
+    if user is not None and (why := people.get(user.pk)):
         raise SelfReview(f"Cannot approve: {user.get_username()} {why}, and four eyes are needed", because=why)
+    if key is None:
+        return
+    for one in (key.pk, owners_of([key.pk]).get(key.pk, "")):
+        if why := people.get(one):
+            whose = "this key" if one == key.pk else "whoever made this key"
+            raise SelfReview(f"Cannot approve: {whose} {why}, and four eyes are needed", because=why)
 
 
 def reviews_of(patches: Sequence[Patch]) -> dict[str, Reviews]:
@@ -354,9 +420,9 @@ def reviews_of(patches: Sequence[Patch]) -> dict[str, Reviews]:
     most, for any number of patches.
     """
     ids = [patch.pk for patch in patches]
-    votes: dict[str, dict[str, PatchReview]] = {pk: {} for pk in ids}
+    votes: dict[str, dict[tuple[str, str], PatchReview]] = {pk: {} for pk in ids}
     for review in PatchReview.objects.filter(patch__in=ids).votes():
-        votes[review.patch_id][review.reviewer_name] = review
+        votes[review.patch_id][review.voice] = review
     holding = PolicyOverride.objects.filter(patch__in=ids).holding() if any(_hints(patch) for patch in patches) else {}
     askers = {patch.pk: _asker_id(patch) for patch in patches if _asker_id(patch)}
     people = User.objects.filter(pk__in=askers.values(), is_active=True) if askers else ()
@@ -365,16 +431,26 @@ def reviews_of(patches: Sequence[Patch]) -> dict[str, Reviews]:
     for patch in patches:
         given = votes[patch.pk]
         approvals = {
-            name for name, review in given.items()
+            voice: review.reviewer_name for voice, review in given.items()
             if review.verdict == PatchReview.Verdict.APPROVE and review.reviewer_id
             and review.for_sha256 == patch.sha256
         }  # fmt: skip
-        vetoes = {name for name, review in given.items() if review.verdict == PatchReview.Verdict.REJECT}
-        asker = names.get(askers.get(patch.pk, ""))
-        approvals |= {asker} - vetoes if asker else set()
+        vetoes = {
+            voice: review.reviewer_name
+            for voice, review in given.items()
+            if review.verdict == PatchReview.Verdict.REJECT
+        }
+        asker = askers.get(patch.pk, "")
+        if asker in names and ("user", asker) not in vetoes:
+            approvals[("user", asker)] = names[asker]
         open_hints = {rule for rule in _hints(patch) if (patch.pk, rule) not in holding}
         needed = int(patch.policy_snapshot.get("min_reviewers", 0)) + bool(open_hints)
-        found[patch.pk] = Reviews(needed, tuple(sorted(approvals)), tuple(sorted(vetoes)))
+        found[patch.pk] = Reviews(
+            needed,
+            tuple(sorted(approvals.values())),
+            tuple(sorted(vetoes.values())),
+            frozenset(pk for _kind, pk in {**approvals, **vetoes}),
+        )
     return found
 
 
