@@ -379,8 +379,9 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
     @extend_schema(request=Nothing, responses=PatchSerializer)
     @action(detail=True, methods=["post"])
     def queue(self, request: Request, id: str) -> Response:
-        """Give it a place at the tail of its branch's queue. Refuses with `invalid_move`, `validation_incomplete`,
-        `attempts_exhausted`, `superseded`, `reviews_missing`, `review_veto`.
+        """Give it a place at the tail of its branch's queue, or have it judged again (it is created then) where the
+        policy has become stricter. Refuses with `invalid_move`, `validation_incomplete`, `attempts_exhausted`,
+        `superseded`, `policy_changed`, `reviews_missing`, `review_veto`.
         """
         patch = self.get_object()
         self.body(Nothing)

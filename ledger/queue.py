@@ -251,6 +251,8 @@ def _land(queue: MergeQueue, item: QueueItem, by: events.Actor) -> bool:
     except Refused as refusal:
         if refusal.code in ("gates_not_satisfied", "tests_not_passed"):
             return _restart(queue, item, str(refusal), by)
+        if refusal.code == "policy_changed":
+            return patch.judge_again(str(refusal), by=by)
         if refusal.code in ("reviews_missing", "review_veto", "override_expired"):
             # It was allowed when it was queued: a person has to look at what has changed since.
             return patch.quarantine(str(refusal), by=by)

@@ -23,7 +23,7 @@ from pipeline.refusals import InvalidField, Refused
 from workers.models import Lease, Worker
 
 
-@on("patch.created", "patch.released")
+@on("patch.created", "patch.released", "patch.rejudged")
 def start_validation(event: Event) -> None:
     """Validation runs git, so it is a task of its own."""
     nudge_later("ledger.tasks.validate", event.subject_id)

@@ -9,10 +9,9 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 
-from ledger import contents, git, policy, validation, verdicts
-from ledger import diff as diffs
+from ledger import git, policy, validation, verdicts
 from ledger.models import Patch, PatchPolicy, PatchReview, PolicyOverride
-from ledger.models.review import Reviews, belong_to, lapsed_overrides, reviews_of
+from ledger.models.review import Reviews, belong_to, facts_of, lapsed_overrides, reviews_of
 from pipeline import events
 from pipeline.auth import Principal
 from pipeline.constraints import Effective
@@ -44,20 +43,6 @@ def judged_by(patch: Patch, *, with_layers: bool = True) -> Effective:
         layers = {}
     values = {name: value for name, value in snapshot.items() if value != policy.BUILT_IN.get(name)}
     return Effective(values, {**dict.fromkeys(values, AS_JUDGED), **layers}, {})
-
-
-def facts_of(patch: Patch) -> policy.Facts | None:
-    """What the patch was found to do; of one that nobody judged yet what its text says. None when it cannot be read."""
-    if patch.facts:
-        return policy.Facts.read(patch.facts)
-    content = getattr(patch, "content", None)
-    if content is None:
-        return None
-    try:
-        parsed = diffs.parse(content.diff_text, links=True)
-    except diffs.DiffRefused:
-        return None
-    return contents.look(parsed, content.diff_text, None, issue_ref=patch.issue_ref)
 
 
 def requirements(

@@ -79,6 +79,11 @@ class PatchQuerySet(models.QuerySet["Patch"]):
         same = self.filter(project=patch.project_id, base_commit=patch.base_commit, result_tree=tree)
         return same.exclude(pk=patch.pk).order_by("pk")
 
+    def locked_in_place(self, pk: str) -> "Patch":
+        """The patch, its row locked, with all that the policy over it is made from. One query."""
+        rows = self.select_for_update(no_key=True, of=("self",))
+        return rows.select_related("project", "phase", "workstream__phase", "task").get(pk=pk)
+
     def expired_quarantine(self) -> Self:
         """Set aside, and past the date until which somebody wanted to look at them."""
         return self.parked().filter(quarantine_expires_at__lt=ClockNow())
@@ -316,6 +321,7 @@ class Patch(Stateful):
         initial -> created -> validated -> queued -> applied -> verified -> committed
         created, queued, applied -> apply_failed -> validated | queued
         applied, verified -> rolled_back | (⚿ rebase) queued
+        validated, queued, applied, verified -> (⚿ judge_again) created
         anything open -> quarantined | dropped
         quarantined -> dropped | (⚿ release) created
         committed -> (⚿ reverse_landed) rolled_back
@@ -359,12 +365,20 @@ class Patch(Stateful):
     KEYED = {
         (State.APPLIED, State.QUEUED): "rebase",
         (State.VERIFIED, State.QUEUED): "rebase",
+        (State.VALIDATED, State.CREATED): "judge_again",
+        (State.QUEUED, State.CREATED): "judge_again",
+        (State.APPLIED, State.CREATED): "judge_again",
+        (State.VERIFIED, State.CREATED): "judge_again",
         (State.QUARANTINED, State.CREATED): "release",
         (State.COMMITTED, State.ROLLED_BACK): "reverse_landed",
     }
     KINDS = {
         (State.APPLIED, State.QUEUED): "patch.requeued",
         (State.VERIFIED, State.QUEUED): "patch.requeued",
+        (State.VALIDATED, State.CREATED): "patch.rejudged",
+        (State.QUEUED, State.CREATED): "patch.rejudged",
+        (State.APPLIED, State.CREATED): "patch.rejudged",
+        (State.VERIFIED, State.CREATED): "patch.rejudged",
         (State.QUARANTINED, State.CREATED): "patch.released",
     }
     INITIAL = {State.CREATED}
@@ -561,7 +575,8 @@ class Patch(Stateful):
                     verb="validate",
                     working=True,
                     **columns,
-                    state_reason="",
+                    # Why it was judged again stays to be read until it goes on.
+                    state_reason=current.state_reason if current.state == self.State.CREATED else "",
                     last_error_code="",
                     last_error_message="",
                 )
@@ -617,12 +632,14 @@ class Patch(Stateful):
         events.record(kind, self, by=by, reason=reason, data=data, before=before, after=self.tellable(columns))
 
     def queue(self, *, by: events.Actor) -> bool:
-        """validated, apply_failed -> queued, with an item at the tail of its branch's queue.
+        """validated, apply_failed -> queued, with an item at the tail of its branch's queue. False when the policy has
+        changed, and a validated patch goes back to be judged by that.
 
         Raises InvalidMove, Refused `validation_incomplete`, `attempts_exhausted`, `superseded`, `reviews_missing`,
-        `review_veto`, `override_expired`.
+        `review_veto`, `override_expired`, `policy_changed`.
         """
         from ledger.models.queue import MergeQueue
+        from ledger.models.review import changed_by_policy
 
         with in_transaction():
             queue = None
@@ -635,7 +652,7 @@ class Patch(Stateful):
                 )
                 if queue is None:
                     raise NotFound.of("merge_queue", self.target_branch)
-            current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
+            current = Patch.objects.locked_in_place(self.pk)
             if current.state not in (self.State.VALIDATED, self.State.APPLY_FAILED):
                 raise InvalidMove(current, current.state, "queued", verb="queue", allowed=self.MOVES[current.state])
             if not current.is_valid:
@@ -653,6 +670,11 @@ class Patch(Stateful):
                     patches=[pk],
                 )
             current.must_be_newest("queue")
+            if why := changed_by_policy(current):
+                if current.state == self.State.APPLY_FAILED:
+                    raise Refused(f"Cannot queue: {why}; validate it again first", code="policy_changed")
+                self.judge_again(why, by=by)
+                return False
             current.must_be_allowed("queue")
             moved = self.move(
                 self.State.QUEUED,
@@ -806,6 +828,31 @@ class Patch(Stateful):
             tests_passed=False,
         )
 
+    def judge_again(self, reason: str, *, by: events.Actor) -> bool:
+        """validated, queued, applied, verified -> created, out of its queue: the full validation runs again, since what
+        it was judged by holds no more. Raises InvalidMove, and Refused `invalid_move` while it is landing.
+        """
+        with in_transaction():
+            self._leave_queue(by, reason)
+            return self.move(
+                self.State.CREATED,
+                by=by,
+                reason=reason,
+                key="judge_again",
+                verb="validate",
+                only_from=(self.State.VALIDATED, *self.IN_QUEUE),
+                state_reason=reason,
+                format_ok=False,
+                scope_ok=False,
+                constraints_ok=False,
+                tests_ran=False,
+                tests_passed=False,
+                candidate_tree="",
+                tested_tree="",
+                tested_parent="",
+                landing_commit="",
+            )
+
     def must_be_allowed(self, verb: str) -> None:
         """What people have to say to it. Raises Refused `review_veto`, `reviews_missing`, `override_expired`."""
         from ledger.models.review import must_be_reviewed, must_hold_overrides
@@ -824,11 +871,18 @@ class Patch(Stateful):
             raise Refused(f"Cannot commit: {objection}", code="gates_not_satisfied")
 
     def begin_landing(self, commit: str, *, by: events.Actor) -> None:
-        """Note which commit is about to land, before the branch moves: what recovery after a crash looks for."""
+        """Note which commit is about to land, before the branch moves: what recovery after a crash looks for.
+
+        Raises what `must_be_committable` raises, and Refused `policy_changed`.
+        """
+        from ledger.models.review import changed_by_policy
+
         with in_transaction():
-            current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
+            current = Patch.objects.locked_in_place(self.pk)
             if current.state != self.State.VERIFIED:
                 raise InvalidMove(current, current.state, "committed", verb="commit", allowed=self.MOVES[current.state])
+            if why := changed_by_policy(current):
+                raise Refused(why, code="policy_changed")
             current.must_be_committable()
             current._note("patch.landing", by=by, data={"commit": commit}, landing_commit=commit)
         self.landing_commit = commit

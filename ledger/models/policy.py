@@ -129,7 +129,7 @@ class PatchPolicy(Definition):
     @property
     def has_target(self) -> bool:
         """Whether it is over the installation or names what it is over."""
-        return self.level == self.Level.GLOBAL or self.target is not None
+        return self.level == self.Level.GLOBAL or getattr(self, f"{self.level}_id") is not None
 
     def place(self) -> tuple[Project | None, Phase | None, Workstream | None, Task | None]:
         """The project, phase, workstream and task in which its target lies."""

@@ -9,7 +9,10 @@ from django.db import models
 from django.db.models import ExpressionWrapper, Q
 from django.utils.translation import gettext_lazy as _
 
+from ledger import contents, policy
+from ledger import diff as diffs
 from ledger.models.patch import Patch
+from ledger.models.policy import PatchPolicy
 from ledger.verdicts import OVERRIDABLE, Reviews
 from pipeline import events
 from pipeline.clock import ClockNow, db_now
@@ -478,6 +481,47 @@ def must_be_reviewed(patch: Patch, verb: str) -> None:
             code="reviews_missing",
             missing=standing.missing,
         )
+
+
+def facts_of(patch: Patch) -> policy.Facts | None:
+    """What the patch was found to do; of one that nobody judged yet what its text says. None when it cannot be read."""
+    if patch.facts:
+        return policy.Facts.read(patch.facts)
+    content = getattr(patch, "content", None)
+    if content is None:
+        return None
+    try:
+        parsed = diffs.parse(content.diff_text, links=True)
+    except diffs.DiffRefused:
+        return None
+    return contents.look(parsed, content.diff_text, None, issue_ref=patch.issue_ref)
+
+
+def changed_by_policy(patch: Patch) -> str:
+    """Why the policy that holds now judges a valid patch more strictly than the one by which it was judged: what it
+    breaks, or the reviews that it needs. "" while it does not; a milder policy takes nothing back.
+
+    One query while the policy is the same, if the patch came by `locked_in_place`; else the stored facts are judged.
+    """
+    now = PatchPolicy.objects.effective(patch.project, patch.phase, patch.workstream, patch.task)
+    snapshot, judged = {**policy.BUILT_IN, **now.values}, patch.policy_snapshot
+    if snapshot == judged:
+        return ""
+    facts = facts_of(patch)
+    if facts is None:
+        return ""
+    overridden = {rule for _pk, rule in patch.overrides.holding()}
+    found = [*policy.check_scope(facts, now.scope(), layer="phase"), *policy.check_constraints(facts, now)]
+    said = [f"{one.message} ({one.layer})" for one in found if one.rule not in overridden]
+    hints = {one.rule for one in policy.check_for_review(facts, now) if one.severity == "review"}
+    needed = int(snapshot["min_reviewers"]) + bool(hints - overridden)
+    if needed > (before := int(judged.get("min_reviewers", 0)) + bool(_hints(patch) - overridden)):
+        said.append(f"it needs {needed} review(s), where it needed {before}")
+    window = ("oscillation_window", "oscillation_threshold")
+    if not said and any(snapshot[name] != judged.get(name, policy.BUILT_IN[name]) for name in window):
+        said = [reason for reason in [patch.swing(snapshot).reason] if reason]
+    more = [f"and {len(said) - 3} more"] if len(said) > 3 else []
+    return f"the policy has changed since it was judged: {'; '.join(said[:3] + more)}" if said else ""
 
 
 def lapsed_overrides(patch: Patch) -> list[str]:
