@@ -90,11 +90,16 @@ class PatchQuerySet(models.QuerySet["Patch"]):
 
     def before(self, patch: "Patch", window: int) -> list[oscillation.Earlier]:
         """The last `window` patches of its workstream before it that share a file with it, oldest first, as the
-        judgement of oscillation reads them. Reverse patches are left out. Two queries.
+        judgement of oscillation reads them; of its project where there is no workstream. Reverse patches are left out.
+        A workstream is also that of a task for which a person submitted. Two queries, if the task is at hand.
         """
-        if patch.workstream_id is None or not patch.files_touched:
+        if not patch.files_touched:
             return []
-        rows = self.filter(workstream=patch.workstream_id, pk__lt=patch.pk, rollback_of=None)
+        workstream = patch.workstream_id or (patch.task.run.workstream_id if patch.task else None)
+        place = Q(workstream=workstream) | Q(workstream=None, task__run__workstream=workstream)
+        if workstream is None:
+            place = Q(project=patch.project_id, workstream=None, task__run__workstream=None)
+        rows = self.filter(place, pk__lt=patch.pk, rollback_of=None)
         rows = rows.touching(sorted(patch.files_touched)).exclude(content=None)
         found = list(rows.order_by("-pk").values_list("pk", "content__diff_text", "attempt")[:window])[::-1]
         again = resubmitters([pk for pk, _, _ in found])
@@ -606,17 +611,19 @@ class Patch(Stateful):
             )
 
     def swing(self, policy: Mapping[str, Any]) -> oscillation.Swing:
-        """Whether this change goes back and forth among those before it in its workstream, by the window and the
+        """Whether this change goes back and forth among those before it in its place, by the window and the
         threshold of `policy` (`oscillation_window`, `oscillation_threshold`). A reverse patch never does.
         """
         content = getattr(self, "content", None)
         if content is None or self.rollback_of_id is not None:
             return oscillation.Swing()
+        threshold = int(policy["oscillation_threshold"])
         others = resubmitters([self.pk]).get(self.pk, set()) - {self.attempt_id}
         return oscillation.judge(
             content.diff_text,
-            Patch.objects.before(self, int(policy["oscillation_window"])),
-            threshold=int(policy["oscillation_threshold"]),
+            # A plan may ask for fewer than could ever be enough: each patch is one sign.
+            Patch.objects.before(self, max(int(policy["oscillation_window"]), threshold)),
+            threshold=threshold,
             resubmitted=(self.pk, len(others)),
             is_released=events.Event.objects.filter(kind="patch.released", subject_id=self.pk).exists(),
         )

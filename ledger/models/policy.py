@@ -7,6 +7,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
+from ledger.policy import BUILT_IN
 from pipeline import taskspec
 from pipeline.constraints import Effective, Layer, check, flatten, resolve
 from pipeline.definitions import Definition, DefinitionQuerySet
@@ -167,12 +168,21 @@ class PatchPolicy(Definition):
         }
 
     def check_rules(self) -> None:
-        """Its target is named and its constraints are no looser than those of the wider layers."""
-        self.check_tightens()
+        """Its target is named, its constraints are no looser than those of the wider layers, and each can be met."""
+        wider = self.check_tightens()
+        if "oscillation_window" in self.layer().values:
+            now = {**BUILT_IN, **resolve([*wider, self.layer()], strict=False).values}
+            window, threshold = int(now["oscillation_window"]), int(now["oscillation_threshold"])
+            if window < threshold:
+                raise InvalidField(
+                    "constraints.oscillation_window",
+                    f"at least {threshold}, not {window}: it takes {threshold} signs to set a change aside "
+                    f"(oscillation_threshold), and each patch of the window is one",
+                )
 
-    def check_tightens(self, *, saved_before: datetime | None = None) -> None:
+    def check_tightens(self, *, saved_before: datetime | None = None) -> list[Layer]:
         """The same; with `saved_before` against those wider layers only that were not changed since: where one was
-        tightened later, the tighter value holds, and this row is left as it is.
+        tightened later, the tighter value holds, and this row is left as it is. Answers the wider layers.
         """
         if not self.has_target:
             raise InvalidField(self.level, f"a policy of level {self.level} names its {self.level}")
@@ -185,3 +195,4 @@ class PatchPolicy(Definition):
         beside = {"phase": phase, "workstream": workstream, "task": task}.get(self.level)
         wider += [layer for level, layer in layers if beside and level == self.level and layer.name == level]
         check(resolve(wider, strict=False), self.layer())
+        return wider
