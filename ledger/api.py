@@ -291,7 +291,8 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
     def create(self, request: Request) -> Response:
         """Submit a change: 201, or 200 with the patch that has the same content on the same base.
 
-        Refuses with the structural codes of a diff, `stale_base`, `stale_claim`; such a text is not kept.
+        What it `replaces` is dropped at once where it is on its way. Refuses with the structural codes of a diff,
+        `stale_base`, `stale_claim`, such a text is not kept; with `invalid_move` while what it replaces is landing.
         """
         given = self.body(Submission)
         lease_id, generation = given.pop("lease", None), given.pop("generation", None)
@@ -311,6 +312,8 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
             if name in given:
                 raise InvalidField(name, "a worker's patch belongs to the task of its lease")
         with transaction.atomic():
+            if given.get("replaces") is not None:
+                given["replaces"].lock_queue()  # before the run of the lease: the house's order
             lease = live_lease(self.principal, lease_id, generation)
             by = claims.actor(lease.worker)
             return self._submit(
@@ -376,8 +379,9 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
     @extend_schema(request=Nothing, responses=PatchSerializer)
     @action(detail=True, methods=["post"])
     def queue(self, request: Request, id: str) -> Response:
-        """Give it a place at the tail of its branch's queue. Refuses with `invalid_move`, `validation_incomplete`,
-        `attempts_exhausted`, `reviews_missing`, `review_veto`.
+        """Give it a place at the tail of its branch's queue, or have it judged again (it is created then) where the
+        policy has become stricter. Refuses with `invalid_move`, `validation_incomplete`, `attempts_exhausted`,
+        `superseded`, `policy_changed`, `reviews_missing`, `review_veto`.
         """
         patch = self.get_object()
         self.body(Nothing)
@@ -404,7 +408,9 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
     @extend_schema(request=Reason, responses=PatchSerializer)
     @action(detail=True, methods=["post"])
     def release(self, request: Request, id: str) -> Response:
-        """Out of quarantine, into the full validation again. Refuses with `reason_required`, `invalid_move`."""
+        """Out of quarantine, into the full validation again. Refuses with `reason_required`, `invalid_move`,
+        `superseded`.
+        """
         patch, reason = self.get_object(), need_reason(self.body(Reason)["reason"])
         patch.release(by=self.by, reason=reason)
         return self.reply(patch)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ledger import audit, git
 from ledger.models import MergeQueue, Patch, PatchPolicy, Push, QueueItem
 from pipeline.clock import db_now
-from pipeline.constraints import resolve
+from pipeline.constraints import Layer, resolve
 from pipeline.invariants import Finding, invariant, probe, query, told
 from pipeline.models import Phase, Project, Workstream
 from pipeline.refusals import Refused
@@ -196,14 +196,21 @@ def _landed_on(project: Project, branch: str) -> list[str]:
 
 @invariant(72, "no saved constraint is looser than its wider layer")
 def _tighter_only() -> list[str]:
+    """As it was when each was saved: a wider layer may be tightened later, and then holds, whatever stands below."""
     phases = Phase.objects.select_related("project").order_by("pk")
     workstreams = Workstream.objects.select_related("phase__project").order_by("pk")
     policies = PatchPolicy.objects.filter(enabled=True).order_by("pk")
     return [
         *_refused((phase.pk, lambda phase=phase: resolve(phase.layers())) for phase in phases),
-        *_refused((row.pk, lambda row=row: resolve(row.layers())) for row in workstreams),
-        *_refused((policy.pk, policy.check_rules) for policy in policies),
+        *_refused((row.pk, lambda row=row: resolve(_at_its_saving(row))) for row in workstreams),
+        *_refused((row.pk, lambda row=row: row.check_tightens(saved_before=row.updated_at)) for row in policies),
     ]
+
+
+def _at_its_saving(workstream: Workstream) -> list[Layer]:
+    """Its layers, without that of a phase which was changed since."""
+    layers = workstream.layers()
+    return layers if workstream.phase.updated_at < workstream.updated_at else layers[-1:]
 
 
 @invariant(73, "the seals verify: the newest here, all of them by verify-ledger")

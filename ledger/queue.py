@@ -7,8 +7,8 @@ from pathlib import Path
 
 from django.db import transaction
 
-from ledger import git, janitor
-from ledger.models import MergeQueue, Patch, QueueItem
+from ledger import git, janitor, remote
+from ledger.models import MergeQueue, Patch, QueueItem, Remote
 from pipeline import events, locks, prepared
 from pipeline.crashpoints import crashpoint
 from pipeline.ids import to_uuid
@@ -241,7 +241,17 @@ def _judge(queue: MergeQueue, item: QueueItem, by: events.Actor) -> bool:
 
 
 def _land(queue: MergeQueue, item: QueueItem, by: events.Actor) -> bool:
-    """Move the branch to exactly what was tested, by compare-and-swap, and book it."""
+    """Move the branch to exactly what was tested, and book it. A remote that takes it on its own branch is asked first,
+    by whoever has the repository to itself.
+    """
+    first = remote.asked_first(queue)
+    if first is None:
+        return _land_here(queue, item, None, by)
+    with janitor.alone(queue.project) as mine:
+        return mine and _land_here(queue, item, first, by)
+
+
+def _land_here(queue: MergeQueue, item: QueueItem, first: Remote | None, by: events.Actor) -> bool:
     patch = item.patch
     try:
         with transaction.atomic():
@@ -251,11 +261,17 @@ def _land(queue: MergeQueue, item: QueueItem, by: events.Actor) -> bool:
     except Refused as refusal:
         if refusal.code in ("gates_not_satisfied", "tests_not_passed"):
             return _restart(queue, item, str(refusal), by)
+        if refusal.code == "policy_changed":
+            return patch.judge_again(str(refusal), by=by)
         if refusal.code in ("reviews_missing", "review_veto", "override_expired"):
             # It was allowed when it was queued: a person has to look at what has changed since.
             return patch.quarantine(str(refusal), by=by)
         raise
     crashpoint("land.before_ref")
+    if first is not None:
+        if not remote.offer(queue, first, item.candidate_commit, by=by):
+            return _restart(queue, item, "somebody pushed to the remote's branch meanwhile", by)
+        crashpoint("land.offered")
     try:
         git.move_branch(queue.project.mirror, queue.target_branch, item.candidate_commit, item.base_commit)
     except git.BranchMoved:

@@ -23,7 +23,7 @@ from pipeline.refusals import InvalidField, Refused
 from workers.models import Lease, Worker
 
 
-@on("patch.created", "patch.released")
+@on("patch.created", "patch.released", "patch.rejudged")
 def start_validation(event: Event) -> None:
     """Validation runs git, so it is a task of its own."""
     nudge_later("ledger.tasks.validate", event.subject_id)
@@ -175,7 +175,9 @@ WHERE task_id = %s AND outcome = 'success' ORDER BY sequence DESC LIMIT 1
 
 @answers("task.complete", order=10)
 def are_patches_landed(*, task: Task) -> Verdict:
-    """Ready when the last successful attempt's patches have landed, failed when one cannot, else waiting."""
+    """Ready when the last successful attempt's patches have landed, failed when one cannot, else waiting. What somebody
+    replaced is judged by what came in its place.
+    """
     found = prepared.execute(_DELIVERED, [to_uuid(task.pk)])
     named = json.loads(found[0][0]) if found else []
     patches = list(Patch.objects.filter(pk__in=named)) if named else []
@@ -183,7 +185,7 @@ def are_patches_landed(*, task: Task) -> Verdict:
         if task.requires_patch:
             return Verdict("failed", "the patch that the task requires is missing", code="patch_missing")
         return READY
-    for patch in patches:
+    for patch in (given.in_its_place() for given in patches):
         landed = patch.state == Patch.State.COMMITTED or (
             patch.custody == Project.Custody.RECORDED and patch.state == Patch.State.VERIFIED
         )

@@ -1,8 +1,10 @@
 """Following the repository that a mirror came from: fetch, on a schedule or when told; push of what landed, until it is
 there.
 
-Nothing is ever forced. A remote that has gone another way stops landing on that branch and asks a person; it goes on by
-itself once one branch contains the other again.
+Nothing is ever forced. Where the remote takes each commit on the branch itself, it is offered the commit before ours
+moves, so that what a person pushed there meanwhile comes first. A remote that has gone another way all the same (it was
+down when something landed here, or its history was written anew) stops landing on that branch and asks a person; it
+goes on by itself once one branch contains the other again.
 """
 
 import hashlib
@@ -17,7 +19,7 @@ from django.utils.translation import gettext as _
 from ledger import git, receipts
 from ledger.git import remotes
 from ledger.janitor import alone
-from ledger.models import MergeQueue, Patch, Push, Remote
+from ledger.models import MergeQueue, Patch, Push, QueueItem, Remote
 from ledger.models.remote import CredentialMissing, read_secret
 from pipeline import events
 from pipeline.clock import db_now
@@ -48,7 +50,16 @@ def fetch(remote: Remote, *, by: events.Actor = events.SYSTEM) -> Fetched | None
     A branch of ours that is ahead stays. Queues of branches that moved look again at once, and build on the new head.
     """
     with alone(remote.project) as mine:
-        return _fetch(remote, by) if mine else None
+        found = _fetch(remote, by) if mine else None
+    _wake_landings(remote.project_id)
+    return found
+
+
+def _wake_landings(project_id: str) -> None:
+    """What wanted to land while we spoke with the remote looks again at once, and not at the next sweep."""
+    passing = QueueItem.objects.filter(queue__project=project_id, state=QueueItem.State.PASSING)
+    for pk in passing.order_by("queue").values_list("queue", flat=True).distinct():
+        events.nudge_later("ledger.tasks.advance", pk)
 
 
 def _fetch(remote: Remote, by: events.Actor) -> Fetched:
@@ -188,42 +199,82 @@ def push(queue_id: str, *, by: events.Actor = events.SYSTEM) -> int:
         waiting = list(Push.objects.waiting().filter(queue=queue).select_related("patch")) if mine else []
         if not waiting or waiting[0].due_at > db_now():
             return 0
-        return _push(queue, remote, waiting, by)
+        done = _push(queue, remote, waiting, by)
+    _wake_landings(queue.project_id)
+    return done
 
 
-def _push(queue: MergeQueue, remote: Remote, waiting: list[Push], by: events.Actor) -> int:
+def _push(queue: MergeQueue, remote: Remote, waiting: list[Push], by: events.Actor, commit: str = "") -> int:
     mirror, target = queue.project.mirror, remote.pushes_to(queue.target_branch)
     queue.refresh_from_db(fields=["head_commit"])
+    commit = commit or queue.head_commit
     try:
         address = remotes.check_address(remote.url)
         secret = read_secret(remote.credential)
         crashpoint("push.before")
-        remotes.push(mirror, address, queue.head_commit, target, username=remote.username, secret=secret)
+        remotes.push(mirror, address, commit, target, username=remote.username, secret=secret)
         crashpoint("push.after")
     except remotes.RemoteRefused as refusal:
-        return _refused(queue, remote, waiting, str(refusal), by)
+        return _refused(queue, remote, waiting, commit, str(refusal), by)
     except FAILURES as problem:
         waiting[0].retry(str(problem), by=by)
         return 1
-    return _arrived(queue, remote, waiting, by)
+    return _arrived(queue, remote, waiting, commit, by)
 
 
-def _arrived(queue: MergeQueue, remote: Remote, waiting: list[Push], by: events.Actor) -> int:
-    arrived = [push for push in waiting if git.is_ancestor(queue.project.mirror, push.commit_sha, queue.head_commit)]
+def _arrived(queue: MergeQueue, remote: Remote, waiting: list[Push], commit: str, by: events.Actor) -> int:
+    arrived = [push for push in waiting if git.is_ancestor(queue.project.mirror, push.commit_sha, commit)]
     title, text = request_for(queue) if remote.landing == Remote.Landing.BRANCH else ("", "")
     for push in arrived:
         push.arrive(by=by, title=title, text=text if push is arrived[-1] else "")
     return len(arrived)
 
 
-def _refused(queue: MergeQueue, remote: Remote, waiting: list[Push], reason: str, by: events.Actor) -> int:
+def _refused(queue: MergeQueue, remote: Remote, waiting: list[Push], commit: str, reason: str, by: events.Actor) -> int:
     """The remote's branch holds something else: look what, and ask unless it can go on without us."""
     found = _fetch(remote, by)
+    mirror, target = queue.project.mirror, remote.pushes_to(queue.target_branch)
     if found.error:
         waiting[0].retry(found.error, by=by)
-    elif not {queue.target_branch, remote.pushes_to(queue.target_branch)} & set(found.diverged):
+    elif not {queue.target_branch, target} & set(found.diverged):
+        theirs = git.note_head(mirror, f"{remotes.INCOMING}{target}")
+        if theirs is not None and git.is_ancestor(mirror, commit, theirs):
+            return _push(queue, remote, waiting, by, theirs)  # it is there, with more on top: now the receipts
         waiting[0].retry(reason, by=by)  # its new commits are ours now, and the next head holds both
     return 1
+
+
+# -- landing on the remote first ---------------------------------------------------------------------------------------
+
+
+def asked_first(queue: MergeQueue) -> Remote | None:
+    """The remote that gets a commit before our branch moves: one that takes them on the branch itself. None also while
+    it is known to be down: then what lands stays here until it is back.
+    """
+    remote = Remote.objects.live().filter(project=queue.project_id, landing=Remote.Landing.PUSH).first()
+    if remote is None or Push.objects.waiting().filter(queue=queue, attempts__gt=0).exists():
+        return None
+    remote.project = queue.project
+    return remote
+
+
+def offer(queue: MergeQueue, remote: Remote, commit: str, *, by: events.Actor) -> bool:
+    """Give the remote's branch the commit that is about to land, forward only. False when that branch holds what the
+    commit does not: it is fetched then, and ours is brought forward where that loses nothing.
+
+    True also for a remote that cannot be asked: the work goes on here. The caller has the repository to itself.
+    """
+    try:
+        address = remotes.check_address(remote.url)
+        secret = read_secret(remote.credential)
+        names = {"username": remote.username, "secret": secret}
+        remotes.push(queue.project.mirror, address, commit, queue.target_branch, with_receipts=False, **names)
+    except remotes.RemoteRefused:
+        _fetch(remote, by)
+        return False
+    except FAILURES as problem:
+        log.warning("remote of %s was not asked first: %s", queue.project.key, problem)
+    return True
 
 
 # -- a remote that has gone another way ----------------------------------------------------------------------------

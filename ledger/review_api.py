@@ -54,7 +54,10 @@ class ReviewSerializer(StrictModel):
 
     class Meta:
         model = PatchReview
-        fields = ("id", "created_at", "patch", "reviewer", "reviewer_name", "verdict", "body", "anchors", "for_sha256")
+        fields = (
+            "id", "created_at", "patch", "reviewer", "reviewer_key", "reviewer_name", "verdict", "body", "anchors",
+            "for_sha256",
+        )  # fmt: skip
         read_only_fields = fields
 
 
@@ -227,7 +230,8 @@ def _given(endpoint: Any, patch: Patch, verdict: str, given: dict[str, Any]) -> 
     sha256 = given.pop("sha256", None)
     if sha256 is not None and sha256 != patch.sha256:
         raise InvalidField("sha256", f"this revision has another: {patch.sha256}")
-    review = patch.reviews.give(patch, verdict, by=endpoint.by, reviewer=endpoint.principal.user, **given)
+    who = endpoint.principal
+    review = patch.reviews.give(patch, verdict, by=endpoint.by, reviewer=who.user, key=who.key, **given)
     return Response(ReviewSerializer(review).data, 201)
 
 

@@ -9,10 +9,9 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 
-from ledger import contents, git, policy, validation, verdicts
-from ledger import diff as diffs
+from ledger import git, policy, validation, verdicts
 from ledger.models import Patch, PatchPolicy, PatchReview, PolicyOverride
-from ledger.models.review import Reviews, belong_to, lapsed_overrides, reviews_of
+from ledger.models.review import Reviews, belong_to, facts_of, lapsed_overrides, reviews_of
 from pipeline import events
 from pipeline.auth import Principal
 from pipeline.constraints import Effective
@@ -44,20 +43,6 @@ def judged_by(patch: Patch, *, with_layers: bool = True) -> Effective:
         layers = {}
     values = {name: value for name, value in snapshot.items() if value != policy.BUILT_IN.get(name)}
     return Effective(values, {**dict.fromkeys(values, AS_JUDGED), **layers}, {})
-
-
-def facts_of(patch: Patch) -> policy.Facts | None:
-    """What the patch was found to do; of one that nobody judged yet what its text says. None when it cannot be read."""
-    if patch.facts:
-        return policy.Facts.read(patch.facts)
-    content = getattr(patch, "content", None)
-    if content is None:
-        return None
-    try:
-        parsed = diffs.parse(content.diff_text, links=True)
-    except diffs.DiffRefused:
-        return None
-    return contents.look(parsed, content.diff_text, None, issue_ref=patch.issue_ref)
 
 
 def requirements(
@@ -130,7 +115,7 @@ def waiting_for(principal: Principal) -> list[Waiting]:
     """The patches that wait for a review which `principal` may give, the riskiest first, then the oldest.
 
     Not among them: own ones and those of own agents, and those on which that person has had a say. Of more than 200
-    that wait the oldest are looked at. Six queries at most.
+    that wait the oldest are looked at. However many they are, a handful of queries.
     """
     places = principal.project_ids("approver")
     rows = Patch.objects.awaiting_review() if places is None else Patch.objects.awaiting_review().filter(
@@ -142,7 +127,7 @@ def waiting_for(principal: Principal) -> list[Waiting]:
         Waiting(patch, standing[patch.pk], verdicts.risk(facts_of(patch), judged_by(patch, with_layers=False)))
         for patch in patches
         if standing[patch.pk].missing
-        and principal.name not in (*standing[patch.pk].approvals, *standing[patch.pk].vetoes)
+        and principal.id not in standing[patch.pk].heard
         and principal.id not in own[patch.pk]
     ]
     return sorted(found, key=lambda one: (-verdicts.TIERS.index(one.risk.tier), one.patch.pk))
@@ -297,8 +282,8 @@ def replay(row: PatchPolicy, last: int) -> dict[str, Any]:
     wanted = int(effective.values.get("min_reviewers", 0))
     if wanted:
         approved = PatchReview.objects.filter(patch__in=[patch.pk for patch in patches], verdict="approve")
-        for pk, name in approved.exclude(reviewer=None).values_list("patch", "reviewer_name"):
-            people.setdefault(pk, set()).add(name)
+        for pk, person in approved.exclude(reviewer=None).values_list("patch", "reviewer"):
+            people.setdefault(pk, set()).add(person)
     by_rule: dict[str, int] = {}
     shown: list[dict[str, Any]] = []
     refused = newly = waiting = unread = 0

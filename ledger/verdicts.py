@@ -26,11 +26,14 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Reviews:
-    """How a patch stands with its reviewers: the names of those who approve and of those who object."""
+    """How a patch stands with its reviewers: the names of those who approve and of those who object, and the ids of
+    both.
+    """
 
     needed: int
     approvals: tuple[str, ...] = ()
     vetoes: tuple[str, ...] = ()
+    heard: frozenset[str] = frozenset()
 
     @property
     def missing(self) -> int:

@@ -72,7 +72,7 @@ R warning   budget.warned budget.limit_changed
 R error     budget.breached
 I info      patch.created patch.validated patch.queued patch.apply_started patch.applied patch.verified patch.landing
 I info      patch.committed patch.released
-I warning   patch.resubmitted patch.requeued patch.dropped
+I warning   patch.resubmitted patch.requeued patch.rejudged patch.dropped
 I error     patch.apply_failed patch.revalidation_failed patch.refused patch.quarantined patch.quarantine_expired
 I warning   patch.rolled_back
 I info      review.given

@@ -96,6 +96,7 @@ TABLES: dict[Model, str] = {
         created,validated,queued,apply_failed,quarantined       dropped      patch.dropped
         applied,verified     dropped      patch.dropped
         applied,verified     queued       patch.requeued     ⚿ rebase
+        validated,queued,applied,verified created patch.rejudged ⚿ judge_again
         quarantined          created      patch.released     ⚿ release
         committed            rolled_back  patch.rolled_back  ⚿ reverse_landed
     """,

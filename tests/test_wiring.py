@@ -35,6 +35,7 @@ REACTIONS = {
     ],
     "push.resumed": ["ledger.landing_reactions.push_again"],
     "patch.released": ["ledger.reactions.start_validation", "costs.reactions.reclass"],
+    "patch.rejudged": ["ledger.reactions.start_validation"],
     "patch.dropped": [
         "pipeline.reactions.advance_run",
         "ledger.reactions.drop_those_behind",

@@ -138,8 +138,17 @@ def fetch(repo: Path, address: Address, *, username: str = "", secret: str = "")
     return {name.removeprefix(INCOMING): commit for commit, name in pairs}
 
 
-def push(repo: Path, address: Address, commit: str, branch: str, *, username: str = "", secret: str = "") -> None:
-    """Give the remote `commit` as its `branch`, forward only, and the receipts beside it.
+def push(
+    repo: Path,
+    address: Address,
+    commit: str,
+    branch: str,
+    *,
+    username: str = "",
+    secret: str = "",
+    with_receipts: bool = True,
+) -> None:
+    """Give the remote `commit` as its `branch`, forward only, and the receipts beside it unless told otherwise.
 
     Raises RemoteRefused when that would lose commits of the remote's, GitFailed for everything else.
     """
@@ -157,7 +166,7 @@ def push(repo: Path, address: Address, commit: str, branch: str, *, username: st
         if any(words in said for words in ("(non-fast-forward)", "(fetch first)", "(stale info)")):
             raise RemoteRefused(f"Branch {branch} of the remote holds commits that ours does not")
         raise GitFailed("git push was refused", stderr=_scrubbed(said, secret)[-2000:])
-    if note_head(repo, NOTES) is not None:
+    if with_receipts and note_head(repo, NOTES) is not None:
         # Receipts are a record beside the branch: a remote that does not want them takes the branch all the same.
         _talk(
             repo, address, username, secret, *arguments, "--", address.url, f"{NOTES}:{NOTES}", allowed=(0, 1, 128)

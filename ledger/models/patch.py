@@ -79,17 +79,27 @@ class PatchQuerySet(models.QuerySet["Patch"]):
         same = self.filter(project=patch.project_id, base_commit=patch.base_commit, result_tree=tree)
         return same.exclude(pk=patch.pk).order_by("pk")
 
+    def locked_in_place(self, pk: str) -> "Patch":
+        """The patch, its row locked, with all that the policy over it is made from. One query."""
+        rows = self.select_for_update(no_key=True, of=("self",))
+        return rows.select_related("project", "phase", "workstream__phase", "task").get(pk=pk)
+
     def expired_quarantine(self) -> Self:
         """Set aside, and past the date until which somebody wanted to look at them."""
         return self.parked().filter(quarantine_expires_at__lt=ClockNow())
 
     def before(self, patch: "Patch", window: int) -> list[oscillation.Earlier]:
         """The last `window` patches of its workstream before it that share a file with it, oldest first, as the
-        judgement of oscillation reads them. Reverse patches are left out. Two queries.
+        judgement of oscillation reads them; of its project where there is no workstream. Reverse patches are left out.
+        A workstream is also that of a task for which a person submitted. Two queries, if the task is at hand.
         """
-        if patch.workstream_id is None or not patch.files_touched:
+        if not patch.files_touched:
             return []
-        rows = self.filter(workstream=patch.workstream_id, pk__lt=patch.pk, rollback_of=None)
+        workstream = patch.workstream_id or (patch.task.run.workstream_id if patch.task else None)
+        place = Q(workstream=workstream) | Q(workstream=None, task__run__workstream=workstream)
+        if workstream is None:
+            place = Q(project=patch.project_id, workstream=None, task__run__workstream=None)
+        rows = self.filter(place, pk__lt=patch.pk, rollback_of=None)
         rows = rows.touching(sorted(patch.files_touched)).exclude(content=None)
         found = list(rows.order_by("-pk").values_list("pk", "content__diff_text", "attempt")[:window])[::-1]
         again = resubmitters([pk for pk, _, _ in found])
@@ -114,6 +124,7 @@ class PatchQuerySet(models.QuerySet["Patch"]):
         """
         reason = need_reason(reason)
         with in_transaction():
+            original.lock_queue()
             current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=original.pk)
             if current.state != Patch.State.COMMITTED:
                 raise InvalidMove(
@@ -162,9 +173,10 @@ class PatchQuerySet(models.QuerySet["Patch"]):
     ) -> tuple["Patch", bool]:
         """Enter a change in the ledger; answers the patch, and whether it is new.
 
-        The same content on the same base is answered with the patch that is there, and recorded as resubmitted. Raises
-        DiffRefused with its structural code, UnknownCommit `stale_base`, InvalidField. The caller has checked the
-        lease.
+        The same content on the same base is answered with the patch that is there, and recorded as resubmitted. What
+        it `replaces` gives way at once (see `give_way`). Raises DiffRefused with its structural code, UnknownCommit
+        `stale_base`, InvalidField, Refused `invalid_move` while what it replaces is landing. The caller has checked the
+        lease, and locked the queue of what it replaces before that.
         """
         if len(summary) > 512:
             raise InvalidField("summary", "512 characters at most")
@@ -185,6 +197,8 @@ class PatchQuerySet(models.QuerySet["Patch"]):
         patch_id = git.patch_id(diff_text)
         sha256 = hashlib.sha256(diff_text.encode()).hexdigest()
         with in_transaction():
+            if replaces is not None:
+                replaces.lock_queue()
             run = Run.objects.select_for_update(no_key=True).get(pk=attempt.run_id) if attempt else None
             with connection.cursor() as cursor:
                 # The same change submitted twice at once: the second waits here, and is answered with the first.
@@ -198,9 +212,10 @@ class PatchQuerySet(models.QuerySet["Patch"]):
                 events.record("patch.resubmitted", known, by=by, data={"attempt": attempt and attempt.pk})
                 return known, False
             task = attempt.task if attempt else task
-            replaces = replaces or (self._to_repair(task) if task else None)
             if replaces is not None:
-                _must_be_replaceable(replaces)
+                replaces = _replaceable(replaces, task if worker_id else None)
+            elif task is not None:
+                replaces = self._to_repair(task)
             source = run or rollback_of  # whose plan it belongs to
             linked = rollback_of or replaces
             patch = Patch(
@@ -242,14 +257,17 @@ class PatchQuerySet(models.QuerySet["Patch"]):
                 patch.depends_on.set(depends_on)
             needs = {"depends_on": [needed.pk for needed in depends_on]} if depends_on else None
             patch.born(by=by, reason="Initial creation", data=needs)
+            if replaces is not None:
+                replaces.give_way(patch, by=by)
             crashpoint("submit.stored")
             if run is not None:
                 Run.objects.filter(pk=run.pk).update(count_patches_created=F("count_patches_created") + 1)
         return patch, True
 
     def _to_repair(self, task: Task) -> "Patch | None":
-        """The newest patch of the task that failed: what a new one replaces."""
-        return self.filter(task=task, state=Patch.State.APPLY_FAILED).order_by("-pk").first()
+        """The newest patch of the task that failed: what a new one replaces. Locks its row."""
+        rows = self.select_for_update(no_key=True, of=("self",)).filter(task=task, state=Patch.State.APPLY_FAILED)
+        return rows.order_by("-pk").first()
 
 
 # As the unique constraint on a patch's content says it, so that its index is read.
@@ -283,11 +301,22 @@ def resubmitters(patch_ids: Collection[str]) -> dict[str, set[str | None]]:
     return found
 
 
-def _must_be_replaceable(patch: "Patch") -> None:
-    """Raises InvalidField when `patch` has landed: a change to what is there replaces nothing. Locks its row."""
-    states = Patch.objects.select_for_update(no_key=True, of=("self",)).filter(pk=patch.pk).values_list("state")
-    if states.get() == (Patch.State.COMMITTED,):
+def _replaceable(patch: "Patch", own_task: Task | None) -> "Patch":
+    """`patch` as the database holds it, locked. Raises InvalidField when it has landed, since a change to what is there
+    replaces nothing; Refused `invalid_move` while it is landing. An agent (`own_task`) takes nobody else's work out.
+    """
+    current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=patch.pk)
+    if current.state == Patch.State.COMMITTED:
         raise InvalidField("replaces", f"patch {patch.pk} has landed: submit a change of its own, or roll it back")
+    if current.is_landing:
+        raise Refused(
+            f"Cannot replace: patch {patch.pk} is landing right now; when it has, submit a change of what it left",
+            code="invalid_move",
+            state=current.state,
+        )
+    if own_task is not None and current.task_id != own_task.pk and current.gives_way:
+        raise InvalidField("replaces", f"patch {patch.pk} is on its way, and of another task")
+    return current
 
 
 @held_by_postgres
@@ -297,6 +326,7 @@ class Patch(Stateful):
         initial -> created -> validated -> queued -> applied -> verified -> committed
         created, queued, applied -> apply_failed -> validated | queued
         applied, verified -> rolled_back | (⚿ rebase) queued
+        validated, queued, applied, verified -> (⚿ judge_again) created
         anything open -> quarantined | dropped
         quarantined -> dropped | (⚿ release) created
         committed -> (⚿ reverse_landed) rolled_back
@@ -340,12 +370,20 @@ class Patch(Stateful):
     KEYED = {
         (State.APPLIED, State.QUEUED): "rebase",
         (State.VERIFIED, State.QUEUED): "rebase",
+        (State.VALIDATED, State.CREATED): "judge_again",
+        (State.QUEUED, State.CREATED): "judge_again",
+        (State.APPLIED, State.CREATED): "judge_again",
+        (State.VERIFIED, State.CREATED): "judge_again",
         (State.QUARANTINED, State.CREATED): "release",
         (State.COMMITTED, State.ROLLED_BACK): "reverse_landed",
     }
     KINDS = {
         (State.APPLIED, State.QUEUED): "patch.requeued",
         (State.VERIFIED, State.QUEUED): "patch.requeued",
+        (State.VALIDATED, State.CREATED): "patch.rejudged",
+        (State.QUEUED, State.CREATED): "patch.rejudged",
+        (State.APPLIED, State.CREATED): "patch.rejudged",
+        (State.VERIFIED, State.CREATED): "patch.rejudged",
         (State.QUARANTINED, State.CREATED): "patch.released",
     }
     INITIAL = {State.CREATED}
@@ -358,6 +396,7 @@ class Patch(Stateful):
         State.VERIFIED,
     )
     IN_QUEUE = (State.QUEUED, State.APPLIED, State.VERIFIED)
+    ON_ITS_WAY = (State.CREATED, State.VALIDATED, *IN_QUEUE)
     FINAL = (State.COMMITTED, State.ROLLED_BACK, State.DROPPED)
 
     ledger_id = ULIDField(unique=True, default=new_id, editable=False)
@@ -491,6 +530,22 @@ class Patch(Stateful):
         return self.format_ok and self.scope_ok and self.constraints_ok
 
     @property
+    def is_landing(self) -> bool:
+        """Whether its commit is noted, and the branch may move to it at any moment."""
+        return bool(self.landing_commit) and self.state == self.State.VERIFIED
+
+    @property
+    def gives_way(self) -> bool:
+        """Whether a newer revision takes its place at once. Not what has failed or was set aside, which goes nowhere by
+        itself; nor what somebody else has applied in a recorded project, which is theirs to tell.
+        """
+        told_by_others = self.custody == Project.Custody.RECORDED and self.state in (
+            self.State.APPLIED,
+            self.State.VERIFIED,
+        )
+        return self.state in self.ON_ITS_WAY and not told_by_others
+
+    @property
     def max_apply_attempts(self) -> int:
         """How often it may be tried to apply."""
         return int(self.policy_snapshot.get("max_apply_attempts", settings.SIGNALBOX_MAX_APPLY_ATTEMPTS))
@@ -525,7 +580,8 @@ class Patch(Stateful):
                     verb="validate",
                     working=True,
                     **columns,
-                    state_reason="",
+                    # Why it was judged again stays to be read until it goes on.
+                    state_reason=current.state_reason if current.state == self.State.CREATED else "",
                     last_error_code="",
                     last_error_message="",
                 )
@@ -555,17 +611,19 @@ class Patch(Stateful):
             )
 
     def swing(self, policy: Mapping[str, Any]) -> oscillation.Swing:
-        """Whether this change goes back and forth among those before it in its workstream, by the window and the
+        """Whether this change goes back and forth among those before it in its place, by the window and the
         threshold of `policy` (`oscillation_window`, `oscillation_threshold`). A reverse patch never does.
         """
         content = getattr(self, "content", None)
         if content is None or self.rollback_of_id is not None:
             return oscillation.Swing()
+        threshold = int(policy["oscillation_threshold"])
         others = resubmitters([self.pk]).get(self.pk, set()) - {self.attempt_id}
         return oscillation.judge(
             content.diff_text,
-            Patch.objects.before(self, int(policy["oscillation_window"])),
-            threshold=int(policy["oscillation_threshold"]),
+            # A plan may ask for fewer than could ever be enough: each patch is one sign.
+            Patch.objects.before(self, max(int(policy["oscillation_window"]), threshold)),
+            threshold=threshold,
             resubmitted=(self.pk, len(others)),
             is_released=events.Event.objects.filter(kind="patch.released", subject_id=self.pk).exists(),
         )
@@ -581,12 +639,14 @@ class Patch(Stateful):
         events.record(kind, self, by=by, reason=reason, data=data, before=before, after=self.tellable(columns))
 
     def queue(self, *, by: events.Actor) -> bool:
-        """validated, apply_failed -> queued, with an item at the tail of its branch's queue.
+        """validated, apply_failed -> queued, with an item at the tail of its branch's queue. False when the policy has
+        changed, and a validated patch goes back to be judged by that.
 
-        Raises InvalidMove, Refused `validation_incomplete`, `attempts_exhausted`, `reviews_missing`, `review_veto`,
-        `override_expired`.
+        Raises InvalidMove, Refused `validation_incomplete`, `attempts_exhausted`, `superseded`, `reviews_missing`,
+        `review_veto`, `override_expired`, `policy_changed`.
         """
         from ledger.models.queue import MergeQueue
+        from ledger.models.review import changed_by_policy
 
         with in_transaction():
             queue = None
@@ -599,7 +659,7 @@ class Patch(Stateful):
                 )
                 if queue is None:
                     raise NotFound.of("merge_queue", self.target_branch)
-            current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
+            current = Patch.objects.locked_in_place(self.pk)
             if current.state not in (self.State.VALIDATED, self.State.APPLY_FAILED):
                 raise InvalidMove(current, current.state, "queued", verb="queue", allowed=self.MOVES[current.state])
             if not current.is_valid:
@@ -616,6 +676,12 @@ class Patch(Stateful):
                     code="gates_not_satisfied",
                     patches=[pk],
                 )
+            current.must_be_newest("queue")
+            if why := changed_by_policy(current):
+                if current.state == self.State.APPLY_FAILED:
+                    raise Refused(f"Cannot queue: {why}; validate it again first", code="policy_changed")
+                self.judge_again(why, by=by)
+                return False
             current.must_be_allowed("queue")
             moved = self.move(
                 self.State.QUEUED,
@@ -769,6 +835,31 @@ class Patch(Stateful):
             tests_passed=False,
         )
 
+    def judge_again(self, reason: str, *, by: events.Actor) -> bool:
+        """validated, queued, applied, verified -> created, out of its queue: the full validation runs again, since what
+        it was judged by holds no more. Raises InvalidMove, and Refused `invalid_move` while it is landing.
+        """
+        with in_transaction():
+            self._leave_queue(by, reason)
+            return self.move(
+                self.State.CREATED,
+                by=by,
+                reason=reason,
+                key="judge_again",
+                verb="validate",
+                only_from=(self.State.VALIDATED, *self.IN_QUEUE),
+                state_reason=reason,
+                format_ok=False,
+                scope_ok=False,
+                constraints_ok=False,
+                tests_ran=False,
+                tests_passed=False,
+                candidate_tree="",
+                tested_tree="",
+                tested_parent="",
+                landing_commit="",
+            )
+
     def must_be_allowed(self, verb: str) -> None:
         """What people have to say to it. Raises Refused `review_veto`, `reviews_missing`, `override_expired`."""
         from ledger.models.review import must_be_reviewed, must_hold_overrides
@@ -787,11 +878,18 @@ class Patch(Stateful):
             raise Refused(f"Cannot commit: {objection}", code="gates_not_satisfied")
 
     def begin_landing(self, commit: str, *, by: events.Actor) -> None:
-        """Note which commit is about to land, before the branch moves: what recovery after a crash looks for."""
+        """Note which commit is about to land, before the branch moves: what recovery after a crash looks for.
+
+        Raises what `must_be_committable` raises, and Refused `policy_changed`.
+        """
+        from ledger.models.review import changed_by_policy
+
         with in_transaction():
-            current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
+            current = Patch.objects.locked_in_place(self.pk)
             if current.state != self.State.VERIFIED:
                 raise InvalidMove(current, current.state, "committed", verb="commit", allowed=self.MOVES[current.state])
+            if why := changed_by_policy(current):
+                raise Refused(why, code="policy_changed")
             current.must_be_committable()
             current._note("patch.landing", by=by, data={"commit": commit}, landing_commit=commit)
         self.landing_commit = commit
@@ -827,6 +925,35 @@ class Patch(Stateful):
             if self.rollback_of_id:
                 self.rollback_of.reverse_landed(self, by=by)
         return moved
+
+    def give_way(self, newer: "Patch", *, by: events.Actor) -> bool:
+        """Close it, out of its queue, since `newer` was submitted in its place; False when it is not on its way.
+
+        What failed or was set aside stays for whoever looks after it, but does not go on while `newer` stands.
+        """
+        return self.gives_way and self.drop(f"superseded by {newer.pk}", by=by)
+
+    def must_be_newest(self, verb: str) -> None:
+        """Raises Refused `superseded` while a newer revision of it stands. The caller holds its row's lock."""
+        gone = (self.State.DROPPED, self.State.ROLLED_BACK)
+        newer = self.replaced_by.exclude(state__in=gone).order_by("-pk").values_list("pk", "state").first()
+        if newer is not None:
+            raise Refused(
+                f"Cannot {verb}: patch {newer[0]}, which is {newer[1]}, was submitted in its place; go on with that "
+                f"one, or drop it first",
+                code="superseded",
+                patches=[newer[0]],
+            )
+
+    def in_its_place(self) -> "Patch":
+        """The newest revision of a patch that was dropped for one; itself when there is none."""
+        found = self
+        while found.state == self.State.DROPPED:
+            newer = found.replaced_by.order_by("-pk").first()
+            if newer is None:
+                break
+            found = newer
+        return found
 
     def supersede(self, *, by: events.Actor, winner: "Patch") -> None:
         """Drop this patch, and what it replaced in turn, because `winner` landed in its place."""
@@ -923,34 +1050,40 @@ class Patch(Stateful):
     def release(self, *, by: events.Actor, reason: str) -> bool:
         """quarantined -> created with its flags and its attempts cleared: the full validation runs again.
 
-        What it was found to oscillate with is then no error: a person has looked at that.
+        What it was found to oscillate with is then no error: a person has looked at that. Raises ReasonRequired,
+        InvalidMove, Refused `superseded`.
         """
-        return self.move(
-            self.State.CREATED,
-            by=by,
-            reason=need_reason(reason),
-            key="release",
-            verb="release",
-            only_from=(self.State.QUARANTINED,),
-            state_reason="",
-            attempts=0,
-            last_error_code="",
-            last_error_message="",
-            format_ok=False,
-            scope_ok=False,
-            constraints_ok=False,
-            tests_ran=False,
-            tests_passed=False,
-            candidate_tree="",
-            tested_tree="",
-            tested_parent="",
-            landing_commit="",
-            quarantine_reason="",
-            quarantine_path="",
-            quarantine_owner="",
-            quarantined_at=None,
-            quarantine_expires_at=None,
-        )
+        reason = need_reason(reason)
+        with in_transaction():
+            current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
+            if current.state == self.State.QUARANTINED:
+                current.must_be_newest("release")
+            return self.move(
+                self.State.CREATED,
+                by=by,
+                reason=reason,
+                key="release",
+                verb="release",
+                only_from=(self.State.QUARANTINED,),
+                state_reason="",
+                attempts=0,
+                last_error_code="",
+                last_error_message="",
+                format_ok=False,
+                scope_ok=False,
+                constraints_ok=False,
+                tests_ran=False,
+                tests_passed=False,
+                candidate_tree="",
+                tested_tree="",
+                tested_parent="",
+                landing_commit="",
+                quarantine_reason="",
+                quarantine_path="",
+                quarantine_owner="",
+                quarantined_at=None,
+                quarantine_expires_at=None,
+            )
 
     def drop(self, reason: str, *, by: events.Actor, **columns: Any) -> bool:
         """Close it for good, out of its queue; `columns` are written with it. Quiet. Raises ReasonRequired,
@@ -973,17 +1106,24 @@ class Patch(Stateful):
                 **columns,
             )
 
+    def lock_queue(self) -> None:
+        """Lock the queue of its branch, which the house does before any run or patch; nothing in recorded custody."""
+        from ledger.models.queue import MergeQueue
+
+        if self.custody == Project.Custody.MANAGED:
+            MergeQueue.objects.select_for_update(no_key=True).filter(
+                project=self.project_id, target_branch=self.target_branch
+            ).first()
+
     def _leave_queue(self, by: events.Actor, reason: str) -> None:
         """Withdraw its live queue item; the queue's row is locked first, in the house's order."""
-        from ledger.models.queue import MergeQueue, QueueItem
+        from ledger.models.queue import QueueItem
 
         if self.custody != Project.Custody.MANAGED:
             return
-        MergeQueue.objects.select_for_update(no_key=True).filter(
-            project=self.project_id, target_branch=self.target_branch
-        ).first()
+        self.lock_queue()
         current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
-        if current.landing_commit and current.state == self.State.VERIFIED:
+        if current.is_landing:
             raise Refused(
                 f"Patch {self.pk} is landing right now; ask again when it has", code="invalid_move", state="verified"
             )

@@ -1,11 +1,13 @@
 """Patch policies: what a patch may be, in layers from the installation to one task, each tightening the wider."""
 
+from datetime import datetime
 from typing import Any, Self
 
 from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
+from ledger.policy import BUILT_IN
 from pipeline import taskspec
 from pipeline.constraints import Effective, Layer, check, flatten, resolve
 from pipeline.definitions import Definition, DefinitionQuerySet
@@ -51,10 +53,16 @@ class PatchPolicyQuerySet(DefinitionQuerySet["PatchPolicy"]):
         return sorted((row for row in rows if row.has_target), key=lambda row: (order.index(row.level), row.pk))
 
     def layers(
-        self, project: Project | None, phase: Phase | None, workstream: Workstream | None, task: Task | None
+        self,
+        project: Project | None,
+        phase: Phase | None,
+        workstream: Workstream | None,
+        task: Task | None,
+        *,
+        saved_before: datetime | None = None,
     ) -> list[tuple[str, Layer]]:
         """(level, layer) of all that holds in this place, wide to narrow: of every level first the plan, then the
-        policies over it.
+        policies over it. With `saved_before` only those that were not changed since.
         """
         rows = self.covering(project, phase, workstream, task)  # type: ignore[arg-type]
         plans = {
@@ -62,6 +70,14 @@ class PatchPolicyQuerySet(DefinitionQuerySet["PatchPolicy"]):
         }
         if task is not None:
             plans["task"] = Layer("task", taskspec.delta_values(task.spec))
+        if saved_before is not None:
+            rows = [row for row in rows if row.updated_at < saved_before]
+            changed = {
+                "phase": phase and phase.updated_at,
+                "workstream": workstream and workstream.updated_at,
+                "task": task and task.created_at,  # whose specification never changes
+            }
+            plans = {name: layer for name, layer in plans.items() if (at := changed[name]) and at < saved_before}
         found: list[tuple[str, Layer]] = []
         for level in PatchPolicy.Level.values:
             if level in plans:
@@ -129,7 +145,7 @@ class PatchPolicy(Definition):
     @property
     def has_target(self) -> bool:
         """Whether it is over the installation or names what it is over."""
-        return self.level == self.Level.GLOBAL or self.target is not None
+        return self.level == self.Level.GLOBAL or getattr(self, f"{self.level}_id") is not None
 
     def place(self) -> tuple[Project | None, Phase | None, Workstream | None, Task | None]:
         """The project, phase, workstream and task in which its target lies."""
@@ -152,14 +168,31 @@ class PatchPolicy(Definition):
         }
 
     def check_rules(self) -> None:
-        """Its target is named and its constraints are no looser than those of the wider layers."""
+        """Its target is named, its constraints are no looser than those of the wider layers, and each can be met."""
+        wider = self.check_tightens()
+        if "oscillation_window" in self.layer().values:
+            now = {**BUILT_IN, **resolve([*wider, self.layer()], strict=False).values}
+            window, threshold = int(now["oscillation_window"]), int(now["oscillation_threshold"])
+            if window < threshold:
+                raise InvalidField(
+                    "constraints.oscillation_window",
+                    f"at least {threshold}, not {window}: it takes {threshold} signs to set a change aside "
+                    f"(oscillation_threshold), and each patch of the window is one",
+                )
+
+    def check_tightens(self, *, saved_before: datetime | None = None) -> list[Layer]:
+        """The same; with `saved_before` against those wider layers only that were not changed since: where one was
+        tightened later, the tighter value holds, and this row is left as it is. Answers the wider layers.
+        """
         if not self.has_target:
             raise InvalidField(self.level, f"a policy of level {self.level} names its {self.level}")
         project, phase, workstream, task = self.place()
         order = list(self.Level.values)
-        others = PatchPolicy.objects.exclude(pk=self.pk).layers(project, phase, workstream, task)
-        wider = [layer for level, layer in others if order.index(level) < order.index(self.level)]
+        others = PatchPolicy.objects.exclude(pk=self.pk)
+        layers = others.layers(project, phase, workstream, task, saved_before=saved_before)
+        wider = [layer for level, layer in layers if order.index(level) < order.index(self.level)]
         # The plan's own layer of this level stands above the policy; another policy of this level stands beside it.
         beside = {"phase": phase, "workstream": workstream, "task": task}.get(self.level)
-        wider += [layer for level, layer in others if beside and level == self.level and layer.name == level]
+        wider += [layer for level, layer in layers if beside and level == self.level and layer.name == level]
         check(resolve(wider, strict=False), self.layer())
+        return wider

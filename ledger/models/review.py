@@ -1,6 +1,6 @@
 """What people say of a patch: reviews with comments on its lines, and overrides of single rules, each with its end."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar, Self
 
@@ -9,12 +9,14 @@ from django.db import models
 from django.db.models import ExpressionWrapper, Q
 from django.utils.translation import gettext_lazy as _
 
+from ledger import contents, policy
+from ledger import diff as diffs
 from ledger.models.patch import Patch
-from ledger.models.queue import MergeQueue
+from ledger.models.policy import PatchPolicy
 from ledger.verdicts import OVERRIDABLE, Reviews
 from pipeline import events
 from pipeline.clock import ClockNow, db_now
-from pipeline.models import ApiKey, Project, Run, User
+from pipeline.models import ApiKey, Run, User
 from pipeline.refusals import InvalidField, Refused, need_reason
 from pipeline.rows import Told, append_only, in_transaction
 from pipeline.scope import check_path
@@ -44,12 +46,23 @@ class PatchReviewQuerySet(models.QuerySet["PatchReview"]):
         return self if ids is None else self.filter(patch__project__in=ids)
 
     def votes(self) -> "list[PatchReview]":
-        """Approvals and rejections, oldest first: the last of a reviewer counts. One query.
+        """Approvals and rejections, oldest first: the last of a reviewer (`voice`) counts. One query, and two more
+        where a program spoke before reviews kept its key.
 
-        A person who has left has no voice, neither for nor against.
+        A person who has left, and a key that was revoked, have no voice, neither for nor against.
         """
         rows = self.exclude(verdict=PatchReview.Verdict.COMMENT).exclude(reviewer__is_active=False)
-        return list(rows.defer("body", "anchors").order_by("pk"))
+        rows = rows.exclude(reviewer_key__revoked_at__isnull=False)
+        found = list(rows.defer("body", "anchors").order_by("pk"))
+        nameless = {row.pk: row for row in found if row.reviewer_id is None and row.reviewer_key_id is None}
+        if not nameless:
+            return found
+        told = events.Event.objects.filter(subject_id__in=nameless, kind="review.given", actor_kind="integration")
+        keys = dict(told.exclude(actor_id="").values_list("subject_id", "actor_id"))
+        revoked = set(ApiKey.objects.filter(pk__in=keys.values()).exclude(revoked_at=None).values_list("pk", flat=True))
+        for pk, row in nameless.items():
+            row.reviewer_key_id = keys.get(pk)
+        return [row for row in found if row.reviewer_key_id not in revoked]
 
     def comments(self) -> "list[PatchReview]":
         """Those that say something to whoever does the work again, oldest first: all but bare approvals."""
@@ -62,14 +75,17 @@ class PatchReviewQuerySet(models.QuerySet["PatchReview"]):
         *,
         by: events.Actor,
         reviewer: User | None = None,
+        key: ApiKey | None = None,
         body: str = "",
         anchors: Sequence[Mapping[str, Any]] = (),
     ) -> "PatchReview":
-        """Approve, reject or comment on this revision. A program has no `reviewer`, and its approval does not count.
+        """Approve, reject or comment on this revision. A program has a `key` and no `reviewer`: its approval does not
+        count.
 
         A rejection is a veto: it owes a reason, and the patch is set aside with the reviewer as its owner, out of its
-        queue. Raises SelfReview for an approval by the author or by whom its agent belongs to, InvalidMove when nothing
-        more becomes of the patch, ReasonRequired, InvalidField for an anchor that is none.
+        queue. Raises SelfReview for an approval by whose own change it is (see `belong_to`), themselves or by a key of
+        theirs; InvalidMove when nothing more becomes of the patch, ReasonRequired, InvalidField for an anchor that is
+        none.
         """
         if verdict not in PatchReview.Verdict.values:
             raise InvalidField("verdict", f"one of {', '.join(PatchReview.Verdict.values)}, not “{verdict}”")
@@ -83,11 +99,12 @@ class PatchReviewQuerySet(models.QuerySet["PatchReview"]):
             current = _locked(patch)
             if current.state in Patch.FINAL:
                 raise InvalidMove(current, current.state, "reviewed", verb="review")
-            if verdict == PatchReview.Verdict.APPROVE and reviewer is not None:
-                must_not_be_own(current, reviewer)
+            if verdict == PatchReview.Verdict.APPROVE:
+                must_not_be_own(current, reviewer, key)
             review = PatchReview(
                 patch=current,
                 reviewer=reviewer,
+                reviewer_key=key,
                 reviewer_name=reviewer.get_username() if reviewer else by.name,
                 verdict=verdict,
                 body=body,
@@ -118,6 +135,7 @@ class PatchReview(Told):
 
     patch = models.ForeignKey(Patch, models.PROTECT, related_name="reviews")
     reviewer = models.ForeignKey(User, models.PROTECT, null=True, related_name="reviews")
+    reviewer_key = models.ForeignKey(ApiKey, models.PROTECT, null=True, related_name="reviews")
     reviewer_name = models.CharField(max_length=200)
     verdict = models.CharField(max_length=7, choices=Verdict)
     body = models.TextField(blank=True)
@@ -134,6 +152,9 @@ class PatchReview(Told):
                 name="patchreview_veto_says_why", condition=~Q(verdict="reject") | ~Q(body=""),
             ),
             models.CheckConstraint(name="patchreview_names_reviewer", condition=~Q(reviewer_name="")),
+            models.CheckConstraint(
+                name="patchreview_of_person_or_key", condition=Q(reviewer=None) | Q(reviewer_key=None),
+            ),
         ]  # fmt: skip
         indexes = [models.Index(fields=["patch", "id"], name="patchreview_of_patch")]
 
@@ -143,6 +164,13 @@ class PatchReview(Told):
     def correlation(self) -> dict[str, str | None]:
         """Events about a review belong to its patch."""
         return self.patch.correlation()
+
+    @property
+    def voice(self) -> tuple[str, str]:
+        """Whose vote it is: the kind and id of the person or key. Of a name anybody may make a key."""
+        if self.reviewer_id:
+            return "user", self.reviewer_id
+        return ("key", self.reviewer_key_id) if self.reviewer_key_id else ("name", self.reviewer_name)
 
     def lines(self) -> list[str]:
         """What it says to whoever does the work again: the body, and each comment with its place."""
@@ -212,7 +240,8 @@ class PolicyOverrideQuerySet(models.QuerySet["PolicyOverride"]):
             current = _locked(patch)
             if current.state in Patch.FINAL:
                 raise InvalidMove(current, current.state, "overridden", verb="override")
-            own = user is not None and user.pk in belong_to([current])[current.pk]
+            acting = {user.pk} if user else {by.id, *owners_of([by.id]).values()} if by.kind == "integration" else set()
+            own = bool(acting & belong_to([current])[current.pk].keys())
             row = PolicyOverride(
                 patch=current,
                 rule=rule,
@@ -276,10 +305,7 @@ class PolicyOverride(Told):
 
 def _locked(patch: Patch) -> Patch:
     """The patch as the database holds it, locked after its queue: the house's order."""
-    if patch.custody == Project.Custody.MANAGED:
-        MergeQueue.objects.select_for_update(no_key=True).filter(
-            project=patch.project_id, target_branch=patch.target_branch
-        ).first()
+    patch.lock_queue()
     return Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=patch.pk)
 
 
@@ -314,28 +340,38 @@ def check_anchors(anchors: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def belong_to(patches: Sequence[Patch]) -> dict[str, dict[str, str]]:
-    """Whose change each patch is, by its id: person's id → why that person is no second pair of eyes.
+    """Whose change each patch is, by its id: id of a person or key → why that one is no second pair of eyes.
 
-    The author; whoever started the run for which its agent worked; whoever made the key with which that agent came
-    in. The latter two are known from events, which say who acted. A reverse patch is the system's: whoever asked for
-    it is its first pair of eyes. Three queries at most, for any number of patches.
+    The author; whoever made the key with which it was submitted, or with which its agent came in; whoever started the
+    run for which its agent worked, with a key or without. All but the author are known from events, which say who
+    acted. A reverse patch is the system's: whoever asked for it is its first pair of eyes. A handful of queries, for
+    any number of patches.
     """
     agents = [patch for patch in patches if not patch.rollback_of_id]
-    by_people = events.Event.objects.filter(actor_kind="user").exclude(actor_id="")
+    told = events.Event.objects.filter(actor_kind__in=["user", "integration"]).exclude(actor_id="")
     runs = {patch.run_id for patch in agents if patch.run_id}
-    asked = by_people.filter(subject_type=Run.noun(), subject_id__in=runs, kind="run.created") if runs else None
+    asked = told.filter(subject_type=Run.noun(), subject_id__in=runs, kind="run.created") if runs else None
     starters = dict(asked.values_list("subject_id", "actor_id")) if asked is not None else {}
     workers = {patch.author_worker_id for patch in agents if patch.author_worker_id}
-    keys = dict(Worker.objects.filter(pk__in=workers).values_list("pk", "api_key")) if workers else {}
-    made = by_people.filter(subject_type=ApiKey.noun(), subject_id__in=set(keys.values()) - {None})
-    makers = dict(made.filter(kind="api_key.added").values_list("subject_id", "actor_id")) if keys else {}
+    of_worker = dict(Worker.objects.filter(pk__in=workers).values_list("pk", "api_key")) if workers else {}
+    by_keys = {patch.pk for patch in agents if not patch.author_user_id and not patch.author_worker_id}
+    sent = told.filter(subject_type=Patch.noun(), subject_id__in=by_keys, kind="patch.created") if by_keys else None
+    senders = dict(sent.values_list("subject_id", "actor_id")) if sent is not None else {}
+    owners = owners_of({*of_worker.values(), *senders.values(), *starters.values()} - {None})
     found: dict[str, dict[str, str]] = {}
     for patch in patches:
         people = found.setdefault(patch.pk, {})
-        if maker := makers.get(keys.get(patch.author_worker_id)):
-            people[maker] = "made the key of the worker that wrote it"
+        for key, why in (
+            (of_worker.get(patch.author_worker_id), "made the key of the worker that wrote it"),
+            (starters.get(patch.run_id), "started the run in which an agent wrote it"),
+            (senders.get(patch.pk), "made the key that submitted it"),
+        ):
+            if owner := owners.get(key):
+                people[owner] = why
         if starter := starters.get(patch.run_id):
             people[starter] = "started the run in which an agent wrote it"
+        if sender := senders.get(patch.pk):
+            people[sender] = "submitted it"
         if patch.rollback_of_id:
             people.clear()
         if patch.author_user_id:
@@ -343,11 +379,40 @@ def belong_to(patches: Sequence[Patch]) -> dict[str, dict[str, str]]:
     return found
 
 
-def must_not_be_own(patch: Patch, user: User) -> None:
-    """Raises SelfReview when the change is this person's own, or that of an agent of theirs."""
-    why = belong_to([patch])[patch.pk].get(user.pk)
-    if why is not None:
+def owners_of(keys: Collection[str]) -> dict[str, str]:
+    """Whose each key is, by its id: the person who made it, or made the key with which it was made. Without the keys of
+    nobody, such as the installation's own. One query for each step back, and none without keys.
+    """
+    makers: dict[str, tuple[str, str]] = {}
+    left = set(keys)
+    while left:
+        told = events.Event.objects.filter(subject_type=ApiKey.noun(), subject_id__in=left, kind="api_key.added")
+        found = {pk: (kind, maker) for pk, kind, maker in told.values_list("subject_id", "actor_kind", "actor_id")}
+        makers |= found
+        left = {maker for kind, maker in found.values() if kind == "integration" and maker} - makers.keys()
+    owners = {}
+    for key in keys:
+        kind, maker = makers.get(key, ("", ""))
+        seen = {key}
+        while kind == "integration" and maker not in seen:
+            seen.add(maker)
+            kind, maker = makers.get(maker, ("", ""))
+        if kind == "user" and maker:
+            owners[key] = maker
+    return owners
+
+
+def must_not_be_own(patch: Patch, user: User | None, key: ApiKey | None = None) -> None:
+    """Raises SelfReview when the change is this person's own, that of an agent or a key of theirs, or the key's."""
+    people = belong_to([patch])[patch.pk]
+    if user is not None and (why := people.get(user.pk)):
         raise SelfReview(f"Cannot approve: {user.get_username()} {why}, and four eyes are needed", because=why)
+    if key is None:
+        return
+    for one in (key.pk, owners_of([key.pk]).get(key.pk, "")):
+        if why := people.get(one):
+            whose = "this key" if one == key.pk else "whoever made this key"
+            raise SelfReview(f"Cannot approve: {whose} {why}, and four eyes are needed", because=why)
 
 
 def reviews_of(patches: Sequence[Patch]) -> dict[str, Reviews]:
@@ -358,9 +423,9 @@ def reviews_of(patches: Sequence[Patch]) -> dict[str, Reviews]:
     most, for any number of patches.
     """
     ids = [patch.pk for patch in patches]
-    votes: dict[str, dict[str, PatchReview]] = {pk: {} for pk in ids}
+    votes: dict[str, dict[tuple[str, str], PatchReview]] = {pk: {} for pk in ids}
     for review in PatchReview.objects.filter(patch__in=ids).votes():
-        votes[review.patch_id][review.reviewer_name] = review
+        votes[review.patch_id][review.voice] = review
     holding = PolicyOverride.objects.filter(patch__in=ids).holding() if any(_hints(patch) for patch in patches) else {}
     askers = {patch.pk: _asker_id(patch) for patch in patches if _asker_id(patch)}
     people = User.objects.filter(pk__in=askers.values(), is_active=True) if askers else ()
@@ -369,16 +434,26 @@ def reviews_of(patches: Sequence[Patch]) -> dict[str, Reviews]:
     for patch in patches:
         given = votes[patch.pk]
         approvals = {
-            name for name, review in given.items()
+            voice: review.reviewer_name for voice, review in given.items()
             if review.verdict == PatchReview.Verdict.APPROVE and review.reviewer_id
             and review.for_sha256 == patch.sha256
         }  # fmt: skip
-        vetoes = {name for name, review in given.items() if review.verdict == PatchReview.Verdict.REJECT}
-        asker = names.get(askers.get(patch.pk, ""))
-        approvals |= {asker} - vetoes if asker else set()
+        vetoes = {
+            voice: review.reviewer_name
+            for voice, review in given.items()
+            if review.verdict == PatchReview.Verdict.REJECT
+        }
+        asker = askers.get(patch.pk, "")
+        if asker in names and ("user", asker) not in vetoes:
+            approvals[("user", asker)] = names[asker]
         open_hints = {rule for rule in _hints(patch) if (patch.pk, rule) not in holding}
         needed = int(patch.policy_snapshot.get("min_reviewers", 0)) + bool(open_hints)
-        found[patch.pk] = Reviews(needed, tuple(sorted(approvals)), tuple(sorted(vetoes)))
+        found[patch.pk] = Reviews(
+            needed,
+            tuple(sorted(approvals.values())),
+            tuple(sorted(vetoes.values())),
+            frozenset(pk for _kind, pk in {**approvals, **vetoes}),
+        )
     return found
 
 
@@ -406,6 +481,47 @@ def must_be_reviewed(patch: Patch, verb: str) -> None:
             code="reviews_missing",
             missing=standing.missing,
         )
+
+
+def facts_of(patch: Patch) -> policy.Facts | None:
+    """What the patch was found to do; of one that nobody judged yet what its text says. None when it cannot be read."""
+    if patch.facts:
+        return policy.Facts.read(patch.facts)
+    content = getattr(patch, "content", None)
+    if content is None:
+        return None
+    try:
+        parsed = diffs.parse(content.diff_text, links=True)
+    except diffs.DiffRefused:
+        return None
+    return contents.look(parsed, content.diff_text, None, issue_ref=patch.issue_ref)
+
+
+def changed_by_policy(patch: Patch) -> str:
+    """Why the policy that holds now judges a valid patch more strictly than the one by which it was judged: what it
+    breaks, or the reviews that it needs. "" while it does not; a milder policy takes nothing back.
+
+    One query while the policy is the same, if the patch came by `locked_in_place`; else the stored facts are judged.
+    """
+    now = PatchPolicy.objects.effective(patch.project, patch.phase, patch.workstream, patch.task)
+    snapshot, judged = {**policy.BUILT_IN, **now.values}, patch.policy_snapshot
+    if snapshot == judged:
+        return ""
+    facts = facts_of(patch)
+    if facts is None:
+        return ""
+    overridden = {rule for _pk, rule in patch.overrides.holding()}
+    found = [*policy.check_scope(facts, now.scope(), layer="phase"), *policy.check_constraints(facts, now)]
+    said = [f"{one.message} ({one.layer})" for one in found if one.rule not in overridden]
+    hints = {one.rule for one in policy.check_for_review(facts, now) if one.severity == "review"}
+    needed = int(snapshot["min_reviewers"]) + bool(hints - overridden)
+    if needed > (before := int(judged.get("min_reviewers", 0)) + bool(_hints(patch) - overridden)):
+        said.append(f"it needs {needed} review(s), where it needed {before}")
+    window = ("oscillation_window", "oscillation_threshold")
+    if not said and any(snapshot[name] != judged.get(name, policy.BUILT_IN[name]) for name in window):
+        said = [reason for reason in [patch.swing(snapshot).reason] if reason]
+    more = [f"and {len(said) - 3} more"] if len(said) > 3 else []
+    return f"the policy has changed since it was judged: {'; '.join(said[:3] + more)}" if said else ""
 
 
 def lapsed_overrides(patch: Patch) -> list[str]:

@@ -152,7 +152,7 @@ class House:
             run_git(clone, "diff", "--cached", "--full-index", f"--output={place}/diff")
             return (Path(place) / "diff").read_text()
 
-    def submit(self, document: Mapping[str, Any], files: Mapping[str, str | None]) -> Patch:
+    def submit(self, document: Mapping[str, Any], files: Mapping[str, str | None], **fields: Any) -> Patch:
         """Submit the change that `files` are, in the name of the document's lease."""
         lease = Lease.objects.select_related("worker").get(pk=document["lease"]["id"])
         patch, _is_new = Patch.objects.submit(
@@ -163,6 +163,7 @@ class House:
             summary=f"Work on {document['task']['key']}",
             attempt=lease.attempt,
             worker_id=lease.worker_id,
+            **fields,
         )
         return patch
 

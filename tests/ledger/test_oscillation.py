@@ -10,6 +10,7 @@ from ledger.oscillation import Earlier, hits, judge
 from ledger.regions import Region, follow, regions_of
 from pipeline.clock import db_now
 from pipeline.fold import fold
+from pipeline.refusals import InvalidField
 from tests import factories
 from tests.factories import BY
 from tests.ledger.landing import Shore
@@ -151,3 +152,36 @@ def test_a_change_that_goes_back_and_forth_in_its_workstream_is_quarantined_with
     assert patch.swing({"oscillation_window": 5, "oscillation_threshold": 3}).reason == ""
     narrow = patch.swing({"oscillation_window": 1, "oscillation_threshold": 1})
     assert [hit.patch_id for hit in narrow.hits] == [made[2].pk]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("with_task", [False, True])
+def test_changes_of_people_without_a_workstream_go_back_and_forth_within_their_project(
+    tmp_path: Path, nudges: list[object], with_task: bool
+) -> None:
+    shore = Shore(tmp_path, {"a.py": "before\none\nafter\n"})
+    fields = {}
+    if with_task:
+        workstream = factories.make_workstream(factories.make_phase(shore.project))
+        fields = {"task": factories.make_task(factories.make_run(workstream, started=True))}
+    elsewhere = shore.submit({"a.py": "before\ntwo\nafter\n"})  # in the project, and of no workstream
+    made = [shore.land({"a.py": f"before\n{text}\nafter\n"}, **fields) for text in ("three", "one", "three")]
+    patch = shore.submit({"a.py": "before\none\nafter\n"}, **fields)
+    swing = patch.swing({"oscillation_window": 2, "oscillation_threshold": 3})
+    assert [hit.patch_id for hit in swing.hits] == [row.pk for row in made]
+    assert swing.reason.startswith("oscillating")
+    assert patch.pk not in [one.patch_id for one in Patch.objects.before(patch, 9)]
+    assert (elsewhere.pk in [one.patch_id for one in Patch.objects.before(patch, 9)]) is not with_task
+    other = factories.make_patch(diff_text=patch.content.diff_text)
+    assert Patch.objects.before(other, 9) == []
+
+
+@pytest.mark.django_db
+def test_a_window_in_which_nothing_could_ever_be_found_is_refused() -> None:
+    with pytest.raises(InvalidField, match="oscillation_window: at least 3, not 2"):
+        factories.make_policy(constraints={"oscillation_window": 2})
+    factories.make_policy(constraints={"oscillation_threshold": 2})
+    project = factories.make_project()
+    assert factories.make_policy(project=project, constraints={"oscillation_window": 2}).pk
+    with pytest.raises(InvalidField, match="at least 2, not 1"):
+        factories.make_policy(project=factories.make_project(), constraints={"oscillation_window": 1})

@@ -4,14 +4,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import transaction
 
 from gates.models import GateRun
 from ledger import blockers, git, queue, validation
-from ledger.models import Patch, QueueItem
-from pipeline.events import Event
+from ledger.models import Patch, PatchPolicy, QueueItem
+from ledger.models.review import changed_by_policy
+from pipeline.events import Actor, Event
 from pipeline.refusals import Refused
 from tests.conftest import Threads
-from tests.factories import BY, make_gate, make_merge_queue, make_patch, make_project, sample_repository
+from tests.factories import (
+    BY,
+    make_gate,
+    make_merge_queue,
+    make_patch,
+    make_policy,
+    make_project,
+    make_user,
+    sample_repository,
+)
 from tests.flows.house import House, piece
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
@@ -134,6 +145,94 @@ def test_a_verdict_that_is_no_longer_fresh_is_asked_for_again_before_the_branch_
     assert [(run.gate_version, run.state) for run in single.gate_runs()] == [(1, "passed"), (2, "passed")]
     assert single.run.state == "succeeded"
     single.must_hold()
+
+
+def test_what_a_stricter_policy_forbids_does_not_land_from_the_queue(single: House) -> None:
+    single.queue.pause(by=BY)
+    patch = single.work({"a.txt": "a\n", "b.txt": "b\n"})
+    make_policy(project=single.project, constraints={"max_files_changed": 1})
+    single.queue.resume(by=BY)
+    single.drain()
+    patch.refresh_from_db()
+    assert (patch.state, patch.last_error_code) == ("apply_failed", "max_files_changed")
+    assert single.new_commits() == []
+    (told,) = Event.objects.filter(subject_id=patch.pk, kind="patch.rejudged")
+    assert told.reason == (
+        "the policy has changed since it was judged: 2 files changed; at most 1 are allowed (project policy)"
+    )
+    # The agent is told, and does it again.
+    assert single.states() == {"a": "queued"}
+    assert "at most 1 are allowed" in single.claim()["prompt"]["text"]
+    single.must_hold()
+
+
+def test_what_a_stricter_policy_wants_reviewed_waits_for_that_and_is_told_why(
+    single: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tighten(point: str) -> None:
+        if point == "build.done" and not PatchPolicy.objects.exists():
+            make_policy(project=single.project, constraints={"min_reviewers": 1})
+
+    monkeypatch.setattr(queue, "crashpoint", tighten)
+    patch = single.work({"a.txt": "a\n"})
+    patch.refresh_from_db()
+    assert (patch.state, single.new_commits()) == ("validated", [])
+    assert patch.state_reason == "the policy has changed since it was judged: it needs 1 review(s), where it needed 0"
+    ada = make_user()
+    patch.reviews.give(patch, "approve", by=Actor("user", ada.pk, "Ada"), reviewer=ada)
+    single.drain()
+    patch.refresh_from_db()
+    assert (patch.state, patch.state_reason) == ("committed", "")
+    assert single.run.state == "succeeded"
+    single.must_hold()
+
+
+def test_a_milder_policy_and_one_that_says_nothing_of_it_leave_a_patch_where_it_is(single: House) -> None:
+    policy = make_policy(project=single.project, constraints={"max_files_changed": 5})
+    single.queue.pause(by=BY)
+    patch = single.work({"a.txt": "a\n"})
+    policy.edit(by=BY, constraints={"max_files_changed": 9, "forbid_touching_paths": ["other/**"]})
+    single.queue.resume(by=BY)
+    single.drain()
+    patch.refresh_from_db()
+    assert patch.state == "committed"
+    assert not Event.objects.filter(kind="patch.rejudged").exists()
+
+
+def test_an_override_holds_against_a_policy_that_was_tightened(single: House) -> None:
+    single.queue.pause(by=BY)
+    patch = single.work({"a.txt": "a\n", "b.txt": "b\n"})
+    patch.overrides.grant(patch, "max_files_changed", reason="it is all right", by=BY)
+    make_policy(project=single.project, constraints={"max_files_changed": 1})
+    single.queue.resume(by=BY)
+    single.drain()
+    patch.refresh_from_db()
+    assert patch.state == "committed"
+
+
+def test_one_that_waited_for_its_review_is_judged_by_what_holds_when_it_comes(single: House) -> None:
+    policy = make_policy(project=single.project, constraints={"min_reviewers": 1})
+    patch = single.work({"a.txt": "a\n"})
+    policy.edit(by=BY, constraints={"min_reviewers": 2})
+    for state in ("validated", "committed"):
+        user = make_user()
+        patch.reviews.give(patch, "approve", by=Actor("user", user.pk, "Ada"), reviewer=user)
+        single.drain()
+        patch.refresh_from_db()
+        assert patch.state == state
+    single.must_hold()
+
+
+def test_whether_the_policy_is_the_same_costs_a_landing_one_query(
+    single: House, django_assert_num_queries: Any
+) -> None:
+    make_policy(project=single.project, constraints={"max_files_changed": 5})
+    single.queue.pause(by=BY)
+    patch = single.work({"a.txt": "a\n"})
+    with transaction.atomic():
+        row = Patch.objects.locked_in_place(patch.pk)
+        with django_assert_num_queries(1):
+            assert changed_by_policy(row) == ""
 
 
 def test_a_paused_queue_builds_nothing_and_goes_on_when_resumed(single: House) -> None:

@@ -169,6 +169,40 @@ def test_a_push_that_is_first_makes_the_gates_judge_the_new_tree(
     must_hold(house)
 
 
+def test_a_newer_revision_and_the_landing_of_the_older_one_at_once_land_one_of_them(
+    tmp_path: Path, threads: Threads
+) -> None:
+    house = House(tmp_path, [piece(f"t{number}", conflict_group="g") for number in range(4)])
+    for number in range(4):
+        house.queue.pause(by=BY)
+        older = house.work({f"{number}.txt": "older\n"})
+        house.queue.resume(by=BY)
+        head = house.head
+
+        def replace(older: Patch = older, path: str = f"newer-{number}.txt", head: str = head) -> str:
+            diff = new_file_diff(path)
+            try:
+                newer, _ = Patch.objects.submit(
+                    project=house.project, diff_text=diff, base_commit=head, by=BY, replaces=older
+                )
+            except Refused as refusal:
+                return refusal.code
+            return newer.pk
+
+        _landed, said = threads.at_once(lambda: queue.advance(house.queue.pk), replace)
+        outcome = said.result()
+        house.drain()
+        older.refresh_from_db()
+        if outcome in ("invalid_move", "invalid_field"):  # it was landing, or had landed
+            assert older.state == "committed"
+        else:
+            newer = Patch.objects.get(pk=outcome)
+            assert (older.state, newer.state) == ("dropped", "committed")
+            must_be_complete(newer)
+        must_be_complete(older)
+    must_hold(house)
+
+
 def test_a_rollback_asked_for_twice_at_once_makes_one_reverse(tmp_path: Path, threads: Threads) -> None:
     shore = Shore(tmp_path, {"a.txt": "a\n"})
     patch = shore.land({"a.txt": "b\n"})

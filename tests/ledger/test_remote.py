@@ -1,5 +1,6 @@
 """Remotes: what landed gets there, what came there gets here, nothing is forced, and no secret shows."""
 
+import contextlib
 import hashlib
 import hmac
 import ipaddress
@@ -18,7 +19,7 @@ from django.test import Client
 
 from ledger import git, queue, remote
 from ledger.git import remotes
-from ledger.models import Patch, Push, Remote
+from ledger.models import Patch, Push, QueueItem, Remote
 from ledger.models.remote import CredentialMissing, delay, read_secret
 from pipeline import egress
 from pipeline.clock import db_now
@@ -26,7 +27,7 @@ from pipeline.egress import AddressRefused
 from pipeline.events import Event
 from pipeline.models import Hold
 from pipeline.refusals import InvalidField
-from tests.factories import BY, make_project, run_git
+from tests.factories import BY, make_project, new_file_diff, run_git
 from tests.flows.house import Deaths, Died, House, piece
 from tests.ledger.githost import NAME, GitHost
 
@@ -190,10 +191,95 @@ def test_a_push_to_the_remote_between_gate_and_landing_has_the_patch_built_and_j
     house.must_hold()
 
 
+def test_what_a_person_pushed_between_two_fetches_comes_first_and_the_patch_is_judged_again_on_it(
+    house: House, upstream: Upstream
+) -> None:
+    upstream.follow()
+    first = house.work({"a.txt": "a\n"})
+    by_hand = upstream.commit("by-hand.txt")  # nobody has fetched it when the next patch is to land
+    second = house.work({"b.txt": "b\n"})
+    for patch in (first, second):
+        patch.refresh_from_db()
+        assert patch.state == "committed"
+    assert [commit.id for commit in house.new_commits()] == [first.commit_sha, by_hand, second.commit_sha]
+    assert (second.tested_parent, second.reapplies) == (by_hand, 1)
+    assert len([run for run in house.gate_runs() if run.patch_id == second.pk]) == 2
+    assert upstream.head() == house.head
+    assert house.queue.head_commit == house.head
+    assert {push.state for push in Push.objects.all()} == {"pushed"}
+    assert not Hold.objects.exists()
+    item = QueueItem.objects.get(patch=second)
+    assert (item.restarts, item.restart_reason) == (1, "somebody pushed to the remote's branch meanwhile")
+    house.must_hold()
+
+
+def test_a_patch_in_whose_way_a_person_pushed_goes_back_and_nothing_of_theirs_is_lost(
+    house: House, upstream: Upstream
+) -> None:
+    upstream.follow()
+    by_hand = upstream.commit("a.txt")
+    patch = house.work({"a.txt": "a\n"})
+    patch.refresh_from_db()
+    assert (patch.state, patch.last_error_code) == ("apply_failed", "stale_base")
+    assert house.head == upstream.head() == by_hand
+    assert house.states()["a"] == "queued"  # the agent does it again, on what is there now
+    assert not Hold.objects.exists()
+    house.must_hold()
+
+
+@pytest.mark.parametrize("more", ["", "on-top.txt"])
+def test_a_landing_that_dies_when_the_remote_has_it_is_booked_once(
+    house: House, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, more: str
+) -> None:
+    following = upstream.follow()
+    deaths = Deaths(monkeypatch)
+    patch = house.deliver({"a.txt": "a\n"})
+    deaths.arm("land.offered")
+    with pytest.raises(Died):
+        house.drain()
+    assert upstream.head() != house.head == house.first_commit
+    if more:  # somebody builds on it before we are back
+        upstream.commit(more)
+        remote.fetch(following)
+    house.drain()
+    patch.refresh_from_db()
+    assert patch.state == "committed"
+    assert house.head == upstream.head()
+    assert len(house.new_commits()) == 1 + bool(more)
+    assert Push.objects.get().state == "pushed"
+    house.must_hold()
+
+
+def test_while_somebody_speaks_with_the_remote_nothing_lands_and_then_it_does(
+    house: House, upstream: Upstream, nudges: list[tuple[Any, ...]]
+) -> None:
+    following = upstream.follow()
+    with pytest.MonkeyPatch.context() as busy:
+        busy.setattr(queue.janitor, "alone", lambda project: contextlib.nullcontext(False))
+        patch = house.work({"a.txt": "a\n"})
+    patch.refresh_from_db()
+    assert (patch.state, patch.landing_commit) == ("verified", "")
+    nudges.clear()
+    remote.fetch(following)
+    assert ("ledger.tasks.advance", house.queue.pk) in nudges
+    house.drain()
+    assert upstream.head() == house.head != house.first_commit
+
+
+def part_ways(house: House, upstream: Upstream) -> tuple[Patch, str]:
+    """Something lands here while the remote is down, and a person's commit there: the patch, and that commit."""
+    away = upstream.path.rename(house.folder / "away.git")
+    landed = house.work({"a.txt": "a\n"})
+    away.rename(upstream.path)
+    by_hand = upstream.commit("by-hand.txt")
+    now_due()
+    house.drain()
+    return landed, by_hand
+
+
 def test_a_remote_that_went_another_way_is_never_forced_and_a_person_is_asked(house: House, upstream: Upstream) -> None:
     following = upstream.follow()
-    by_hand = upstream.commit("by-hand.txt")  # nobody has fetched it when the patch lands
-    landed = house.work({"a.txt": "a\n"})
+    landed, by_hand = part_ways(house, upstream)
     landed.refresh_from_db()
     assert landed.state == "committed"
     assert upstream.head() == by_hand
@@ -219,12 +305,10 @@ def test_a_remote_that_went_another_way_is_never_forced_and_a_person_is_asked(ho
 
 def test_while_the_remote_has_gone_another_way_nothing_more_lands(house: House, upstream: Upstream) -> None:
     following = upstream.follow()
-    house.deliver({"a.txt": "a\n"})
-    second = house.deliver({"b.txt": "b\n"})
-    second.quarantine("look at it later", by=BY)
-    upstream.commit("by-hand.txt")
-    house.drain()
-    second.release(by=BY, reason="looked")
+    part_ways(house, upstream)
+    second, _is_new = Patch.objects.submit(
+        project=house.project, diff_text=new_file_diff("b.txt"), base_commit=house.head, by=BY
+    )
     house.drain()
     second.refresh_from_db()
     assert second.state == "verified"

@@ -136,6 +136,91 @@ def test_nobody_approves_what_their_agent_wrote() -> None:
     assert say(patch, "approve", other).verdict == "approve"
 
 
+def made_by(user: User, role: str) -> factories.ApiKey:
+    """A key that this person made."""
+    return factories.ApiKey.objects.make(name=f"k{factories.number()}", role=role, by=actor(user)).row
+
+
+def through(key: factories.ApiKey) -> events.Actor:
+    return Principal.of_key(key).actor
+
+
+def test_nobody_approves_what_a_key_of_theirs_submitted() -> None:
+    ada, other = factories.make_user(), factories.make_user()
+    key = made_by(ada, "operator")
+    # A key that a key of hers made is hers as well.
+    second = factories.ApiKey.objects.make(name="second", role="operator", by=through(made_by(ada, "admin"))).row
+    for one in (key, second):
+        patch, _ = Patch.objects.submit(
+            project=factories.make_project(custody="recorded"), diff_text=factories.new_file_diff(), base_commit="",
+            by=through(one),
+        )  # fmt: skip
+        patch.note_validation(OK, by=BY)
+        with pytest.raises(SelfReview, match="made the key that submitted it"):
+            say(patch, "approve", ada)
+        with pytest.raises(SelfReview, match="this key submitted it"):
+            patch.reviews.give(patch, "approve", by=through(one), key=one)
+        approver = made_by(ada, "approver")
+        with pytest.raises(SelfReview, match="whoever made this key"):
+            patch.reviews.give(patch, "approve", by=through(approver), key=approver)
+        assert not patch.reviews.exists()
+        assert reviewing.waiting_for(Principal.of_user(ada)) == []
+        say(patch, "approve", other)
+        assert patch.queue(by=BY)
+
+
+def test_nobody_approves_their_own_by_a_key_of_theirs_nor_what_a_run_of_their_key_made() -> None:
+    ada = factories.make_user()
+    key = made_by(ada, "operator")
+    patch = factories.make_patch(user=ada)
+    with pytest.raises(SelfReview, match="whoever made this key submitted it"):
+        patch.reviews.give(patch, "approve", by=through(key), key=key)
+    run = factories.Run.objects.open(by=through(key), workstream=factories.make_workstream())
+    run.start(by=BY)
+    lease = factories.make_lease(task=factories.make_task(run))
+    of_run = factories.make_patch(attempt=lease.attempt, worker_id=lease.worker_id)
+    with pytest.raises(SelfReview, match="started the run"):
+        say(of_run, "approve", ada)
+
+
+def test_two_keys_of_one_person_are_no_two_approvals() -> None:
+    patch, ada = valid(policy_snapshot={"min_reviewers": 2}), factories.make_user()
+    say(patch, "approve", ada)
+    for _n in range(2):
+        key = made_by(ada, "approver")
+        patch.reviews.give(patch, "approve", by=through(key), key=key)
+    assert reviews_of([patch])[patch.pk].missing == 1
+
+
+def test_a_key_that_is_called_like_a_person_does_not_speak_for_that_person() -> None:
+    patch, bob = valid(), factories.make_user(username="bob")
+    key = factories.ApiKey.objects.make(name="bob", role="approver", by=BY).row
+    say(patch, "reject", bob, body="it leaks")
+    patch.reviews.give(patch, "approve", by=through(key), key=key)
+    assert reviews_of([patch])[patch.pk].vetoes == ("bob",)
+    patch.reviews.give(patch, "reject", by=through(key), key=key, body="so it does")
+    say(patch, "approve", bob)
+    standing = reviews_of([patch])[patch.pk]
+    assert (standing.approvals, standing.vetoes, standing.heard) == (("bob",), ("bob",), {bob.pk, key.pk})
+    # Nobody is left who could take it back: a key that was revoked has no voice.
+    key.revoke(by=BY)
+    assert reviews_of([patch])[patch.pk].vetoes == ()
+
+
+def test_a_key_that_spoke_before_reviews_kept_it_is_known_from_the_event() -> None:
+    patch = valid()
+    keys = [factories.ApiKey.objects.make(name="bot", role="approver", by=BY).row for _n in range(2)]
+    patch.reviews.give(patch, "reject", by=through(keys[0]), body="it leaks")
+    assert patch.reviews.get().reviewer_key_id is None
+    patch.reviews.give(patch, "approve", by=through(keys[1]), key=keys[1])
+    assert reviews_of([patch])[patch.pk].vetoes == ("bot",)
+    patch.reviews.give(patch, "approve", by=through(keys[0]), key=keys[0])
+    assert reviews_of([patch])[patch.pk].vetoes == ()
+    patch.reviews.give(patch, "reject", by=through(keys[1]), body="it leaks")
+    keys[1].revoke(by=BY)
+    assert reviews_of([patch])[patch.pk].vetoes == ()
+
+
 def test_the_approval_of_a_program_does_not_count_and_its_veto_does() -> None:
     patch = valid()
     bot = events.Actor("integration", "", "bot")

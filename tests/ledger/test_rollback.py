@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger import git, rollback, validation
+from ledger import git, rollback
 from ledger.models import Patch
 from pipeline.clock import db_now
 from pipeline.events import Actor, Event
@@ -13,7 +13,7 @@ from pipeline.invariants import check_all
 from pipeline.refusals import InvalidField, Refused
 from pipeline.states import InvalidMove
 from tests import factories
-from tests.factories import BY, run_git
+from tests.factories import run_git
 from tests.flows.house import House, piece
 from tests.ledger.landing import Shore, lines
 
@@ -218,25 +218,3 @@ def test_a_patch_that_has_landed_cannot_be_replaced(shore: Shore) -> None:
     landed = shore.land({"b.txt": "other\n"})
     with pytest.raises(InvalidField, match="has landed"):
         shore.submit({"b.txt": "third\n"}, replaces=landed)
-
-
-def test_what_was_to_replace_a_patch_is_dropped_when_that_one_lands_after_all(tmp_path: Path) -> None:
-    house = House(tmp_path, [piece("a")])
-    house.queue.pause(by=BY)
-    patch = house.work({"a.txt": "a\n"})
-    newer, _ = Patch.objects.submit(
-        project=house.project,
-        diff_text=factories.new_file_diff(),
-        base_commit=house.head,
-        by=BY,
-        replaces=patch,
-    )
-    validation.validate(newer.pk)
-    newer.quarantine("later", by=BY)
-    house.queue.resume(by=BY)
-    house.drain()
-    patch.refresh_from_db()
-    newer.refresh_from_db()
-    assert (patch.state, newer.state) == ("committed", "dropped")
-    assert patch.pk in newer.state_reason
-    must_hold(house)

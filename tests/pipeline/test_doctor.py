@@ -13,7 +13,7 @@ from django.core.management import call_command
 from django.db import DatabaseError, connection
 
 from ledger import git
-from ledger.models import PatchContent
+from ledger.models import PatchContent, PatchPolicy
 from pipeline import invariants
 from pipeline.clock import db_now
 from pipeline.events import Event
@@ -241,11 +241,15 @@ def _paused_worker() -> Any:
     return worker
 
 
-def _phase_tightened_afterwards() -> str:
+def _looser_workstream() -> str:
     phase = make.make_phase(constraints={"patch": {"max_lines_changed": 100}})
-    workstream = make.make_workstream(phase, constraints={"patch": {"max_lines_changed": 50}})
-    phase.edit(by=make.BY, constraints={"patch": {"max_lines_changed": 10}})
-    return str(workstream.pk)
+    return write(make.make_workstream(phase), constraints={"patch": {"max_lines_changed": 200}})
+
+
+def _looser_policy() -> str:
+    project = make.make_project()
+    make.make_policy(constraints={"max_lines_changed": 100})
+    return write(make.make_policy(project=project), constraints={"max_lines_changed": 200})
 
 
 PLANTED: list[tuple[int, Callable[[], str]]] = [
@@ -305,7 +309,8 @@ PLANTED: list[tuple[int, Callable[[], str]]] = [
     (65, lambda: str(make.in_state(make.make_worker(), "stopped").pk)),
     (66, lambda: write(_newest(make.make_worker()), kind="patch.dropped")),
     (67, lambda: write(_newest(make.make_worker()), handled_at=None, due_at=db_now() - HOUR)),
-    (72, _phase_tightened_afterwards),
+    (72, _looser_workstream),
+    (72, _looser_policy),
 ]  # fmt: skip
 
 
@@ -314,6 +319,24 @@ def test_a_planted_violation_is_reported_with_its_row(number: int, plant: Callab
     row = plant()
     found = broken().get(f"INV-{number:02}", [])
     assert [one for one in found if row in one], found
+
+
+def test_a_wider_layer_that_is_tightened_afterwards_breaks_nothing_and_is_what_holds() -> None:
+    phase = make.make_phase(constraints={"patch": {"max_lines_changed": 300}})
+    workstream = make.make_workstream(phase, constraints={"patch": {"max_lines_changed": 250}})
+    run = make.make_run(workstream, started=True)
+    task = make.make_task(run)
+    make.make_policy(task=task, constraints={"max_lines_changed": 201, "max_files_changed": 100})
+    wider = make.make_policy(workstream=workstream, constraints={"max_lines_changed": 220})
+    wider.edit(by=make.BY, constraints={"max_lines_changed": 90})
+    assert broken().get("INV-72", []) == []
+    told = PatchPolicy.objects.effective(phase.project, phase, workstream, task).explain()
+    assert (told["max_lines_changed"]["value"], told["max_lines_changed"]["layer"]) == (90, "workstream policy")
+    assert (told["max_files_changed"]["value"], told["max_files_changed"]["layer"]) == (100, "task policy")
+    phase.edit(by=make.BY, constraints={"patch": {"max_lines_changed": 10}})
+    assert broken().get("INV-72", []) == []
+    told = PatchPolicy.objects.effective(phase.project, phase, workstream, task).explain()
+    assert (told["max_lines_changed"]["value"], told["max_lines_changed"]["layer"]) == (10, "phase")
 
 
 def test_a_broken_invariant_ends_the_command_with_one_and_names_the_rows() -> None:

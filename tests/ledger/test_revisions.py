@@ -1,0 +1,146 @@
+"""Newer revisions: what takes the place of a patch, and what then becomes of the older one."""
+
+from pathlib import Path
+
+import pytest
+
+from ledger import queue
+from ledger.models import Patch, QueueItem
+from pipeline.events import Event
+from pipeline.models import Project
+from pipeline.refusals import InvalidField, Refused
+from tests import factories
+from tests.factories import BY, new_file_diff
+from tests.flows.house import House, piece
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    """One task."""
+    return House(tmp_path, [piece("a", conflict_group="g"), piece("b", conflict_group="g")])
+
+
+def revise(house: House, older: Patch, path: str = "newer.txt") -> Patch:
+    """A person submits something else in its place."""
+    patch, is_new = Patch.objects.submit(
+        project=house.project, diff_text=new_file_diff(path), base_commit=house.head, by=BY, replaces=older
+    )
+    assert is_new
+    return patch
+
+
+def read(patch: Patch) -> Patch:
+    patch.refresh_from_db()
+    return patch
+
+
+def refusal(call: object, *given: object, **named: object) -> Refused:
+    with pytest.raises(Refused) as caught:
+        call(*given, by=BY, **named)  # type: ignore[operator]
+    return caught.value
+
+
+def test_a_newer_revision_takes_the_older_one_out_of_the_queue_and_lands_in_its_place(house: House) -> None:
+    house.queue.pause(by=BY)
+    older = house.work({"a.txt": "a\n"})
+    assert read(older).state == "queued"
+    newer = revise(house, older)
+    assert (read(older).state, older.state_reason) == ("dropped", f"superseded by {newer.pk}")
+    assert QueueItem.objects.get(patch=older).state == "withdrawn"
+    house.queue.resume(by=BY)
+    house.drain()
+    assert read(newer).state == "committed"
+    assert [commit.id for commit in house.new_commits()] == [newer.commit_sha]
+    # The task asked for a patch, and what came in its place has landed.
+    assert house.states()["a"] == "completed"
+    house.must_hold()
+
+
+def test_one_that_waits_for_a_review_cannot_be_approved_any_more(house: House) -> None:
+    factories.make_policy(project=house.project, constraints={"min_reviewers": 1})
+    older = house.work({"a.txt": "a\n"})
+    assert read(older).state == "validated"
+    newer = revise(house, older)
+    caught = refusal(older.reviews.give, older, "approve", reviewer=factories.make_user())
+    assert caught.code == "invalid_move"
+    house.drain()
+    assert (read(older).state, read(newer).state) == ("dropped", "validated")
+
+
+def test_one_that_failed_goes_on_only_when_the_newer_one_is_gone(house: House) -> None:
+    failed = house.work({"a.txt": "BROKEN\n"})
+    newer = revise(house, failed)
+    assert read(failed).state == "apply_failed"
+    caught = refusal(failed.queue)
+    assert (caught.code, caught.parts["patches"]) == ("superseded", [newer.pk])
+    newer.drop("not so good", by=BY)
+    assert failed.queue(by=BY)
+
+
+def test_one_that_was_set_aside_is_released_only_when_the_newer_one_is_gone(house: House) -> None:
+    house.queue.pause(by=BY)
+    older = house.work({"a.txt": "a\n"})
+    read(older).quarantine("odd", by=BY)
+    newer = revise(house, older)
+    assert refusal(older.release, reason="fine").code == "superseded"
+    assert read(older).state == "quarantined"
+    newer.drop("not so good", by=BY)
+    assert older.release(by=BY, reason="fine")
+
+
+def test_while_it_is_landing_it_cannot_be_replaced_and_then_not_any_more(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Refused] = []
+
+    def submit(point: str) -> None:
+        if point == "land.before_ref":
+            older = Patch.objects.get(project=house.project)
+            with pytest.raises(Refused) as caught:
+                revise(house, older)
+            said.append(caught.value)
+
+    monkeypatch.setattr(queue, "crashpoint", submit)
+    older = house.work({"a.txt": "a\n"})
+    (caught,) = said
+    assert (caught.code, caught.status) == ("invalid_move", 409)
+    assert "is landing right now" in str(caught)
+    assert read(older).state == "committed"
+    assert Patch.objects.filter(project=house.project).count() == 1
+    with pytest.raises(InvalidField, match="has landed"):
+        revise(house, older)
+    house.must_hold()
+
+
+def test_an_agent_takes_nobody_elses_work_out(house: House) -> None:
+    house.queue.pause(by=BY)
+    others = house.work({"a.txt": "a\n"})
+    document = house.claim()
+    with pytest.raises(InvalidField, match="of another task"):
+        house.submit(document, {"b.txt": "b\n"}, replaces=others)
+    assert read(others).state == "queued"
+    own = house.submit(document, {"b.txt": "b\n"})
+    again = house.submit(document, {"b.txt": "better\n"}, replaces=own)
+    assert read(own).state == "dropped"
+    house.report(document, again)
+    house.queue.resume(by=BY)
+    house.drain()
+    assert house.run.state == "succeeded"
+    assert house.file("b.txt") == "better"
+    house.must_hold()
+
+
+def test_in_recorded_custody_what_others_have_applied_is_theirs_to_tell() -> None:
+    project = factories.make_project(custody=Project.Custody.RECORDED)
+    applied, waiting = (factories.in_state(factories.make_patch(project), state) for state in ("applied", "validated"))
+    for older in (applied, waiting):
+        newer = factories.make_patch(project, replaces=older)
+    assert (read(applied).state, read(waiting).state) == ("applied", "dropped")
+    first = Patch.objects.get(replaces=applied)
+    factories.in_state(applied, "verified", tests_ran=True, tests_passed=True)
+    assert applied.report_commit(by=BY)
+    assert (read(first).state, read(newer).state) == ("dropped", "created")
+    assert applied.pk in first.state_reason
+    assert Event.objects.filter(subject_id=first.pk, kind="patch.dropped").count() == 1
