@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Protocol
 
+from ledger import protected
 from ledger.diff import LINK_MODE, PLAIN_MODES, Diff
 from pipeline.refusals import InvalidField
 from pipeline.scope import check_path, matches
@@ -19,16 +20,7 @@ BUILT_IN: Mapping[str, Any] = {
     "patch_required": True,
     "forbid_binary_patches": True,
     "forbid_touching_paths": [],
-    "protected_paths": [
-        *(".github/**", ".gitlab/**", ".gitlab-ci.yml", ".ci/**", ".circleci/**", ".buildkite/**", ".travis.yml"),
-        *("azure-pipelines.yml", "bitbucket-pipelines.yml", "Jenkinsfile", ".pre-commit-config.yaml"),
-        *("**/conftest.py", "**/pytest.ini", "**/tox.ini", "**/noxfile.py", "**/setup.cfg", "**/pyproject.toml"),
-        *("**/.coveragerc", "**/Makefile", "**/requirements*.txt", "**/poetry.lock", "**/Pipfile.lock", "**/uv.lock"),
-        *("**/package-lock.json", "**/yarn.lock", "**/pnpm-lock.yaml", "**/Cargo.lock", "**/go.sum"),
-        *("**/Gemfile.lock", "**/composer.lock"),
-        *("**/.gitattributes", "**/.gitmodules", "**/.lfsconfig", "**/.mailmap"),
-        *("**/AGENTS.md", "**/CLAUDE.md", "**/GEMINI.md", ".claude/**", ".codex/**", ".cursor/**"),
-    ],
+    "protected_paths": protected.GLOBS,
     "require_tests_for_paths": [],
     "require_issue_ref": False,
     "ascii_only": False,
@@ -297,20 +289,23 @@ def _generated(facts: Facts, effective: Effective) -> list[str]:
 def check_protected(facts: Facts, effective: Effective) -> list[Finding]:
     """The touched paths that are protected, each with severity `review`: it needs one review more.
 
-    Protected are the built-in paths (CI, gates, locks, git's attributes, agents' instructions), and those layers add.
+    Protected are the built-in paths by their kind (`ledger.protected`), and those that layers add.
     """
     added = effective.values.get("protected_paths") or ()
     findings = []
     for path in facts.paths:
-        layer, globs = BUILT_IN_LAYER, BUILT_IN["protected_paths"]
         if not is_path(path):
             continue
         if matches(path, added):
-            layer, globs = effective.layer_of.get("protected_paths", BUILT_IN_LAYER), added
-        elif not matches(path, globs):
+            layer, globs = effective.layer_of.get("protected_paths", BUILT_IN_LAYER), list(added)
+            why = f"by {layer}"
+        elif found := protected.kind_of(path):
+            layer, globs = BUILT_IN_LAYER, [found[1]]
+            why = found[0]
+        else:
             continue
-        message = f"{path} is protected: it needs one review more"
-        findings.append(Finding("protected_paths", layer, path, path, list(globs), message, "review"))
+        message = f"{path} is protected ({why}): it needs one review more"
+        findings.append(Finding("protected_paths", layer, path, path, globs, message, "review"))
     return findings
 
 

@@ -10,12 +10,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils.translation import gettext as _
 
 from ledger import git
 from ledger.git import commit_notes
 from ledger.janitor import alone
 from ledger.models import Patch, PatchContent, PatchReview, Receipt
+from ledger.models.patch import UNIFIED_DIFF
 from pipeline import events, fold
 from pipeline.chain import canonical
 from pipeline.crashpoints import crashpoint
@@ -155,20 +157,29 @@ def verify(project: Project | None = None) -> Iterator[Fault]:
     Yields what differs; each fault names the one thing that disagrees with the others. The events themselves are the
     matter of `verify-ledger`.
     """
-    projects = Project.objects.filter(custody=Project.Custody.MANAGED).order_by("pk")
-    for one in [project] if project else projects:
-        landed = Patch.objects.filter(project=one).exclude(commit_sha="").order_by("pk")
-        ids = list(landed.values_list("pk", flat=True))
-        notes = commit_notes.read(one.mirror)
+    for one in [project] if project else _with_landed():
+        landed = Patch.objects.filter(project=one).exclude(commit_sha="").values_list("pk", flat=True)
+        # A row that was taken away, moved to another project or made to look as if it had never landed is missed, too.
+        told = Event.objects.filter(kind="receipt.written", project_id=one.pk).values_list("patch_id", flat=True)
+        ids = sorted({*landed, *told})
+        notes, hung = commit_notes.read(one.mirror), commit_notes.history(one.mirror)
         for start in range(0, len(ids), PAGE):
-            yield from _verify_page(one, ids[start : start + PAGE], notes)
+            yield from _verify_page(one, ids[start : start + PAGE], notes, hung)
 
 
-def _verify_page(project: Project, ids: Sequence[str], notes: dict[str, bytes]) -> Iterator[Fault]:
+def _with_landed() -> QuerySet[Project]:
+    """The projects in which patches have landed, whatever their custody is now."""
+    managed = Q(custody=Project.Custody.MANAGED)
+    return Project.objects.filter(managed | Exists(Receipt.objects.filter(project=OuterRef("pk")))).order_by("pk")
+
+
+def _verify_page(project: Project, ids: Sequence[str], notes: dict[str, bytes], hung: set[str]) -> Iterator[Fault]:
     patches = Patch.objects.filter(pk__in=ids).select_related("receipt", "content", "prompt").order_by("pk")
     told = Event.objects.filter(kind="receipt.written", patch_id__in=ids).values_list("subject_id", "data")
     sealed = {subject: data["sha256"] for subject, data in told}
     rows = list(patches)
+    for gone in sorted(set(ids) - {patch.pk for patch in rows}):
+        yield Fault(gone, _("row"), _("there is none"))
     commits = commit_notes.commits(project.mirror, [patch.commit_sha for patch in rows])
     for patch in rows:
         yield from _row_faults(patch)
@@ -178,6 +189,9 @@ def _verify_page(project: Project, ids: Sequence[str], notes: dict[str, bytes]) 
             yield Fault(patch.pk, _("receipt"), _("there is none"))
             continue
         yield from _statement_faults(patch, receipt, sealed.get(receipt.pk, ""), notes)
+        if receipt.note and receipt.note not in hung:
+            what = _("%(commit)s is no commit of the notes") % {"commit": receipt.note}
+            yield Fault(patch.pk, _("column note of the receipt"), what)
         yield from _commit_faults(patch, commits.get(patch.commit_sha))
 
 
@@ -202,6 +216,14 @@ def _content_faults(patch: Patch) -> Iterator[Fault]:
     for where, digest in ((_("text"), content.sha256), (_("column sha256"), patch.sha256)):
         if digest != found:
             yield Fault(patch.pk, where, _("its sha256 is %(found)s, not %(told)s") % {"found": found, "told": digest})
+    facts = {
+        _("column byte_size of the text"): (len(content.diff_text.encode()), content.byte_size),
+        _("column format of the text"): (UNIFIED_DIFF, content.format),
+        _("column patch_id_git of the text"): (git.patch_id(content.diff_text), content.patch_id_git),
+    }
+    for where, (expected, held) in facts.items():
+        if held != expected:
+            yield Fault(patch.pk, where, _differs(str(expected), str(held)))
 
 
 def _statement_faults(patch: Patch, receipt: Receipt, sealed: str, notes: dict[str, bytes]) -> Iterator[Fault]:
@@ -214,6 +236,8 @@ def _statement_faults(patch: Patch, receipt: Receipt, sealed: str, notes: dict[s
         yield Fault(patch.pk, _("column sha256 of the receipt"), _differs(sealed, receipt.sha256))
     if receipt.note and _digest(note) != sealed:
         yield Fault(patch.pk, _("note"), _differs(receipt.statement, note))
+    if receipt.project_id != patch.project_id:
+        yield Fault(patch.pk, _("project of the receipt"), _differs(patch.project_id, receipt.project_id))
     if receipt.commit_sha != patch.commit_sha:
         yield Fault(patch.pk, _("commit of the receipt"), _differs(patch.commit_sha, receipt.commit_sha))
     try:
@@ -268,10 +292,11 @@ def _differs(expected: str, found: str) -> str:
 def watch() -> int:
     """Verify everything, and tell each fault once as `receipt.broken`; returns how many there are."""
     count = 0
-    for fault in verify():
-        count += 1
-        patch = Patch.objects.get(pk=fault.patch_id)
-        known = Event.objects.filter(kind="receipt.broken", subject_id=patch.pk, reason=str(fault)[:2000])
-        if not known.exists():
-            events.record("receipt.broken", patch, by=events.SYSTEM, reason=str(fault)[:2000])
+    for project in _with_landed():
+        for fault in verify(project):
+            count += 1
+            subject: Patch | Project = Patch.objects.filter(pk=fault.patch_id).first() or project
+            known = Event.objects.filter(kind="receipt.broken", subject_id=subject.pk, reason=str(fault)[:2000])
+            if not known.exists():
+                events.record("receipt.broken", subject, by=events.SYSTEM, reason=str(fault)[:2000])
     return count

@@ -3,6 +3,8 @@
     GET  /git/<project>.git/info/refs?service=git-upload-pack   which branches and tags there are
     POST /git/<project>.git/git-upload-pack                     a question, answered with a pack
 
+People's keys are shown the receipts, too (refs/notes/signalbox). Workers' keys are not: receipts tell cost and review.
+
 It is a raw ASGI application: a clone takes no thread, and a client that reads slowly holds one git process and a few
 hundred kilobytes. Who may read is asked of the database with every request; what may be read is what stands under
 branches and tags. The protocol is that of gitprotocol-http(5) and gitprotocol-v2(5), version 2 or 0.
@@ -32,6 +34,7 @@ from django.db import InterfaceError, OperationalError, connection
 from django.db.models import QuerySet
 
 from ledger import git
+from ledger.git.names import NOTES
 from pipeline import rawroutes
 from pipeline.auth import Principal, find_key
 from pipeline.models import Project
@@ -105,6 +108,13 @@ class Limits:
     request_bytes: int = field(default_factory=lambda: int(settings.SIGNALBOX_MIRROR_REQUEST_BYTES))
 
 
+class Door(NamedTuple):
+    """What whoever asks may read: of which mirror, and which names besides its branches and tags."""
+
+    mirror: Path
+    also: tuple[str, ...] = ()
+
+
 class Asked(NamedTuple):
     """What a request is about: whose mirror, which of the two addresses, and in which version of the protocol."""
 
@@ -142,19 +152,19 @@ class MirrorServer:
         """Answer one request. A client that goes away takes its git process with it."""
         try:
             asked = read_address(scope)
-            mirror = await self._in_thread(open_door, scope, asked)
+            door = await self._in_thread(open_door, scope, asked)
             method = scope["method"]
             _check_service(asked, method)
             body = await self._body(scope, receive) if method == "POST" else b""
         except TurnedAway as refusal:
             await _refuse(send, refusal)
             return
-        serving = asyncio.create_task(self._serve(asked, mirror, body, send))
+        serving = asyncio.create_task(self._serve(asked, door, body, send))
         gone = asyncio.create_task(_gone(receive))
         try:
             await asyncio.wait({serving, gone}, timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
             if not serving.done() and not gone.done():
-                log.warning("%s was read for more than %g s and is cut off", mirror.name, self.limits.seconds)
+                log.warning("%s was read for more than %g s and is cut off", door.mirror.name, self.limits.seconds)
         finally:
             gone.cancel()
             serving.cancel()
@@ -162,25 +172,25 @@ class MirrorServer:
         if not serving.cancelled() and (problem := serving.exception()) is not None:
             raise problem
 
-    async def _serve(self, asked: Asked, mirror: Path, body: bytes, send: Any) -> None:
+    async def _serve(self, asked: Asked, door: Door, body: bytes, send: Any) -> None:
         """One git process, when one is free. What ends it in the middle leaves an answer that is visibly unfinished."""
         try:
             async with self._turn():
                 if asked.rest == "info/refs":
                     said = b"" if asked.version_2 else _packet(b"# service=git-upload-pack\n") + b"0000"
                     arguments = ["--http-backend-info-refs"]
-                    await self._run(mirror, arguments, asked, b"", send, "advertisement", said)
+                    await self._run(door, arguments, asked, b"", send, "advertisement", said)
                     return
                 try:
-                    await self._in_thread(check_wants, mirror, body)
+                    await self._in_thread(check_wants, door, body)
                 except NotOurs as problem:
                     await _whole(send, 200, f"{_TYPE}result", _packet(f"ERR {problem}\n".encode()))
                     return
-                await self._run(mirror, [], asked, body, send, "result", b"")
+                await self._run(door, [], asked, body, send, "result", b"")
         except TurnedAway as refusal:
             await _refuse(send, refusal)
         except TimeoutError:
-            log.warning("a reader of %s took nothing for %g s and is cut off", mirror.name, self.limits.idle)
+            log.warning("a reader of %s took nothing for %g s and is cut off", door.mirror.name, self.limits.idle)
         except OSError:
             pass  # the client went away in the middle of a message
 
@@ -206,13 +216,14 @@ class MirrorServer:
             self._free.release()
 
     async def _run(
-        self, mirror: Path, arguments: list[str], asked: Asked, body: bytes, send: Any, kind: str, said: bytes
+        self, door: Door, arguments: list[str], asked: Asked, body: bytes, send: Any, kind: str, said: bytes
     ) -> None:
         """Send `said` and all that git says to `body`; kills git, children included, when that ends before git does.
 
         Raises TurnedAway when git says nothing at all, TimeoutError when the client takes nothing.
         """
-        command, environment = _command(mirror, arguments, asked)
+        mirror = door.mirror
+        command, environment = _command(door, arguments, asked)
         process = await asyncio.create_subprocess_exec(
             *command,
             env=environment,
@@ -282,8 +293,8 @@ def read_address(scope: Any) -> Asked:
     return Asked(found["project"], found["rest"], query.get("service", [""])[0], "version=2" in protocol)
 
 
-def open_door(scope: Any, asked: Asked) -> Path:
-    """The mirror, when whoever asks may read it. Raises TurnedAway: 400 host, 401 nobody, 404 whatever is not theirs.
+def open_door(scope: Any, asked: Asked) -> Door:
+    """The mirror's door for whoever may read it. Raises TurnedAway: 400 host, 401 nobody, 404 whatever is not theirs.
 
     A key of role viewer or above reads the mirrors of its projects. A worker's key reads a mirror only while one of its
     workers holds a live lease on a task there: it reads nothing but what its workers hold (domain.md §1.8), so that
@@ -298,7 +309,8 @@ def open_door(scope: Any, asked: Asked) -> Path:
         key = find_key(_secret(request.headers.get("Authorization", "")))
         if key is None:
             raise TurnedAway(401, "Name a key of Signalbox as the password", WWW_Authenticate='Basic realm="signalbox"')
-        project = find_project(_readable(Principal.of_key(key)), asked.project)
+        principal = Principal.of_key(key)
+        project = find_project(_readable(principal), asked.project)
     except NotFound:
         raise TurnedAway(404, "There is no such repository") from None
     except (OperationalError, InterfaceError) as problem:
@@ -308,19 +320,23 @@ def open_door(scope: Any, asked: Asked) -> Path:
         connection.close()
     if not (project.mirror / "HEAD").is_file():
         raise TurnedAway(404, "There is no such repository")
-    return project.mirror
+    return Door(project.mirror, () if principal.is_worker else (NOTES,))
 
 
-def check_wants(mirror: Path, body: bytes) -> None:
-    """Raises NotOurs unless all that `body` asks for is a branch's or tag's head, or a commit below one; TurnedAway 400
-    for what is no question, 403 for a command that is not for reading, 503 when git does not answer.
+def check_wants(door: Door, body: bytes) -> None:
+    """Raises NotOurs unless all that `body` asks for is the head of a name that the door shows, or a commit below one;
+    TurnedAway 400 for what is no question, 403 for a command that is not for reading, 503 when git does not answer.
     """
     wants = read_wants(body)
     if not wants:
         return
+    mirror = door.mirror
     try:
-        told = git.run(mirror, "for-each-ref", "--format=%(objectname)", "refs/heads", "refs/tags").stdout
-        older = sorted(wants - set(told.decode().split()))
+        told = git.run(
+            mirror, "for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", "refs/tags", *door.also
+        ).stdout.decode("utf-8", "surrogateescape")
+        heads = dict(line.split(" ", 1)[::-1] for line in told.splitlines())
+        older = sorted(wants - set(heads.values()))
         if not older:
             return
         if len(older) > MAX_WANTS:
@@ -330,7 +346,8 @@ def check_wants(mirror: Path, body: bytes) -> None:
         for name, kind in zip(older, kinds.decode().splitlines(), strict=True):
             if kind != "commit":
                 raise NotOurs(f"upload-pack: not our ref {name}")
-        beyond = git.run(mirror, "rev-list", "--max-count=1", *older, "--not", "--branches", "--tags", "--").stdout
+        shown = ("--branches", "--tags", *(name for name in door.also if name in heads))
+        beyond = git.run(mirror, "rev-list", "--max-count=1", *older, "--not", *shown, "--").stdout
         if beyond:
             raise NotOurs(f"upload-pack: not our ref {' '.join(older)}")
     except git.GitFailed as problem:
@@ -391,9 +408,11 @@ def _check_service(asked: Asked, method: str) -> None:
         raise TurnedAway(403, "This server speaks git's smart protocol only")
 
 
-def _command(mirror: Path, arguments: list[str], asked: Asked) -> tuple[list[str], dict[str, str]]:
+def _command(door: Door, arguments: list[str], asked: Asked) -> tuple[list[str], dict[str, str]]:
     """The command line and environment of one upload-pack: nobody's configuration, as everywhere in ledger.git."""
-    told = (*git.running.SETTINGS, *_SETTINGS, f"safe.directory={mirror}")
+    mirror = door.mirror
+    shown = (f"uploadpack.hideRefs=!{name}" for name in door.also)
+    told = (*git.running.SETTINGS, *_SETTINGS, *shown, f"safe.directory={mirror}")
     command = ["git", *(part for setting in told for part in ("-c", setting))]
     command += ["upload-pack", "--strict", "--stateless-rpc", *arguments, str(mirror)]
     environment = {

@@ -47,6 +47,13 @@ def read(repo: Path) -> dict[str, bytes]:
     return {commit: contents[blob] for commit, blob in blobs.items() if blob in contents}
 
 
+def history(repo: Path) -> set[str]:
+    """The commits that hung notes in this mirror, all there ever were."""
+    if note_head(repo, NOTES) is None:
+        return set()
+    return set(run(repo, "rev-list", NOTES).stdout.decode().split())
+
+
 def commits(repo: Path, names: Iterable[str]) -> dict[str, Landed]:
     """{name: commit} of those that the mirror holds."""
     return {name: _parsed(raw) for name, raw in _objects(repo, set(names), b"commit")}

@@ -1,9 +1,12 @@
 """What a scope and constraints find in the facts of a patch."""
 
 import json
+import time
+from pathlib import Path
 
 import pytest
 
+from ledger import protected
 from ledger.diff import parse
 from ledger.git import TreeChange
 from ledger.policy import BUILT_IN, Facts, check_constraints, check_protected, check_scope, check_tree
@@ -132,6 +135,82 @@ def test_built_in_protected_paths_ask_for_review_and_fail_nothing(path):
     (finding,) = check_protected(facts, resolve([]))
     assert (finding.severity, finding.layer, finding.path) == ("review", "built-in", path)
     assert check_constraints(facts, resolve([])) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "paths"),
+    [
+        (
+            "instructions of agents",
+            ".mcp.json .cursorrules .cursor/rules/a.mdc .windsurfrules .windsurf/a .clinerules .clinerules/a .roo/a "
+            ".aider.conf.yml .github/copilot-instructions.md .github/prompts/a.md .gemini/a GEMINI.md .codex/a .kiro/a "
+            "opencode.json .opencode/a .junie/a .continue/a .amazonq/a web/.claude/x a/b/CLAUDE.md a/AGENTS.md "
+            "claude.md AGENTS.MD .Claude/x web/.CURSOR/x .cla\u200bude/x \uff23LAUDE.md CLAUDE.md. .claude./x",
+        ),
+        (
+            "CI",
+            ".github/workflows/a.yml .gitlab-ci.yml .circleci/config.yml .drone.yml .woodpecker/a.yml appveyor.yml "
+            ".cirrus.yml cloudbuild.yaml Jenkinsfile Jenkinsfile.release a/Jenkinsfile .tekton/a .zuul.d/a .GitHub/x "
+            "azure-pipelines-release.yml CODEOWNERS docs/CODEOWNERS renovate.json",
+        ),
+        (
+            "gates",
+            "Makefile setup.py mypy.ini .eslintrc.json jest.config.ts web/package.json .golangci.yml PyProject.toml",
+        ),
+        (
+            "lock files",
+            "bun.lock deno.lock mix.lock pubspec.lock Podfile.lock flake.lock .terraform.lock.hcl go.work.sum pdm.lock "
+            "gradle.lockfile gradle/verification-metadata.xml packages.lock.json Package.resolved requirements-dev.txt",
+        ),
+        ("git itself", ".gitattributes a/.gitmodules .lfsconfig .GITATTRIBUTES"),
+        (
+            "hooks and what runs by itself",
+            ".husky/pre-commit .pre-commit-config.yaml lefthook.yml .lefthook.toml .lintstagedrc.json .envrc .npmrc "
+            ".vscode/tasks.json .devcontainer/a .cargo/config.toml build.rs .githooks/pre-push",
+        ),
+    ],
+)
+def test_what_is_protected_everywhere_is_so_by_a_kind_that_the_reason_names(kind, paths):
+    for path in paths.split():
+        (finding,) = check_protected(Facts(changed=(path,)), resolve([]))
+        assert finding.message == f"{path} is protected ({kind}): it needs one review more"
+        assert finding.threshold[0] in protected.KINDS[kind]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("src/claude.py", "docs/agents.md.txt", "AGENTS.md/notes.txt", "src/cursor/a.py", "lock.py", "my.lock"),
+        *(
+            "github/a.yml",
+            "src/.githubx/a",
+            "docs/makefile.md",
+            "package.json.md",
+            "src/jest.config",
+            "requirements/a.txt",
+        ),
+    ],
+)
+def test_what_only_looks_like_it_is_not_protected(path):
+    assert check_protected(Facts(changed=(path,)), resolve([])) == []
+
+
+def test_every_built_in_path_is_found_by_its_own_glob_and_stands_in_the_docs():
+    told = (Path(__file__).resolve().parents[2] / "docs" / "policy.md").read_text()
+    for kind, globs in protected.KINDS.items():
+        assert f"| {kind} |" in told
+        for glob in globs:
+            path = glob.replace("/**", "/x").replace("**/", "some/").replace("*", "y")
+            assert protected.kind_of(path) is not None, glob
+            assert f"`{glob.removeprefix('**/')}`" in told, glob
+    assert BUILT_IN["protected_paths"] == protected.GLOBS
+
+
+def test_no_path_takes_long_to_look_up():
+    begun = time.process_time()
+    for path in ("/".join("a" * 512), "azure-pipelines" * 60, "tsconfig." * 110, ".github" * 140):
+        assert protected.kind_of(path[:1024]) is None
+    assert time.process_time() - begun < 0.5
 
 
 def test_a_layer_adds_protected_paths_and_keeps_the_built_in_ones():

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,11 @@ from typing import Any
 import pytest
 from django.conf import LazySettings
 from django.core.management import call_command
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, connection, models, transaction
 
 from ledger import audit, receipts, sealing
 from ledger.git import commit_notes
-from ledger.models import Patch, PatchReview, Receipt
+from ledger.models import Patch, PatchContent, PatchReview, Receipt
 from pipeline import events
 from pipeline.chain import canonical
 from pipeline.events import Event
@@ -180,6 +182,66 @@ def test_a_text_rewritten_with_all_its_digests_is_still_named(house: House) -> N
     assert "text" in faults(house)
 
 
+def other_values(model: type[models.Model]) -> Iterator[tuple[str, str]]:
+    """Every column of a row, and SQL for another value than the one that it has."""
+    for field in model._meta.concrete_fields:
+        sql = {
+            "BooleanField": "NOT coalesce({0}, false)",
+            "JSONField": '\'{{"x": "y"}}\'',
+            "ArrayField": "ARRAY['x']",
+            "DateTimeField": "coalesce({0}, now()) + interval '1 microsecond'",
+            "TextField": "'x' || {0}",
+            "CharField": "CASE {0} WHEN '' THEN 'x' ELSE translate({0}, '0123456789abcdef', '123456789abcdef0') END",
+        }.get(field.get_internal_type())
+        if sql is None:
+            sql = "gen_random_uuid()" if field.db_type(connection) == "uuid" else "coalesce({0}, 0) + 1"
+        yield field.column, sql.format(field.column)
+
+
+NO_FACTS = {
+    Patch: {"updated_at", "version"},
+    PatchContent: {"id", "created_at"},
+    Receipt: {"created_at"},
+}
+"""Columns that no event and no receipt tells: bookkeeping (docs/landing.md says so)."""
+
+
+@pytest.mark.parametrize("model", NO_FACTS)
+def test_every_column_that_is_changed_is_named(house: House, model: type[models.Model]) -> None:
+    patch, table, missed = house.patches()[0], model._meta.db_table, set()
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+        checks = "SELECT conname FROM pg_constraint WHERE conrelid = %s::regclass AND contype = 'c'"
+        cursor.execute(checks, [table])
+        for (name,) in cursor.fetchall():
+            cursor.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
+        for column, sql in other_values(model):
+            with transaction.atomic():
+                cursor.execute(f"UPDATE {table} SET {column} = {sql}")
+                found = list(receipts.verify(house.project))
+                if model is not Patch or column != "id":
+                    assert {fault.patch_id for fault in found} <= {patch.pk}
+                if not found:
+                    missed.add(column)
+                transaction.set_rollback(True)
+        transaction.set_rollback(True)
+    assert missed == NO_FACTS[model]
+
+
+def test_a_row_that_was_taken_away_is_missed(house: House) -> None:
+    patch = house.patches()[0]
+    with transaction.atomic(), connection.cursor() as cursor:
+        for table in ("ledger_receipt", "ledger_patchcontent", "ledger_patch"):
+            cursor.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+        cursor.execute("DELETE FROM ledger_receipt")
+        cursor.execute("DELETE FROM ledger_patchcontent")
+        cursor.execute("UPDATE ledger_patch SET id = gen_random_uuid(), state = 'dropped', commit_sha = ''")
+        assert [str(fault) for fault in receipts.verify()] == [f"row of patch {patch.pk}: there is none"]
+        assert receipts.watch() == receipts.watch() == 1
+        assert Event.objects.get(kind="receipt.broken").subject_id == house.project.pk
+        transaction.set_rollback(True)
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [
@@ -201,14 +263,15 @@ def test_a_changed_column_of_the_row_is_named(house: House, column: str, value: 
 
 
 def test_a_changed_note_is_named_by_us_and_by_the_program_we_give_away(house: House) -> None:
-    assert offline(house).stdout == "ok 1 receipts\n"
+    assert offline(house).stdout.startswith("ok 1 receipts\nproved by git alone: ")
     receipt = Receipt.objects.get()
     wrong = receipt.statement.replace(house.patches()[0].committed_tree, "0" * 40)
     commit_notes.add(house.project.mirror, receipt.commit_sha, wrong)
     assert set(faults(house)) == {"note"}
     told = offline(house)
     assert told.returncode == 1
-    assert "subject gitTree" in told.stdout
+    assert "landed tree" in told.stdout
+    assert "the receipt that was hung here first was changed" in told.stdout
 
 
 def test_the_program_we_give_away_finds_a_byte_that_the_sealed_log_does_not_know(
@@ -220,13 +283,162 @@ def test_the_program_we_give_away_finds_a_byte_that_the_sealed_log_does_not_know
     audit.verify(bundle=bundle)
     text = tmp_path / "patch.diff"
     text.write_bytes(house.patches()[0].content.diff_text.encode())
-    assert offline(house, "--bundle", str(bundle), "--patch", str(text)).stdout == "ok 1 receipts\n"
+    told = offline(house, "--bundle", str(bundle), "--patch", str(text)).stdout
+    assert told.startswith("ok 1 receipts\nproved: every byte of every receipt")
     receipt = Receipt.objects.get()
     for at in (0, 1, 77, 500, len(receipt.statement) - 2):
         commit_notes.add(house.project.mirror, receipt.commit_sha, flipped(receipt.statement, at))
         assert offline(house, "--bundle", str(bundle)).returncode == 1
     text.write_bytes(b"x" + text.read_bytes())
     assert "no receipt is about this text" in offline(house, "--patch", str(text)).stdout
+
+
+# -- the program that we give away, against one byte anywhere --------------------------------------------------------
+
+ONLY_THE_LOG_KNOWS = {
+    "approvers", "author.user", "gates", "landed.at", "patch.bytes", "patch.chain", "patch.ledger_id",
+    "patch.replaces", "patch.reverses", "patch.sha256", "policy_sha256", "cost", "work",
+}  # fmt: skip
+"""What no commit tells: docs/landing.md and the program itself say so."""
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to every value of a document that holds no others."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    if not inner:
+        yield path
+    for key, one in inner:
+        yield from leaves(one, (*path, key))
+
+
+def changed(document: Any, path: tuple[Any, ...]) -> Any:
+    """`document` with the value at the end of `path` a little different."""
+    if path:
+        made = dict(document) if isinstance(document, dict) else list(document)
+        made[path[0]] = changed(document[path[0]], path[1:])
+        return made
+    if isinstance(document, bool) or document is None:
+        return not document
+    if isinstance(document, int):
+        return document + 1
+    return flipped(document, max(len(document) - 2, 0)) if document else "x"
+
+
+def hang(house: House, note: str, *, anew: bool = True) -> None:
+    """Put `note` on the commit in place of its own; `anew`: with all traces of the one before gone."""
+    if anew:
+        run_git(house.project.mirror, "update-ref", "-d", "refs/notes/signalbox")
+    commit_notes.add(house.project.mirror, house.head, note)
+
+
+def sealed_bundle(settings: LazySettings, folder: Path) -> Path:
+    """What `verify-ledger --export` writes of everything so far."""
+    settings.SIGNALBOX_AUDIT_REPOSITORY = str(folder / "audit.git")
+    sealing.seal()
+    audit.verify(bundle=folder / "bundle.gz")
+    return folder / "bundle.gz"
+
+
+def test_every_field_of_a_note_is_proved_by_the_commit_by_the_notes_history_or_by_the_log(
+    house: House, tmp_path: Path, settings: LazySettings
+) -> None:
+    bundle = sealed_bundle(settings, tmp_path)
+    statement = json.loads(Receipt.objects.get().statement)
+    fields = list(leaves(statement))
+    assert len(fields) > 40
+    verify, mirror = runpy.run_path(str(VERIFIER))["verify"], str(house.project.mirror)
+    for field in fields:
+        hang(house, Receipt.objects.get().statement)
+        note = canonical(changed(statement, field))
+        hang(house, note, anew=False)
+        assert "the receipt that was hung here first was changed" in "".join(verify(mirror)[0]), field
+        hang(house, note)
+        named = ".".join(str(key) for key in field if key != "predicate")
+        is_open = any(named == one or named.startswith(f"{one}.") for one in ONLY_THE_LOG_KNOWS)
+        told, _count = verify(mirror)
+        assert bool(told) != is_open, (field, told)
+        assert all(line.startswith(f"{house.head}: ") for line in told)
+        told, _count = verify(mirror, bundle=str(bundle))
+        assert f"{house.head}: the sealed log knows no such receipt" in told, field
+
+
+def test_every_flipped_byte_of_a_note_is_named_without_a_traceback(
+    house: House, tmp_path: Path, settings: LazySettings
+) -> None:
+    sealed_bundle(settings, tmp_path)
+    program = runpy.run_path(str(VERIFIER))
+    statement = Receipt.objects.get().statement.encode()
+    mirror = str(house.project.mirror)
+    held = program["objects"](mirror, run_git(house.project.mirror, "rev-list", "--all").split())
+    sealed = program["read_bundle"](str(tmp_path / "bundle.gz"))
+    for at in range(len(statement)):
+        raw = statement[:at] + bytes([statement[at] ^ (1 if at % 2 else 0x80)]) + statement[at + 1 :]
+        told = program["faults_of"](mirror, house.head, raw, held, False)
+        assert told or hashlib.sha256(raw).hexdigest() not in sealed, at
+    assert program["faults_of"](mirror, house.head, statement, held, False) == []
+    for odd in (b"", b"[]", b"{}", b"[" * 100_000, b'{"predicate": []}'):
+        assert len(program["faults_of"](mirror, house.head, odd, held, False)) == 1
+
+
+def test_a_plain_clone_has_no_receipts_and_is_told_how_to_get_them(house: House, tmp_path: Path) -> None:
+    clone = tmp_path / "plain"
+    run_git(tmp_path, "clone", "--quiet", str(house.project.mirror), str(clone))
+    command = [sys.executable, "-I", str(VERIFIER), str(clone)]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout) == (2, "")
+    assert "git fetch origin refs/notes/signalbox:refs/notes/signalbox" in told.stderr
+    run_git(clone, "fetch", "--quiet", "origin", "refs/notes/signalbox:refs/notes/signalbox")
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.stdout.startswith("ok 1 receipts\n")
+
+
+def test_a_note_that_was_taken_away_is_missed(house: House, tmp_path: Path, settings: LazySettings) -> None:
+    house.work({"b.txt": "b\n"})
+    first, second = (commit.id for commit in house.new_commits())
+    bundle = sealed_bundle(settings, tmp_path)
+    own = Receipt.objects.get(commit_sha=second).statement
+    run_git(house.project.mirror, "notes", "--ref=refs/notes/signalbox", "remove", first)
+    told = offline(house)
+    assert told.returncode == 1
+    assert f"{first}: no receipt hangs on this commit of Signalbox" in told.stdout
+    assert f"{first}: the receipt that was hung here first was taken away" in told.stdout
+    run_git(house.project.mirror, "update-ref", "-d", "refs/notes/signalbox")
+    commit_notes.add(house.project.mirror, second, own)
+    for arguments in ((), ("--bundle", str(bundle))):
+        told = offline(house, *arguments)
+        assert told.returncode == 1
+        assert f"{first}: no receipt hangs on this commit of Signalbox" in told.stdout
+        assert second not in told.stdout
+    assert f"{first}: the sealed log knows a receipt of this commit that does not hang on it" in told.stdout
+    run_git(house.project.mirror, "update-ref", "refs/heads/main", house.first_commit)
+    told = offline(house, "--bundle", str(bundle))
+    assert told.returncode == 1
+    assert f"{first}: the sealed log knows a receipt of this commit" in told.stdout
+
+
+@pytest.mark.parametrize("what", ["repository", "patch", "bundle", "cut", "plain", "folder"])
+def test_what_cannot_be_read_is_said_in_a_sentence(
+    house: House, tmp_path: Path, settings: LazySettings, what: str
+) -> None:
+    bundle = sealed_bundle(settings, tmp_path)
+    (tmp_path / "cut").write_bytes(bundle.read_bytes()[:-40])
+    (tmp_path / "plain").write_text("no gzip")
+    command = {
+        "repository": [str(tmp_path / "nowhere")],
+        "folder": [str(tmp_path)],
+        "patch": [str(house.project.mirror), "--patch", str(tmp_path / "nothing.diff")],
+        "bundle": [str(house.project.mirror), "--bundle", str(tmp_path / "nothing.gz")],
+        "cut": [str(house.project.mirror), "--bundle", str(tmp_path / "cut")],
+        "plain": [str(house.project.mirror), "--bundle", str(tmp_path / "plain")],
+    }[what]
+    told = subprocess.run([sys.executable, "-I", str(VERIFIER), *command], capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr.startswith("cannot verify: ")
+    assert command[-1] in told.stderr
+    assert len(told.stderr.splitlines()) == 1
+
+
+# -- what is missing, and the daily look -----------------------------------------------------------------------------
 
 
 def test_a_landed_patch_without_a_receipt_is_told_and_can_be_given_one(

@@ -22,6 +22,7 @@ import uvicorn
 from asgiref.sync import async_to_sync
 
 from ledger import serving
+from ledger.git import commit_notes
 from ledger.serving import Limits, MirrorServer, TurnedAway, read_wants
 from pipeline import rawroutes
 from pipeline.models import Project
@@ -313,6 +314,33 @@ def test_a_worker_reads_a_mirror_only_while_it_holds_a_lease_there(serve, projec
     lease.refresh_from_db()
     assert not lease.is_live
     assert look(server, project, **shown).status_code == 404
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_people_are_given_the_receipts_and_workers_are_not(serve, project, reader, tmp_path, version):
+    notes = "refs/notes/signalbox"
+    first = commit_notes.add(project.mirror, commit_of(project, "main"), "one")
+    newest = commit_notes.add(project.mirror, commit_of(project, "main~1"), "two")
+    address = serve().address(project)
+    run_git(tmp_path, "init", "--quiet", "--bare", "copy")
+    fetch = ("fetch", "--quiet", address)
+    done = as_client(*fetch, f"{notes}:{notes}", key=reader, folder=tmp_path / "copy", version=version)
+    assert done.returncode == 0, done.stderr
+    assert run_git(tmp_path / "copy", "rev-parse", notes) == newest
+    assert as_client(*fetch, first, key=reader, folder=tmp_path / "copy", version=version).returncode == 0
+    hidden = commit_of(project, "refs/candidates/one")
+    assert as_client(*fetch, hidden, key=reader, folder=tmp_path / "copy", version=version).returncode != 0
+
+    key = factories.make_key("worker")
+    lease_in(project, key)
+    run_git(tmp_path, "init", "--quiet", "--bare", "workers")
+    listed = as_client("ls-remote", address, key=key.text, version=version).stdout
+    assert "refs/heads/main" in listed
+    assert notes not in listed
+    for name in (notes, first, newest):
+        done = as_client(*fetch, name, key=key.text, folder=tmp_path / "workers", version=version)
+        assert done.returncode != 0
+    assert as_client("cat-file", "-e", newest, folder=tmp_path / "workers").returncode != 0
 
 
 def test_another_name_of_the_host_is_not_answered(serve, project, reader):
