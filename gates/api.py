@@ -14,6 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from gates import bootstrap, external, live
+from gates.definition import MAX_GATE_SECONDS, MAX_PATH_CHARS, MAX_SHARDS, MAX_WORD_CHARS, MAX_WORDS
 from gates.evidence import KINDS, MAX_BYTES
 from gates.flaky_api import FlakyTestEndpoint, GateFindingSerializer, PresetSerializer
 from gates.models import Finding, Gate, GateRun, TestResult
@@ -37,14 +38,17 @@ from pipeline.rest import (
 )
 from pipeline.stream import RETRY_MS
 
-MAX_WORDS = 200
-MAX_GATE_SECONDS = 24 * 3600
-
 
 def texts(**kwargs: Any) -> serializers.ListField:
     """A list of texts, kept as they are: an argument may begin with a blank."""
-    child = serializers.CharField(allow_blank=True, trim_whitespace=False, max_length=4096)
+    child = serializers.CharField(allow_blank=True, trim_whitespace=False, max_length=MAX_WORD_CHARS)
     return serializers.ListField(child=child, max_length=MAX_WORDS, **kwargs)
+
+
+def codes() -> serializers.ListField:
+    """A list of exit codes."""
+    child = serializers.IntegerField(min_value=0, max_value=255)
+    return serializers.ListField(child=child, required=False, max_length=MAX_WORDS)
 
 
 class InvalidGateType(InvalidField):
@@ -70,23 +74,22 @@ class GateSerializer(StrictModel):
     caches = texts(required=False)
     resources = serializers.DictField(child=serializers.IntegerField(), required=False)
     depends_on = texts(required=False)
-    evidence = serializers.DictField(child=serializers.CharField(max_length=255), required=False)
+    evidence = serializers.DictField(child=serializers.CharField(max_length=MAX_PATH_CHARS), required=False)
     criteria = serializers.DictField(required=False)
-    expected_exit_codes = serializers.ListField(
-        child=serializers.IntegerField(min_value=0, max_value=255), required=False, max_length=MAX_WORDS
-    )
+    expected_exit_codes = codes()
+    finding_exit_codes = codes()
 
     class Meta:
         model = Gate
         fields = (
             "id", "version", "created_at", "updated_at", "project", "key", "name", "gate_type", "phase", "workstream",
-            "applies_to", "command", "cwd", "env_allow", "evidence", "criteria", "expected_exit_codes", "shards",
-            "depends_on", "timeout_seconds", "reruns", "base_tests", "sandbox_level_min", "resources", "caches",
-            "external", "required", "judges", "enabled", "gate_version",
+            "applies_to", "command", "cwd", "env_allow", "evidence", "criteria", "expected_exit_codes",
+            "finding_exit_codes", "shards", "depends_on", "timeout_seconds", "reruns", "base_tests",
+            "sandbox_level_min", "resources", "caches", "external", "required", "judges", "enabled", "gate_version",
         )  # fmt: skip
         read_only_fields = ("id", "version", "created_at", "updated_at", "gate_version")
         extra_kwargs = {
-            "shards": {"min_value": 1, "max_value": 100},
+            "shards": {"min_value": 1, "max_value": MAX_SHARDS},
             "timeout_seconds": {"min_value": 1, "max_value": MAX_GATE_SECONDS},
             "sandbox_level_min": {"min_value": 1, "max_value": 3},
         }
@@ -227,13 +230,14 @@ class Ending(Strict):
         required=False, allow_blank=True, default="", max_length=external.MAX_OUTPUT_CHARS, trim_whitespace=False
     )
     duration_seconds = serializers.DecimalField(max_digits=12, decimal_places=3, min_value=0, required=False)
-    shards = serializers.IntegerField(min_value=1, max_value=100, required=False)
+    shards = serializers.IntegerField(min_value=1, max_value=MAX_SHARDS, required=False)
 
 
 class SentEvidence(serializers.Serializer[Any]):
     """What was kept of a report."""
 
     kind = serializers.CharField()
+    shard = serializers.IntegerField(help_text="0 where the gate has one report of the kind.")
     sha256 = serializers.CharField()
     size_bytes = serializers.IntegerField()
 
@@ -401,6 +405,7 @@ class GateRunEndpoint(Listed, Endpoint):
         parameters=[
             OpenApiParameter("kind", str, required=True, enum=list(KINDS), description="What the report is."),
             OpenApiParameter("claim", str, required=True, description="As the start answered it."),
+            OpenApiParameter("shard", int, description="Which one, from 1, where the gate has a report per shard."),
         ],
         request={"application/octet-stream": OpenApiTypes.BINARY},
         responses={201: SentEvidence},
@@ -409,12 +414,16 @@ class GateRunEndpoint(Listed, Endpoint):
     def evidence(self, request: Request, id: str) -> Response:
         """Send a report as it is (Content-Encoding: gzip is read) for a run that was taken; 201.
 
-        Another one of its kind takes its place. Refuses with `stale_claim`, `invalid_evidence`, `invalid_move`.
+        Another one of its kind and shard takes its place. Refuses with `stale_claim`, `invalid_evidence`,
+        `invalid_move`, and `invalid_field` for a kind or shard that the gate does not ask for.
         """
         row = self.get_object()
         body = external.inflate(request.data or b"", request.headers.get("Content-Encoding", ""), MAX_BYTES)
         query = request.query_params
-        kept = external.keep_evidence(row, query.get("kind", ""), body, claim=query.get("claim", ""))
+        shard = query.get("shard", "0")
+        if not shard.isascii() or not shard.isdigit() or len(shard) > 5:
+            raise BadQuery("shard", "the number of a shard, from 1")
+        kept = external.keep_evidence(row, query.get("kind", ""), body, claim=query.get("claim", ""), shard=int(shard))
         return Response(SentEvidence(kept).data, status=201)
 
     @extend_schema(request=Ending, responses=GateRunSerializer)

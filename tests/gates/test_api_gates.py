@@ -46,9 +46,10 @@ def definition(project: Any, **fields: Any) -> dict[str, Any]:
         "command": ["pytest", "-q", " --x"],
         "cwd": "src",
         "env_allow": ["CI"],
-        "evidence": {"junit": "out/junit.xml"},
+        "evidence": {"junit": "out/junit-{shard}.xml"},
         "criteria": {"max_failures": 0},
-        "expected_exit_codes": [0, 1],
+        "expected_exit_codes": [0, 3],
+        "finding_exit_codes": [1, 2],
         "shards": 2,
         "depends_on": [],
         "timeout_seconds": 60,
@@ -105,9 +106,9 @@ def test_a_gate_is_removed_until_it_has_run(project: Any, admin: Api) -> None:
 def test_a_gate_that_could_never_be_measured_says_by_what_it_would_be(project: Any, admin: Api) -> None:
     gate = definition(project, criteria={"min_coverage": 80}, evidence={})
     assert "min_coverage is measured by coverage" in admin.post("/gates/", gate).json()["detail"]
-    assert admin.post("/gates/", {**gate, "evidence": {"coverage": "coverage.xml"}}).status_code == 201
+    assert admin.post("/gates/", {**gate, "evidence": {"coverage": "c-{shard}.xml"}}).status_code == 201
     external = {**gate, "key": "ci", "command": [], "external": True}
-    assert admin.post("/gates/", external).status_code == 201
+    assert "min_coverage is measured by coverage" in admin.post("/gates/", external).json()["detail"]
 
 
 def test_phase_and_workstream_are_of_the_gates_project(project: Any, admin: Api) -> None:

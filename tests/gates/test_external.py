@@ -148,6 +148,44 @@ def test_evidence_that_nobody_could_read_is_refused_with_its_reason(run: GateRun
     assert GateEvidence.objects.count() == 0
 
 
+def test_a_report_that_the_gate_does_not_ask_for_is_refused_naming_those_that_it_does(run: GateRun, ci: Api) -> None:
+    claim = taken(ci, run)
+    answer = send(ci, run, claim, b"SF:a\n", kind="coverage")
+    assert refused(answer) == (422, "invalid_field")
+    assert "does not ask for coverage: it asks for junit" in answer.json()["detail"]
+    assert refused(send(ci, run, claim, GOOD, kind="junit&shard=1")) == (422, "invalid_field")
+    assert refused(send(ci, run, claim, GOOD, kind="junit&shard=x"))[0] == 400
+    bare = factories.make_gate_run(factories.make_gate(run.project, external=True, command=[]))
+    answer = send(ci, bare, taken(ci, bare), GOOD)
+    assert "it asks for no report" in answer.json()["detail"]
+    assert GateEvidence.objects.count() == 0
+
+
+SHARDED = {**TESTS, "shards": 3, "evidence": {"junit": "junit-{shard}.xml"}}
+
+
+@pytest.mark.parametrize("sent", [(1, 2, 3), (1, 3), (2,), ()], ids=str)
+def test_every_shard_sends_its_own_report_and_a_missing_one_is_not_measured(
+    run: GateRun, ci: Api, sent: tuple[int, ...]
+) -> None:
+    sharded = factories.make_gate_run(factories.make_gate(run.project, **SHARDED))
+    claim = taken(ci, sharded)
+    for shard in sent:
+        body = f'<testsuite><testcase name="t{shard}" classname="m"/></testsuite>'.encode()
+        assert send(ci, sharded, claim, b"<testsuite/>", kind=f"junit&shard={shard}").status_code == 201
+        answer = send(ci, sharded, claim, body, kind=f"junit&shard={shard}")  # takes the first one's place
+        assert (answer.status_code, answer.json()["shard"]) == (201, shard)
+    for wrong in ("junit", "junit&shard=0", "junit&shard=4"):
+        assert "from 1 to 3" in send(ci, sharded, claim, GOOD, kind=wrong).json()["detail"]
+    # What it says of the number of shards is not believed over what it sent.
+    ended = ci.post(f"/gate-runs/{sharded.pk}/complete/", {"claim": claim, "exit_code": 0, "shards": 3}).json()
+    if len(sent) == 3:
+        assert (ended["state"], ended["total_tests"], ended["shards_seen"]) == ("passed", 3, 3)
+    else:
+        assert ended["state"] == "failed"
+        assert {verdict["status"] for verdict in ended["verdicts"].values()} == {"not_measured"}
+
+
 def test_no_runner_of_ours_touches_a_run_that_waits_for_a_system_outside(run: GateRun) -> None:
     assert running.run_pending() == 0
     assert running.run(run.pk) is False
