@@ -18,6 +18,7 @@ from gates.definition import MAX_GATE_SECONDS, MAX_PATH_CHARS, MAX_SHARDS, MAX_W
 from gates.evidence import KINDS, MAX_BYTES
 from gates.flaky_api import FlakyTestEndpoint, GateFindingSerializer, PresetSerializer
 from gates.models import Finding, Gate, GateRun, TestResult
+from ledger import git
 from ledger.models import Patch, QueueItem
 from pipeline.models import Project
 from pipeline.refusals import InvalidField, MissingField, Refused
@@ -189,18 +190,39 @@ class GateRunSerializer(StrictModel):
         return external.check_run(row)
 
 
+def _must_be_there(project: Project, tree: str) -> None:
+    """The mirror has this tree; where there is no mirror, nobody can know. Raises InvalidField."""
+    if not project.mirror.exists():
+        return
+    try:
+        found = git.tree_of(project.mirror, tree)
+    except git.UnknownCommit:
+        raise InvalidField(
+            "tree_hash", f"the mirror of {project.key} has no tree {tree}", code="unknown_tree"
+        ) from None
+    if found != tree:
+        raise InvalidField("tree_hash", f"{tree} is a commit; its tree is {found}", code="unknown_tree", tree=found)
+
+
 class GateRunRequest(Strict):
     """A run to be asked for: of a gate, on a patch or a tree."""
 
     gate = Ref(queryset=Gate.objects.select_related("project"))
     patch = Ref(queryset=Patch.objects.select_related("project"), required=False)
-    tree_hash = serializers.RegexField(r"^[0-9a-f]{40}([0-9a-f]{24})?$", required=False)
+    tree_hash = serializers.RegexField(
+        r"^[0-9a-f]{40}([0-9a-f]{24})?$",
+        required=False,
+        error_messages={"invalid": "the whole name of a tree: 40 or 64 hexadecimal digits in small letters"},
+        help_text="A tree that the project's mirror has, as `git rev-parse <commit>^{tree}` prints it.",
+    )
 
     def validate(self, given: dict[str, Any]) -> dict[str, Any]:
         """One of patch and tree; both of the gate's project."""
         patch, tree = given.get("patch"), given.get("tree_hash", "")
         if (patch is None) == (not tree):
             raise InvalidField("tree_hash", "either a patch, of which the tree that stands is tested, or a tree's hash")
+        if tree:
+            _must_be_there(given["gate"].project, tree)
         if patch is not None and patch.project_id != given["gate"].project_id:
             raise InvalidField("patch", "a patch of another project")
         return given
@@ -209,7 +231,11 @@ class GateRunRequest(Strict):
 class Take(Strict):
     """A system outside takes a run."""
 
-    runner = serializers.RegexField(r"^[\x21-\x7e]{1,150}$", help_text="What people call it: the job's address, say.")
+    runner = serializers.RegexField(
+        r"^[\x21-\x7e]{1,150}$",
+        error_messages={"invalid": "1 to 150 printable ASCII characters without a blank, as in the address of a job"},
+        help_text="What people call it: the job's address, say.",
+    )
     command = texts(required=False)
 
 
@@ -316,6 +342,7 @@ class GateRunEndpoint(Listed, Endpoint):
         "complete": "operator",
         "skip": "approver",
         "waive": "approver",
+        "revoke_waiver": "approver",
         "rerun": "operator",
     }
 
@@ -457,15 +484,27 @@ class GateRunEndpoint(Listed, Endpoint):
     @extend_schema(request=Waiver, responses=GateRunSerializer)
     @action(detail=True, methods=["post"])
     def waive(self, request: Request, id: str) -> Response:
-        """Let it count as passed. Refuses with `reason_required`, `invalid_move`, and an end in the past."""
+        """Let it count as passed, without end or until `expires_at`; in place of a waiver that stands, which is so made
+        longer or shorter. Refuses with `reason_required`, `invalid_move`, and an end in the past.
+        """
         row, given = self.get_object(), self.body(Waiver)
         row.waive(given["reason"], by=self.by, expires_at=given.get("expires_at"))
+        return self.reply(row)
+
+    @extend_schema(request=Reason, responses=GateRunSerializer)
+    @action(detail=True, methods=["post"], url_path="revoke-waiver")
+    def revoke_waiver(self, request: Request, id: str) -> Response:
+        """End its waiver now: it counts as what it is again. Refuses with `reason_required`."""
+        row = self.get_object()
+        row.revoke_waiver(self.body(Reason)["reason"], by=self.by)
         return self.reply(row)
 
     @extend_schema(request=Nothing, responses={201: GateRunSerializer})
     @action(detail=True, methods=["post"])
     def rerun(self, request: Request, id: str) -> Response:
-        """A new run of the same gate on the same tree: 201. Refuses with `invalid_move` while this one is open."""
+        """A new run of the same gate on the same tree: 201. Refuses with `invalid_move` while this one is open, and
+        with `rerun_open` while another one is, which `gate_run` names.
+        """
         row = self.get_object()
         self.body(Nothing)
         return self.reply(row.rerun(by=self.by), 201)

@@ -201,7 +201,7 @@ def evaluate(
     expected_exit_codes: Collection[int],
     timed_out: bool,
     output_limited: bool,
-    infra: bool,
+    infra: str,
     duration_seconds: float | None,
     evidence_declared: Collection[str],
     shards_expected: int,
@@ -213,9 +213,10 @@ def evaluate(
 ) -> Judgement:
     """The judgement of one gate run, by domain.md §2.4.2.
 
-    `criteria` has passed `check`. `results` is None when nothing could be read. `evidence_declared` holds the kinds of
-    evidence that the gate promises ("junit", "tap", "coverage", "sarif"), `missing` those of them that could not be
-    read, with the reason; `base` is what the same gate measured on the base. `quarantined` are keys of flaky tests that
+    `criteria` has passed `check`. `infra` says how the machinery failed, if it did. `results` is None when nothing
+    could be read. `evidence_declared` holds the kinds of evidence that the gate promises ("junit", "tap", "coverage",
+    "sarif"), `missing` those of them that could not be read, with the reason; `base` is what the same gate measured on
+    the base. `quarantined` are keys of flaky tests that
     somebody answers for: they run, and their failures are told and not judged, unless they are required.
     Raises ResultsInconsistent when stated counts contradict each other.
 
@@ -344,13 +345,13 @@ def _error(
     expected: bool,
     timed_out: bool,
     output_limited: bool,
-    infra: bool,
+    infra: str,
     duration_seconds: float | None,
 ) -> Judgement | None:
     """The judgement when there is nothing to judge, else None."""
     limit = criteria.get("timeout_seconds")
     if infra:
-        return _errored("infra", "the runner was lost")
+        return _errored("infra", infra)
     lost = sum(outcome == INFRA for outcome in _finals(results).values()) if results is not None else 0
     if lost:
         return _errored("infra", f"the machine lost {lost} tests")
@@ -512,7 +513,7 @@ def _required(names: Sequence[str], figures: _Figures) -> dict[str, Any]:
     if results.total and not results.tests:
         return _not_measured(len(names), "the results name no tests")
     outcomes = _outcomes_by_name(results.tests)
-    worst = {name: outcomes.get(name) or outcomes.get(_as_named_in_reports(name), "missing") for name in names}
+    worst = {name: outcomes.get(name) or outcomes.get(as_named_in_reports(name), "missing") for name in names}
     met = sum(outcome == PASS for outcome in worst.values())
     told = ", ".join(f"{name} {outcome}" for name, outcome in worst.items() if outcome != PASS)
     return _verdict(met == len(names), met, len(names), told or "every required test passed")
@@ -535,7 +536,7 @@ def _outcomes_by_name(tests: Sequence[TestCase]) -> dict[str, str]:
     return outcomes
 
 
-def _as_named_in_reports(name: str) -> str:
+def as_named_in_reports(name: str) -> str:
     """A pytest node id as its report names it: `tests/test_a.py::TestB::test_c` is `tests.test_a.TestB::test_c`."""
     file, separator, rest = name.partition("::")
     if not separator or not file.endswith(".py"):

@@ -154,6 +154,7 @@ def complete(
         killed=0,
         level=0,
     )
+    lost = f"the system outside ended it as “{conclusion}”, which says nothing of the tree"
     with tempfile.TemporaryDirectory(prefix="gate-evidence-") as folder:
         for row in sent:
             # What the gate asks for may have been edited meanwhile.
@@ -162,7 +163,7 @@ def complete(
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(zlib.decompress(row.content or b""))
         tree = measuring.look_in_mirror(gate_run)
-        judged = measuring.measure(gate_run, tree, Path(folder), executed, None, shards=shards)
+        judged = measuring.measure(gate_run, tree, Path(folder), executed, None, shards=shards, lost=lost)
     told, judgement = judged.pop("evidence"), judged.pop("judgement")
     text, redactions = runner.clean(output[-MAX_OUTPUT_CHARS:], (settings.SECRET_KEY, settings.SIGNALBOX_PEPPER))
     with in_transaction():

@@ -130,12 +130,13 @@ def measure(
     execute: Execute | None,
     *,
     shards: int | None = None,
+    lost: str = "the runner was lost",
 ) -> dict[str, Any]:
     """The arguments of GateRun.complete for a run whose command ended as `executed` and left `output`.
 
     `execute` runs a command again on a fresh copy: failed tests once more, and the tests of the base on the patch. None
     where somebody else ran it: nothing is run again. `shards` is how many that one says its reports are of,
-    where they are not told apart.
+    where they are not told apart, and `lost` how they end who have neither exit code nor timeout.
     """
     gate = gate_run.gate
     assert gate is not None
@@ -177,7 +178,7 @@ def measure(
         finding_exit_codes=gate.finding_exit_codes or criteria.FINDING_EXIT_CODES,
         timed_out=executed.timed_out,
         output_limited=executed.output_limited,
-        infra=executed.exit_code is None and not executed.timed_out and not executed.output_limited,
+        infra=lost if executed.exit_code is None and not executed.timed_out and not executed.output_limited else "",
         duration_seconds=executed.duration_seconds,
         evidence_declared=list(gate.evidence),
         shards_expected=gate.shards,

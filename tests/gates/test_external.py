@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gates import external, running
-from gates.models import GateEvidence, GateRun
+from gates.models import Gate, GateEvidence, GateRun
+from ledger import git
 from pipeline.clock import db_now
 from pipeline.refusals import InvalidField
 from tests import factories
@@ -90,6 +91,8 @@ def test_what_was_sent_decides_and_not_what_was_said(
         assert send(ci, run, claim, report).status_code == 201
     ended = ci.post(f"/gate-runs/{run.pk}/complete/", {"claim": claim, **ending}).json()
     assert (ended["state"], ended["error_kind"], ended["check_run"]["conclusion"]) == (state, kind, conclusion)
+    if kind == "infra":
+        assert f"the system outside ended it as “{ending['conclusion']}”" in ended["decision_reason"]
 
 
 def test_only_who_took_a_run_reports_it(run: GateRun, ci: Api) -> None:
@@ -193,6 +196,32 @@ def test_no_runner_of_ours_touches_a_run_that_waits_for_a_system_outside(run: Ga
     assert run.state == "pending"
 
 
+def test_a_run_is_asked_for_on_a_tree_that_the_mirror_has(tmp_path: Path) -> None:
+    house = House(tmp_path, [piece("a")], gates={"ci": TESTS}, files={"a.txt": "a\n"})
+    mirror = house.project.mirror
+    commit = git.head(mirror, "main")
+    gate = Gate.objects.get(project=house.project)
+    api = Api(factories.make_key("operator", project=house.project).text)
+
+    asked = api.post("/gate-runs/", {"gate": gate.pk, "tree_hash": git.tree_of(mirror, commit)})
+    assert asked.status_code == 201
+    unknown = api.post("/gate-runs/", {"gate": gate.pk, "tree_hash": "a" * 40})
+    assert refused(unknown) == (422, "unknown_tree")
+    assert "has no tree aaaa" in unknown.json()["detail"]
+    assert (
+        f"its tree is {git.tree_of(mirror, commit)}"
+        in api.post("/gate-runs/", {"gate": gate.pk, "tree_hash": commit}).json()["detail"]
+    )
+
+
+def test_the_time_limit_of_a_run_outside_is_the_gates_own(run: GateRun, ci: Api) -> None:
+    gate = factories.make_gate(run.project, **TESTS, timeout_seconds=30)
+    theirs = factories.make_gate_run(gate)
+    taken(ci, theirs)
+    theirs.refresh_from_db()
+    assert 29 <= (theirs.deadline_at - theirs.started_at).total_seconds() <= 31
+
+
 def test_an_end_that_nobody_told_in_time_is_an_error_and_never_passed(run: GateRun, ci: Api) -> None:
     claim = taken(ci, run)
     GateRun.objects.filter(pk=run.pk).update(seen_at=db_now() - timedelta(hours=1))
@@ -219,7 +248,11 @@ def test_a_run_is_asked_for_on_a_patch_or_a_tree(run: GateRun, ci: Api) -> None:
     asked = ci.post("/gate-runs/", {"gate": run.gate_id, "tree_hash": tree})
     assert (asked.status_code, asked.json()["state"], asked.json()["tree_hash"]) == (201, "pending", tree)
     assert refused(ci.post("/gate-runs/", {"gate": run.gate_id})) == (422, "invalid_field")
-    assert refused(ci.post("/gate-runs/", {"gate": run.gate_id, "tree_hash": "x"}))[0] == 422
+    answer = ci.post("/gate-runs/", {"gate": run.gate_id, "tree_hash": "x"})
+    assert refused(answer)[0] == 422
+    assert "40 or 64 hexadecimal digits" in answer.json()["detail"]
+    answer = ci.post(f"/gate-runs/{run.pk}/start/", {"runner": "a b"})
+    assert "printable ASCII characters without a blank" in answer.json()["detail"]
     patch = factories.make_patch(project=run.project)
     answer = refused(ci.post("/gate-runs/", {"gate": run.gate_id, "patch": patch.pk}))
     assert answer == (409, "invalid_move")

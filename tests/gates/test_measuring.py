@@ -237,9 +237,9 @@ def test_a_quarantine_ends_by_passes_by_time_and_by_hand() -> None:
     assert not FlakyTest.objects.filter(pk=row.pk).exists()
     assert Event.objects.get(kind="flaky_test.released").reason == "it passed 20 times in a row"
 
-    late = make_flaky_test(gate.project, test_key="late")
+    late = make_flaky_test(test_key="late")
     FlakyTest.objects.filter(pk=late.pk).update(expires_at=db_now() - timedelta(seconds=1))
-    assert FlakyTest.objects.keys_of(gate.project_id) == frozenset()
+    assert FlakyTest.objects.keys_of(late.project_id) == frozenset()
     assert (FlakyTest.objects.wake_owners(), FlakyTest.objects.wake_owners()) == (1, 0)
     told = Event.objects.get(kind="alert.raised")
     assert (told.data["owner"], told.data["test_key"]) == ("ada", "late")
