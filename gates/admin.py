@@ -31,6 +31,7 @@ class GateRunAdmin(LookOnlyAdmin):
         move_action("rerun", _("Run again"), role="operator"),
         move_action("skip", _("Skip"), role="approver", reason=True),
         move_action("waive", _("Waive"), role="approver", reason=True, ends=True),
+        move_action("revoke_waiver", _("End the waiver of"), role="approver", reason=True),
     ]
 
 

@@ -14,9 +14,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from gates import bootstrap, external, live
+from gates.definition import MAX_GATE_SECONDS, MAX_PATH_CHARS, MAX_SHARDS, MAX_WORD_CHARS, MAX_WORDS
 from gates.evidence import KINDS, MAX_BYTES
 from gates.flaky_api import FlakyTestEndpoint, GateFindingSerializer, PresetSerializer
 from gates.models import Finding, Gate, GateRun, TestResult
+from ledger import git
 from ledger.models import Patch, QueueItem
 from pipeline.models import Project
 from pipeline.refusals import InvalidField, MissingField, Refused
@@ -37,14 +39,17 @@ from pipeline.rest import (
 )
 from pipeline.stream import RETRY_MS
 
-MAX_WORDS = 200
-MAX_GATE_SECONDS = 24 * 3600
-
 
 def texts(**kwargs: Any) -> serializers.ListField:
     """A list of texts, kept as they are: an argument may begin with a blank."""
-    child = serializers.CharField(allow_blank=True, trim_whitespace=False, max_length=4096)
+    child = serializers.CharField(allow_blank=True, trim_whitespace=False, max_length=MAX_WORD_CHARS)
     return serializers.ListField(child=child, max_length=MAX_WORDS, **kwargs)
+
+
+def codes() -> serializers.ListField:
+    """A list of exit codes."""
+    child = serializers.IntegerField(min_value=0, max_value=255)
+    return serializers.ListField(child=child, required=False, max_length=MAX_WORDS)
 
 
 class InvalidGateType(InvalidField):
@@ -70,23 +75,22 @@ class GateSerializer(StrictModel):
     caches = texts(required=False)
     resources = serializers.DictField(child=serializers.IntegerField(), required=False)
     depends_on = texts(required=False)
-    evidence = serializers.DictField(child=serializers.CharField(max_length=255), required=False)
+    evidence = serializers.DictField(child=serializers.CharField(max_length=MAX_PATH_CHARS), required=False)
     criteria = serializers.DictField(required=False)
-    expected_exit_codes = serializers.ListField(
-        child=serializers.IntegerField(min_value=0, max_value=255), required=False, max_length=MAX_WORDS
-    )
+    expected_exit_codes = codes()
+    finding_exit_codes = codes()
 
     class Meta:
         model = Gate
         fields = (
             "id", "version", "created_at", "updated_at", "project", "key", "name", "gate_type", "phase", "workstream",
-            "applies_to", "command", "cwd", "env_allow", "evidence", "criteria", "expected_exit_codes", "shards",
-            "depends_on", "timeout_seconds", "reruns", "base_tests", "sandbox_level_min", "resources", "caches",
-            "external", "required", "judges", "enabled", "gate_version",
+            "applies_to", "command", "cwd", "env_allow", "evidence", "criteria", "expected_exit_codes",
+            "finding_exit_codes", "shards", "depends_on", "timeout_seconds", "reruns", "base_tests",
+            "sandbox_level_min", "resources", "caches", "external", "required", "judges", "enabled", "gate_version",
         )  # fmt: skip
         read_only_fields = ("id", "version", "created_at", "updated_at", "gate_version")
         extra_kwargs = {
-            "shards": {"min_value": 1, "max_value": 100},
+            "shards": {"min_value": 1, "max_value": MAX_SHARDS},
             "timeout_seconds": {"min_value": 1, "max_value": MAX_GATE_SECONDS},
             "sandbox_level_min": {"min_value": 1, "max_value": 3},
         }
@@ -186,18 +190,39 @@ class GateRunSerializer(StrictModel):
         return external.check_run(row)
 
 
+def _must_be_there(project: Project, tree: str) -> None:
+    """The mirror has this tree; where there is no mirror, nobody can know. Raises InvalidField."""
+    if not project.mirror.exists():
+        return
+    try:
+        found = git.tree_of(project.mirror, tree)
+    except git.UnknownCommit:
+        raise InvalidField(
+            "tree_hash", f"the mirror of {project.key} has no tree {tree}", code="unknown_tree"
+        ) from None
+    if found != tree:
+        raise InvalidField("tree_hash", f"{tree} is a commit; its tree is {found}", code="unknown_tree", tree=found)
+
+
 class GateRunRequest(Strict):
     """A run to be asked for: of a gate, on a patch or a tree."""
 
     gate = Ref(queryset=Gate.objects.select_related("project"))
     patch = Ref(queryset=Patch.objects.select_related("project"), required=False)
-    tree_hash = serializers.RegexField(r"^[0-9a-f]{40}([0-9a-f]{24})?$", required=False)
+    tree_hash = serializers.RegexField(
+        r"^[0-9a-f]{40}([0-9a-f]{24})?$",
+        required=False,
+        error_messages={"invalid": "the whole name of a tree: 40 or 64 hexadecimal digits in small letters"},
+        help_text="A tree that the project's mirror has, as `git rev-parse <commit>^{tree}` prints it.",
+    )
 
     def validate(self, given: dict[str, Any]) -> dict[str, Any]:
         """One of patch and tree; both of the gate's project."""
         patch, tree = given.get("patch"), given.get("tree_hash", "")
         if (patch is None) == (not tree):
             raise InvalidField("tree_hash", "either a patch, of which the tree that stands is tested, or a tree's hash")
+        if tree:
+            _must_be_there(given["gate"].project, tree)
         if patch is not None and patch.project_id != given["gate"].project_id:
             raise InvalidField("patch", "a patch of another project")
         return given
@@ -206,7 +231,11 @@ class GateRunRequest(Strict):
 class Take(Strict):
     """A system outside takes a run."""
 
-    runner = serializers.RegexField(r"^[\x21-\x7e]{1,150}$", help_text="What people call it: the job's address, say.")
+    runner = serializers.RegexField(
+        r"^[\x21-\x7e]{1,150}$",
+        error_messages={"invalid": "1 to 150 printable ASCII characters without a blank, as in the address of a job"},
+        help_text="What people call it: the job's address, say.",
+    )
     command = texts(required=False)
 
 
@@ -227,13 +256,14 @@ class Ending(Strict):
         required=False, allow_blank=True, default="", max_length=external.MAX_OUTPUT_CHARS, trim_whitespace=False
     )
     duration_seconds = serializers.DecimalField(max_digits=12, decimal_places=3, min_value=0, required=False)
-    shards = serializers.IntegerField(min_value=1, max_value=100, required=False)
+    shards = serializers.IntegerField(min_value=1, max_value=MAX_SHARDS, required=False)
 
 
 class SentEvidence(serializers.Serializer[Any]):
     """What was kept of a report."""
 
     kind = serializers.CharField()
+    shard = serializers.IntegerField(help_text="0 where the gate has one report of the kind.")
     sha256 = serializers.CharField()
     size_bytes = serializers.IntegerField()
 
@@ -312,6 +342,7 @@ class GateRunEndpoint(Listed, Endpoint):
         "complete": "operator",
         "skip": "approver",
         "waive": "approver",
+        "revoke_waiver": "approver",
         "rerun": "operator",
     }
 
@@ -401,6 +432,7 @@ class GateRunEndpoint(Listed, Endpoint):
         parameters=[
             OpenApiParameter("kind", str, required=True, enum=list(KINDS), description="What the report is."),
             OpenApiParameter("claim", str, required=True, description="As the start answered it."),
+            OpenApiParameter("shard", int, description="Which one, from 1, where the gate has a report per shard."),
         ],
         request={"application/octet-stream": OpenApiTypes.BINARY},
         responses={201: SentEvidence},
@@ -409,12 +441,16 @@ class GateRunEndpoint(Listed, Endpoint):
     def evidence(self, request: Request, id: str) -> Response:
         """Send a report as it is (Content-Encoding: gzip is read) for a run that was taken; 201.
 
-        Another one of its kind takes its place. Refuses with `stale_claim`, `invalid_evidence`, `invalid_move`.
+        Another one of its kind and shard takes its place. Refuses with `stale_claim`, `invalid_evidence`,
+        `invalid_move`, and `invalid_field` for a kind or shard that the gate does not ask for.
         """
         row = self.get_object()
         body = external.inflate(request.data or b"", request.headers.get("Content-Encoding", ""), MAX_BYTES)
         query = request.query_params
-        kept = external.keep_evidence(row, query.get("kind", ""), body, claim=query.get("claim", ""))
+        shard = query.get("shard", "0")
+        if not shard.isascii() or not shard.isdigit() or len(shard) > 5:
+            raise BadQuery("shard", "the number of a shard, from 1")
+        kept = external.keep_evidence(row, query.get("kind", ""), body, claim=query.get("claim", ""), shard=int(shard))
         return Response(SentEvidence(kept).data, status=201)
 
     @extend_schema(request=Ending, responses=GateRunSerializer)
@@ -448,15 +484,27 @@ class GateRunEndpoint(Listed, Endpoint):
     @extend_schema(request=Waiver, responses=GateRunSerializer)
     @action(detail=True, methods=["post"])
     def waive(self, request: Request, id: str) -> Response:
-        """Let it count as passed. Refuses with `reason_required`, `invalid_move`, and an end in the past."""
+        """Let it count as passed, without end or until `expires_at`; in place of a waiver that stands, which is so made
+        longer or shorter. Refuses with `reason_required`, `invalid_move`, and an end in the past.
+        """
         row, given = self.get_object(), self.body(Waiver)
         row.waive(given["reason"], by=self.by, expires_at=given.get("expires_at"))
+        return self.reply(row)
+
+    @extend_schema(request=Reason, responses=GateRunSerializer)
+    @action(detail=True, methods=["post"], url_path="revoke-waiver")
+    def revoke_waiver(self, request: Request, id: str) -> Response:
+        """End its waiver now: it counts as what it is again. Refuses with `reason_required`."""
+        row = self.get_object()
+        row.revoke_waiver(self.body(Reason)["reason"], by=self.by)
         return self.reply(row)
 
     @extend_schema(request=Nothing, responses={201: GateRunSerializer})
     @action(detail=True, methods=["post"])
     def rerun(self, request: Request, id: str) -> Response:
-        """A new run of the same gate on the same tree: 201. Refuses with `invalid_move` while this one is open."""
+        """A new run of the same gate on the same tree: 201. Refuses with `invalid_move` while this one is open, and
+        with `rerun_open` while another one is, which `gate_run` names.
+        """
         row = self.get_object()
         self.body(Nothing)
         return self.reply(row.rerun(by=self.by), 201)

@@ -15,9 +15,12 @@ from pipeline.refusals import Refused
 MAX_FLAKY = 2
 MAX_COUNT = 2**31 - 1
 MAX_FIGURE = 10**15
+MAX_SECONDS = 24 * 3600
 MAX_REQUIRED_TESTS = 1000
 MAX_CUSTOM_RULES = 50
-TEST_TYPES = frozenset({"unit_tests", "integration_tests", "e2e_tests"})
+FINDING_EXIT_CODES = (1,)
+"""How a tool ends that did its work and found something, where its gate does not say otherwise: pytest, ruff, mypy,
+bandit, semgrep, eslint and most others; with 2 and more they say that they could not do their work."""
 TEST_EVIDENCE = frozenset({"junit", "tap"})
 # Criteria that compare with what the same gate measures on the base.
 AGAINST_BASE = frozenset({"max_skipped_increase", "max_new_findings"})
@@ -31,7 +34,8 @@ OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
 }
 TEST_FIELDS = frozenset({"total_tests", "passed_tests", "failed_tests", "skipped_tests", "flaky_tests"})
-FIELDS = TEST_FIELDS | {"coverage_percent", "patch_coverage_percent", "duration_seconds", "exit_code"}
+COVERAGE_FIELDS = frozenset({"coverage_percent", "patch_coverage_percent"})
+FIELDS = TEST_FIELDS | COVERAGE_FIELDS | {"duration_seconds", "exit_code"}
 
 _TOLD_CHARS = 2000
 # Of each kind of evidence, the verdicts that rest on it; the last one is written when it is missing and none does.
@@ -47,7 +51,10 @@ _RESTS_ON: Mapping[str, tuple[str, ...]] = {
 NEEDS_EVIDENCE: Mapping[str, tuple[str, ...]] = {
     "min_coverage": ("coverage",),
     "min_patch_coverage": ("coverage",),
+    "max_failures": ("junit", "tap"),
     "required_tests": ("junit", "tap"),
+    "min_tests": ("junit", "tap"),
+    "max_skipped_increase": ("junit", "tap"),
     "max_new_findings": ("sarif",),
 }
 
@@ -109,12 +116,12 @@ def _count(key: str, value: object) -> int:
 
 
 def _seconds(key: str, value: object) -> int:
-    return _integer(key, value, least=1)
+    return _integer(key, value, least=1, most=MAX_SECONDS)
 
 
-def _integer(key: str, value: Any, *, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_COUNT:
-        raise InvalidCriteria(key, f"must be a whole number from {least} to {MAX_COUNT}")
+def _integer(key: str, value: Any, *, least: int, most: int = MAX_COUNT) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise InvalidCriteria(key, f"must be a whole number from {least} to {most}")
     return int(value)
 
 
@@ -194,37 +201,42 @@ def evaluate(
     expected_exit_codes: Collection[int],
     timed_out: bool,
     output_limited: bool,
-    infra: bool,
+    infra: str,
     duration_seconds: float | None,
-    gate_type: str,
     evidence_declared: Collection[str],
     shards_expected: int,
     shards_seen: int,
+    finding_exit_codes: Collection[int] = FINDING_EXIT_CODES,
     base: Results | None = None,
     missing: Mapping[str, str] | None = None,
     quarantined: Collection[str] = (),
 ) -> Judgement:
     """The judgement of one gate run, by domain.md §2.4.2.
 
-    `criteria` has passed `check`. `results` is None when nothing could be read. `evidence_declared` holds the kinds of
-    evidence that the gate promises ("junit", "tap", "coverage", "sarif"), `missing` those of them that could not be
-    read, with the reason; `base` is what the same gate measured on the base. `quarantined` are keys of flaky tests that
+    `criteria` has passed `check`. `infra` says how the machinery failed, if it did. `results` is None when nothing
+    could be read. `evidence_declared` holds the kinds of evidence that the gate promises ("junit", "tap", "coverage",
+    "sarif"), `missing` those of them that could not be read, with the reason; `base` is what the same gate measured on
+    the base. `quarantined` are keys of flaky tests that
     somebody answers for: they run, and their failures are told and not judged, unless they are required.
     Raises ResultsInconsistent when stated counts contradict each other.
 
+    `expected_exit_codes` are those of success, `finding_exit_codes` those of a tool that did its work and found
+    something. With any other the tool was ended or gave up: what it reported may fail the run, and never passes it.
+
     Stricter than the letter in three places, so that unknown is never good. Failed tests without max_failures are
-    judged as if it were 0, even where other criteria are met. A test gate with a declared report in which no test
+    judged as if it were 0, even where other criteria are met. A gate with a declared report of tests in which none
     ran gets a failing `tests` verdict, whatever min_tests says. Declared evidence that is missing gets a verdict of its
     own, `not_measured`, where no criterion rests on it.
     """
     missing = missing or {}
     if results is not None:
         _need_consistent(results)
+    expected = exit_code is not None and exit_code in expected_exit_codes
     error = _error(
         criteria,
         results,
         exit_code=exit_code,
-        expected=exit_code is not None and exit_code in expected_exit_codes,
+        expected=expected,
         timed_out=timed_out,
         output_limited=output_limited,
         infra=infra,
@@ -241,7 +253,7 @@ def evaluate(
         duration_seconds,
         exit_code,
         unmeasured=_why_unmeasured(complete, shards_seen, shards_expected, missing),
-        must_run=gate_type in TEST_TYPES and bool(TEST_EVIDENCE & set(evidence_declared)),
+        must_run=bool(TEST_EVIDENCE & set(evidence_declared)),
         missing=missing,
         excused=_excused(results, quarantined, criteria),
         goalposts=results.goalposts_clean if results is not None else None,
@@ -253,7 +265,26 @@ def evaluate(
             verdicts[_RESTS_ON[kind][-1]] = _not_measured(None, why)
     if not verdicts and evidence_declared and measured is None:
         return Judgement("failed", "", False, f"Not passed: {figures.unmeasured}")
-    return _decision(verdicts)
+    judgement = _decision(verdicts)
+    if judgement.state == "passed" and not expected and exit_code not in finding_exit_codes:
+        return _errored("command", _gave_up(exit_code, expected_exit_codes, finding_exit_codes))
+    return judgement
+
+
+def _gave_up(exit_code: int | None, success: Collection[int], finding: Collection[int]) -> str:
+    told = [", ".join(map(str, sorted(codes))) for codes in (success, finding)]
+    return (
+        f"ended {_with(exit_code)}: it did not finish its work, so its report cannot pass"
+        f" (success is {told[0]}, and {told[1]} says that it found something)"
+    )
+
+
+def _with(exit_code: int | None) -> str:
+    """`with exit code 2`; of one that a shell or our runner gives for a signal, which signal."""
+    if exit_code is None:
+        return "without an exit code"
+    killed = f", so by signal {exit_code - 128}" if 128 < exit_code <= 192 else ""
+    return f"with exit code {exit_code}{killed}"
 
 
 def failing_tests(results: Results, excused: _Excused | None = None) -> int:
@@ -314,13 +345,13 @@ def _error(
     expected: bool,
     timed_out: bool,
     output_limited: bool,
-    infra: bool,
+    infra: str,
     duration_seconds: float | None,
 ) -> Judgement | None:
     """The judgement when there is nothing to judge, else None."""
     limit = criteria.get("timeout_seconds")
     if infra:
-        return _errored("infra", "the runner was lost")
+        return _errored("infra", infra)
     lost = sum(outcome == INFRA for outcome in _finals(results).values()) if results is not None else 0
     if lost:
         return _errored("infra", f"the machine lost {lost} tests")
@@ -330,11 +361,12 @@ def _error(
         return _errored("output_limit", "over the limit on output")
     if expected:
         return None
-    told = "without an exit code" if exit_code is None else f"with exit code {exit_code}"
+    told = _with(exit_code)
     if "max_new_findings" in criteria and _has_findings(results):
         return None  # analysers end so when they find something, be it old or new
     if results is None or results.total == 0:
-        return _errored("command", f"ended {told} and reported no test")
+        wanted = "finding" if "max_new_findings" in criteria else "test"
+        return _errored("command", f"ended {told} and reported no {wanted}")
     if not failing_tests(results):
         return _errored("contradiction", f"ended {told}, and its report shows no failure")
     return None
@@ -481,7 +513,7 @@ def _required(names: Sequence[str], figures: _Figures) -> dict[str, Any]:
     if results.total and not results.tests:
         return _not_measured(len(names), "the results name no tests")
     outcomes = _outcomes_by_name(results.tests)
-    worst = {name: outcomes.get(name) or outcomes.get(_as_named_in_reports(name), "missing") for name in names}
+    worst = {name: outcomes.get(name) or outcomes.get(as_named_in_reports(name), "missing") for name in names}
     met = sum(outcome == PASS for outcome in worst.values())
     told = ", ".join(f"{name} {outcome}" for name, outcome in worst.items() if outcome != PASS)
     return _verdict(met == len(names), met, len(names), told or "every required test passed")
@@ -504,7 +536,7 @@ def _outcomes_by_name(tests: Sequence[TestCase]) -> dict[str, str]:
     return outcomes
 
 
-def _as_named_in_reports(name: str) -> str:
+def as_named_in_reports(name: str) -> str:
     """A pytest node id as its report names it: `tests/test_a.py::TestB::test_c` is `tests.test_a.TestB::test_c`."""
     file, separator, rest = name.partition("::")
     if not separator or not file.endswith(".py"):
@@ -526,7 +558,8 @@ def _tests(threshold: int, figures: _Figures) -> dict[str, Any]:
         return _not_measured(threshold, figures.unmeasured)
     ran = results.passed + results.failed
     if figures.must_run and not ran:
-        return _verdict(False, results.total, threshold, "no test ran")
+        skipped = f"; {results.skipped} were skipped" if results.skipped else ""
+        return _verdict(False, 0, max(threshold, 1), f"no test ran{skipped}")
     return _verdict(results.total >= threshold, results.total, threshold, f"{results.total} tests, {ran} ran")
 
 

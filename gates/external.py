@@ -53,25 +53,45 @@ def start(gate_run: GateRun, *, by: events.Actor, runner_name: str, command: lis
     return claim
 
 
-def keep_evidence(gate_run: GateRun, kind: str, content: bytes, *, claim: str) -> GateEvidence:
-    """Keep a report until the run is completed; another one of the kind takes its place.
+def keep_evidence(gate_run: GateRun, kind: str, content: bytes, *, claim: str, shard: int = 0) -> GateEvidence:
+    """Keep a report until the run is completed; another one of the kind, and of the shard, takes its place.
 
-    Raises NotExternal, InvalidField for a kind that nobody reads or content over the limit, `stale_claim`.
+    `shard` counts from 1 where the gate has a report for each, and is 0 where it has one. Raises NotExternal,
+    InvalidField for a kind that the gate does not ask for, a shard that it does not have or content over the limit,
+    `stale_claim`.
     """
     _must_be_external(gate_run)
-    if kind not in evidence.KINDS:
-        raise InvalidField("kind", f"unknown kind {kind[:40]!r}; known are {', '.join(evidence.KINDS)}")
+    _must_be_asked_for(gate_run, kind, shard)
     if not content or len(content) > evidence.MAX_BYTES:
         raise InvalidField("content", f"1 to {evidence.MAX_BYTES} bytes, not {len(content)}", code="invalid_evidence")
     with in_transaction():
         _must_hold(GateRun.objects.select_for_update(no_key=True, of=("self",)).get(pk=gate_run.pk), claim)
-        GateEvidence.objects.filter(gate_run=gate_run, kind=kind).delete()
+        GateEvidence.objects.filter(gate_run=gate_run, kind=kind, shard=shard).delete()
         return GateEvidence.objects.create(
             gate_run=gate_run,
             kind=kind,
+            shard=shard,
             sha256=hashlib.sha256(content).hexdigest(),
             size_bytes=len(content),
             content=zlib.compress(content, 6),
+        )
+
+
+def _must_be_asked_for(gate_run: GateRun, kind: str, shard: int) -> None:
+    if kind not in evidence.KINDS:
+        raise InvalidField("kind", f"unknown kind {kind[:40]!r}; known are {', '.join(evidence.KINDS)}")
+    declared = gate_run.gate.evidence if gate_run.gate else {}
+    if kind not in declared:
+        asked = (
+            f"it asks for {', '.join(declared)}" if declared else "it asks for no report, only for how the run ended"
+        )
+        raise InvalidField("kind", f"the gate {gate_run.name} does not ask for {kind}: {asked}")
+    most = gate_run.gate.shards if gate_run.gate and evidence.SHARD in declared[kind] else 0
+    if most and not 1 <= shard <= most:
+        raise InvalidField("shard", f"each of the {most} shards sends its own report: say which, from 1 to {most}")
+    if not most and shard:
+        raise InvalidField(
+            "shard", f"the gate {gate_run.name} asks for one report of {kind}, and not for one per shard"
         )
 
 
@@ -121,7 +141,7 @@ def complete(
     took = duration_seconds
     if took is None and gate_run.started_at is not None:
         took = Decimal(round((db_now() - gate_run.started_at).total_seconds(), 3))
-    sent = {row.kind: row for row in GateEvidence.objects.filter(gate_run=gate_run)}
+    sent = GateEvidence.objects.filter(gate_run=gate_run, content__isnull=False)
     if gate_run.gate is None:
         raise Refused("a run without a gate has nothing to be judged by", code="gate_not_found")
     declared = gate_run.gate.evidence
@@ -134,14 +154,16 @@ def complete(
         killed=0,
         level=0,
     )
+    lost = f"the system outside ended it as “{conclusion}”, which says nothing of the tree"
     with tempfile.TemporaryDirectory(prefix="gate-evidence-") as folder:
-        for kind, row in sent.items():
-            if kind in declared and row.content is not None:
-                place = Path(folder, declared[kind])
+        for row in sent:
+            # What the gate asks for may have been edited meanwhile.
+            if row.kind in declared:
+                place = Path(folder, declared[row.kind].replace(evidence.SHARD, str(row.shard)))
                 place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(zlib.decompress(row.content))
+                place.write_bytes(zlib.decompress(row.content or b""))
         tree = measuring.look_in_mirror(gate_run)
-        judged = measuring.measure(gate_run, tree, Path(folder), executed, None, shards=shards)
+        judged = measuring.measure(gate_run, tree, Path(folder), executed, None, shards=shards, lost=lost)
     told, judgement = judged.pop("evidence"), judged.pop("judgement")
     text, redactions = runner.clean(output[-MAX_OUTPUT_CHARS:], (settings.SECRET_KEY, settings.SIGNALBOX_PEPPER))
     with in_transaction():

@@ -13,13 +13,19 @@ from pipeline.rest import DefinitionEndpoint, Filters, ProjectFilter, Reason, St
 
 
 class FlakyTestSerializer(StrictModel):
-    """A test in quarantine. `consecutive_passes` counts up to 20, at which it is released."""
+    """A test in quarantine. `consecutive_passes` counts up to 20, at which it is released.
+
+    A node id as pytest prints it (`tests/test_a.py::test_b`) is kept as the key of its reports. A test that no run has
+    reported is refused, with near names; before any run has reported a test it is taken, with a `warning`.
+    """
+
+    warning = serializers.CharField(read_only=True)
 
     class Meta:
         model = FlakyTest
         fields = (
             "id", "version", "created_at", "updated_at", "project", "test_key", "owner", "reason", "since",
-            "expires_at", "consecutive_passes",
+            "expires_at", "consecutive_passes", "warning",
         )  # fmt: skip
         read_only_fields = ("id", "version", "created_at", "updated_at", "since", "consecutive_passes")
         extra_kwargs = {"reason": {"max_length": 2000}}
@@ -43,6 +49,7 @@ class FlakyTestEndpoint(DefinitionEndpoint):
     filterset_class = FlakyTestFilters
     ordering_fields = ("created_at", "expires_at")
     fixed = ("project", "test_key")
+    heavy = ("warning",)
     needs = {
         "list": "viewer",
         "retrieve": "viewer",

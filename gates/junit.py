@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any, BinaryIO
 from xml.parsers import expat
@@ -33,6 +33,7 @@ _EARLIER_ATTEMPT = {"flakyFailure": FAIL, "flakyError": ERROR}  # Surefire: it f
 _LATER_ATTEMPT = {"rerunFailure": FAIL, "rerunError": ERROR}  # Surefire: it failed, was run again, and failed so
 _TEXT_KEPT = _OUTCOME_OF_CHILD.keys() | _EARLIER_ATTEMPT.keys() | _LATER_ATTEMPT.keys()
 _WORST_FIRST = (ERROR, FAIL, SKIP)
+_BEST_FIRST = {SKIP: 0, PASS: 1, FLAKY_PASS: 2, FAIL: 3, ERROR: 4, INFRA: 5}
 _STATUS = {"fail": FAIL, "failed": FAIL, "failure": FAIL, "error": ERROR, "notrun": SKIP, "disabled": SKIP}
 
 
@@ -83,7 +84,7 @@ class Results:
 
     @classmethod
     def of(cls, tests: Iterable[TestCase]) -> Results:
-        """Results recounted from attempts, which are numbered and judged per key here; several reports may be joined.
+        """Results recounted from attempts, which are numbered and judged per key here.
 
         The last attempt decides. Passed after a failure is flaky_pass; skipped after a failure stays failed.
         """
@@ -107,6 +108,30 @@ class Results:
             flaky=finals.count(FLAKY_PASS),
             tests=tuple(numbered),
         )
+
+
+def join(reports: Iterable[Results]) -> Results:
+    """Results of several reports of one execution. A test that is in more than one of them is one test."""
+    groups: list[list[TestCase]] = []
+    for report in reports:
+        of_report: dict[str, list[TestCase]] = {}
+        for test in report.tests:
+            of_report.setdefault(test.test_key, []).append(test)
+        groups += of_report.values()
+    return _of_one_execution(groups)
+
+
+def _of_one_execution(groups: Sequence[Sequence[TestCase]]) -> Results:
+    """Results of groups of attempts, each of one test. Nobody ran a test again between two groups: where one of those
+    that share a key failed, the test failed, so it stands last.
+    """
+    by_key: dict[str, list[Sequence[TestCase]]] = {}
+    for attempts in groups:
+        by_key.setdefault(attempts[0].test_key, []).append(attempts)
+    for each in by_key.values():
+        if len(each) > 1:
+            each.sort(key=lambda attempts: _BEST_FIRST[final_outcome(one.outcome for one in attempts)])
+    return Results.of(test for each in by_key.values() for attempts in each for test in attempts)
 
 
 def final_outcome(outcomes: Iterable[str]) -> str:
@@ -148,7 +173,7 @@ def read(source: BinaryIO) -> Results:
         raise Unreadable(f"the report is not well-formed XML: {problem}") from problem
     except (LookupError, UnicodeError) as problem:  # an encoding that Python does not know, or cannot use here
         raise Unreadable(f"the report's encoding cannot be read: {problem}") from problem
-    return Results.of(reader.tests)
+    return _of_one_execution(reader.cases)
 
 
 @dataclass(slots=True)
@@ -165,7 +190,8 @@ class _Reader:
     """Follows expat's events from root to end, keeping the cases and nothing else."""
 
     def __init__(self) -> None:
-        self.tests: list[TestCase] = []
+        self.cases: list[list[TestCase]] = []
+        self.attempts = 0
         self.parser = expat.ParserCreate()
         self.parser.buffer_text = True
         self.parser.SetParamEntityParsing(expat.XML_PARAM_ENTITY_PARSING_NEVER)
@@ -232,8 +258,9 @@ class _Reader:
     def _key(self, key: str) -> str:
         """The key, or one of its own for a further test of the same name.
 
-        Nobody runs a test again that passed: a case behind one that did not fail is another test (mocha and others let
-        many share a title), and a case behind one that failed is its next attempt.
+        A case behind one that did not fail is another test (mocha and others let many share a title). One behind a
+        failed one is the same test: pytest writes a second for an error of its teardown. It fails whatever the second
+        says, since who runs a test again says so by an element within its case.
         """
         number, failed = self._last.get(key, (1, True))
         if not failed:
@@ -264,12 +291,14 @@ class _Reader:
         outcome, told = _own_outcome(given, own)
         if outcome == PASS and later:  # a rerun that failed, and no word of the first failure: it did not pass
             outcome = FAIL
-        self.tests += [attempt(_EARLIER_ATTEMPT[one.element], one) for one in earlier]
-        self.tests.append(attempt(outcome, told, _seconds(given.get("time", ""))))
-        self.tests += [attempt(_LATER_ATTEMPT[one.element], one) for one in later]
+        attempts = [attempt(_EARLIER_ATTEMPT[one.element], one) for one in earlier]
+        attempts.append(attempt(outcome, told, _seconds(given.get("time", ""))))
+        attempts += [attempt(_LATER_ATTEMPT[one.element], one) for one in later]
+        self.cases.append(attempts)
+        self.attempts += len(attempts)
         named = key_of(name, classname, file)
         self._last[named] = (self._last.get(named, (1, True))[0], outcome in {FAIL, ERROR})
-        if len(self.tests) > MAX_CASES:
+        if self.attempts > MAX_CASES:
             raise Unreadable(f"the report has more than {MAX_CASES} attempts")
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 # <linux/prctl.h>
 PR_SET_PDEATHSIG = 1
+PR_SET_SECCOMP = 22
 PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
@@ -50,6 +51,26 @@ MNT_DETACH = 0x2
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 1 << 18
 KEYCTL_JOIN_SESSION_KEYRING = 1
 SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}
+
+# <linux/seccomp.h>, <linux/filter.h>, <linux/audit.h>
+SECCOMP_MODE_FILTER = 2
+RET_ALLOW, RET_ERRNO = 0x7FFF0000, 0x00050000
+BPF_LOAD, BPF_JUMP_EQUAL, BPF_JUMP_AT_LEAST, BPF_RETURN = 0x20, 0x15, 0x35, 0x06
+AT_NUMBER, AT_MACHINE, AT_FIRST_ARGUMENT = 0, 4, 16  # struct seccomp_data; both machines put the low half first
+EAFNOSUPPORT, ENOSYS = 97, 38
+X32 = 0x40000000
+
+FAMILIES = (1, 2, 10, 16)
+"""Of sockets, those that a command may make: AF_UNIX, AF_INET, AF_INET6, and AF_NETLINK, which getifaddrs uses. All of
+them end at the box's own network. AF_VSOCK (40) does not: it reaches the machine below this one; and the others
+(AF_ALG, AF_BLUETOOTH, AF_TIPC …) are kernel code that no test needs."""
+
+# AUDIT_ARCH_…; socket and socketpair; keyctl, add_key, request_key, bpf, perf_event_open, userfaultfd; and io_uring
+# (425 to 427), since a ring makes sockets without asking the filter.
+MACHINES = {
+    "x86_64": (0xC000003E, (41, 53), (250, 248, 249, 321, 298, 323, 425, 426, 427)),
+    "aarch64": (0xC00000B7, (198, 199), (219, 217, 218, 280, 241, 282, 425, 426, 427)),
+}
 
 STAGE = "/tmp"
 """Where a command's user finds what the box is made of, in a mount namespace of its own."""
@@ -300,6 +321,8 @@ def become_command(spec: Spec, keeper: int, failed: Callable[[int, str], NoRetur
             expose(box["expose"])
         if spec["confined"]:
             confine(spec)
+        if box is not None:
+            filter_calls()
         # After the change of user, which clears it.
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != keeper:
@@ -437,6 +460,58 @@ def confine(spec: Spec) -> None:
         os.setresuid(spec["uid"], spec["uid"], spec["uid"])
     forget_keys()
     prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def filter_calls() -> None:
+    """Denies, to this process and all that come from it, system calls that lead out of the box or into parts of the
+    kernel that no test needs. Raises OSError where the kernel or the machine has no such filter: then there is no box.
+
+    It takes no_new_privs, or the right to administer the system.
+    """
+    machine = MACHINES.get(os.uname().machine)
+    if machine is None or sys.maxsize < 2**32:
+        raise OSError(ENOSYS, f"no filter of system calls is known for {os.uname().machine}")
+    program = call_filter(*machine)
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
+
+    given = Program(len(program) // 8, program)
+    if _libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), ctypes.byref(given)) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"a filter of system calls: {os.strerror(code)}")
+
+
+def call_filter(machine: int, sockets: tuple[int, ...], denied: tuple[int, ...]) -> bytes:
+    """The filter as classic BPF: 8 bytes an instruction (code, how far to jump if so, if not, value).
+
+    Programs of another machine's kind (32 bits, x32) have other numbers, so all of theirs are denied. What is denied
+    answers as a kernel that was built without it does.
+    """
+    words: list[tuple[int, str, str, int]] = [
+        (BPF_LOAD, "", "", AT_MACHINE),
+        (BPF_JUMP_EQUAL, "", "denied", machine),
+        (BPF_LOAD, "", "", AT_NUMBER),
+        (BPF_JUMP_AT_LEAST, "denied", "", X32),
+        *((BPF_JUMP_EQUAL, "socket", "", number) for number in sockets),
+        *((BPF_JUMP_EQUAL, "denied", "", number) for number in denied),
+        (BPF_RETURN, "", "", RET_ALLOW),
+    ]
+    places = {"socket": len(words)}
+    words.append((BPF_LOAD, "", "", AT_FIRST_ARGUMENT))
+    words += [(BPF_JUMP_EQUAL, "allowed", "", family) for family in FAMILIES]
+    words.append((BPF_RETURN, "", "", RET_ERRNO | EAFNOSUPPORT))
+    for place, answer in (("allowed", RET_ALLOW), ("denied", RET_ERRNO | ENOSYS)):
+        places[place] = len(words)
+        words.append((BPF_RETURN, "", "", answer))
+
+    def jump(to: str, at: int) -> int:
+        return places[to] - at - 1 if to else 0
+
+    return b"".join(
+        code.to_bytes(2, "little") + bytes((jump(yes, at), jump(no, at))) + value.to_bytes(4, "little")
+        for at, (code, yes, no, value) in enumerate(words)
+    )
 
 
 def drop_capabilities() -> None:

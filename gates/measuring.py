@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gates import coverage, criteria, environment, evidence, flaky_reruns, goalposts, sarif
+from gates import coverage, criteria, environment, evidence, flaky_reruns, goalposts, junit, sarif
 from gates.coverage import Coverage
 from gates.evidence import SHARD, TEST_KINDS, EvidenceRefused, Missing, Tree
 from gates.goalposts import Change, Moved, moved
@@ -22,6 +22,7 @@ from ledger.regions import regions_of
 
 MISSED_SHOWN = 200
 MOVED_SHOWN = 200
+NOT_STARTED = 126  # from here on shells speak of commands that were not there, or that a signal ended
 SANDBOX_TREE = "/src"  # where a command in the box sees the tree
 _CODE = (
     ".py", ".js", ".jsx", ".ts", ".tsx", ".mjs", ".cjs", ".go", ".rs",
@@ -90,9 +91,8 @@ def gather(gate: Gate, output: Path, tree: Tree) -> Gathered:
                 gathered.missing.setdefault(kind, str(told.get("missing") or told.get("refused")))
             _note(gathered.told, kind, shard if by_shard else 0, told)
     gathered.shards_seen = sum(complete.values()) if gate.evidence else gate.shards
-    tests = [test for kind in TEST_KINDS for one in read.get(kind, ()) for test in one.tests]
     if any(kind in read for kind in TEST_KINDS):
-        gathered.results = Results.of(tests)
+        gathered.results = junit.join(one for kind in TEST_KINDS for one in read.get(kind, ()))
     if "coverage" in read:
         gathered.coverage = read["coverage"][0] if len(read["coverage"]) == 1 else coverage.join(read["coverage"])
     if "sarif" in read:
@@ -130,16 +130,18 @@ def measure(
     execute: Execute | None,
     *,
     shards: int | None = None,
+    lost: str = "the runner was lost",
 ) -> dict[str, Any]:
     """The arguments of GateRun.complete for a run whose command ended as `executed` and left `output`.
 
     `execute` runs a command again on a fresh copy: failed tests once more, and the tests of the base on the patch. None
-    where somebody else ran it: nothing is run again. `shards` is how many that one says its reports are of.
+    where somebody else ran it: nothing is run again. `shards` is how many that one says its reports are of,
+    where they are not told apart, and `lost` how they end who have neither exit code nor timeout.
     """
     gate = gate_run.gate
     assert gate is not None
     gathered = gather(gate, output, tree)
-    if shards is not None and gathered.shards_seen:
+    if shards is not None and gathered.shards_seen and not any(SHARD in path for path in gate.evidence.values()):
         gathered.shards_seen = shards
     ended = executed
     told: dict[str, Any] = {**gathered.told, "notes": list(executed.notes), "killed": executed.killed}
@@ -173,11 +175,11 @@ def measure(
         judged_results,
         exit_code=ended.exit_code,
         expected_exit_codes=gate.expected_exit_codes or [0],
+        finding_exit_codes=gate.finding_exit_codes or criteria.FINDING_EXIT_CODES,
         timed_out=executed.timed_out,
         output_limited=executed.output_limited,
-        infra=executed.exit_code is None and not executed.timed_out and not executed.output_limited,
+        infra=lost if executed.exit_code is None and not executed.timed_out and not executed.output_limited else "",
         duration_seconds=executed.duration_seconds,
-        gate_type=gate_run.gate_type,
         evidence_declared=list(gate.evidence),
         shards_expected=gate.shards,
         shards_seen=gathered.shards_seen,
@@ -186,7 +188,7 @@ def measure(
         quarantined=FlakyTest.objects.keys_of(gate_run.project_id),
     )
     if gate_run.baseline:
-        judgement = _of_baseline(judgement, gathered, broken=broken)
+        judgement = _of_baseline(judgement, gathered, broken=broken or _gave_up(gate, executed.exit_code))
     elif gate.compares_with_base and base is None and judgement.state == "failed" and _is_lost(gate_run):
         why = "the base could not be measured, and it was not the patch's fault"
         judgement = criteria.Judgement("error", "infra", None, f"Error (infra): {why}")
@@ -208,11 +210,21 @@ def measure(
 
 def _of_baseline(judgement: criteria.Judgement, gathered: Gathered, *, broken: bool) -> criteria.Judgement:
     """A run on the base judges nobody: it passed when it measured what it was to measure, whatever that is."""
-    if broken:
+    if broken and judgement.state == "error":
         return judgement
+    if broken:
+        return criteria.Judgement("error", "command", None, "Error (command): it did not finish its work on the base")
     if gathered.missing:
         return criteria.Judgement("failed", "", False, f"Not measured: {'; '.join(gathered.missing.values())}")
     return criteria.Judgement("passed", "", True, "Measured on the base, for others to be compared with")
+
+
+def _gave_up(gate: Gate, exit_code: int | None) -> bool:
+    """Whether the tool left half of its work, by its exit code. pytest has one for a base without tests: those are
+    counted all the same, but what a scanner leaves may be half a list.
+    """
+    said = {*(gate.expected_exit_codes or [0]), *(gate.finding_exit_codes or criteria.FINDING_EXIT_CODES)}
+    return exit_code not in said and (exit_code is None or exit_code >= NOT_STARTED or "sarif" in gate.evidence)
 
 
 def _is_lost(gate_run: GateRun) -> bool:

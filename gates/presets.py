@@ -29,11 +29,13 @@ class Preset:
     evidence: Mapping[str, str] = field(default_factory=dict)
     criteria: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+    finding_exit_codes: tuple[int, ...] = ()
 
     def definition(self) -> dict[str, Any]:
         """The fields of a gate."""
         made = asdict(self)
-        return {**{name: made[name] for name in made if name not in {"why", "note"}}, "command": list(self.command)}
+        lists = {"command": list(self.command), "finding_exit_codes": list(self.finding_exit_codes)}
+        return {**{name: made[name] for name in made if name not in {"why", "note"}}, **lists}
 
 
 TESTED: Mapping[str, Any] = {"max_failures": 0, "min_tests": 1, "goalposts": True}
@@ -118,6 +120,7 @@ def _node(tree: _Tree) -> Iterator[Preset]:
         return
     why = f"package.json has a test script: {script[:80]}"
     report, note = {"junit": "junit.xml"}, ""
+    codes: tuple[int, ...] = ()
     command: tuple[str, ...] = ("npm", "test", "--silent")
     if found := re.fullmatch(r"node\s+--test((?:\s+[\w./*-]+)*)\s*", script):
         words = [word for word in found[1].split() if not word.startswith("--test-reporter")]
@@ -129,9 +132,10 @@ def _node(tree: _Tree) -> Iterator[Preset]:
         to = ("--reporter=xunit", "--reporter-option=output={evidence}/junit.xml")
         words = [word for word in script.split()[1:] if word not in {"mocha", "_mocha"} and "reporter" not in word]
         command = ("npx", "--no-install", "mocha", *to, *words)
+        codes = tuple(range(1, 126))  # it ends with the number of tests that failed
     else:
         report, note = {}, BY_EXIT_CODE
-    yield Preset("npm-test", "npm test", "unit_tests", command, why, report, TESTED if report else {}, note)
+    yield Preset("npm-test", "npm test", "unit_tests", command, why, report, TESTED if report else {}, note, codes)
 
 
 def _go(tree: _Tree) -> Iterator[Preset]:

@@ -13,10 +13,9 @@ from typing import Any
 from django.conf import settings
 from django.db import close_old_connections, connection
 
-from gates import criteria, measuring, resources, runner, sandbox
+from gates import criteria, definition, measuring, resources, runner, sandbox
 from gates.live import LiveLog
 from gates.models import GateRun, RunnerHost
-from gates.models.gate import is_ours
 from ledger import git
 from pipeline import events
 from pipeline.crashpoints import crashpoint
@@ -175,7 +174,11 @@ class _Bench:
                 cwd=gate.cwd,
                 timeout_seconds=seconds,
                 # Asked again: an older row may have been saved before the rule.
-                env={name: os.environ[name] for name in gate.env_allow if name in os.environ and not is_ours(name)},
+                env={
+                    name: os.environ[name]
+                    for name in gate.env_allow
+                    if name in os.environ and not definition.why_not_handed_on(name)
+                },
                 output_dir=output,
                 limits=resources.limits(gate.resources),
                 level=self.level,

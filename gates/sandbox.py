@@ -183,7 +183,13 @@ def route():
 def namespace():
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(0x10000000) != 0: raise OSError(ctypes.get_errno(), "unshare")
+def call(number):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(number, 0, 0, 0, 0, 0) == -1 and ctypes.get_errno() == 38: raise OSError(38, "no such call")
 told = {
+    "its system calls are filtered": status("Seccomp") == "2",
+    "the machine below this one is out of reach": refused(lambda: socket.socket(40, socket.SOCK_STREAM)),
+    "no ring makes its calls": refused(lambda: call(425)),
     "the service's network is out of reach": refused(connect),
     "no other network is there": refused(route),
     "files outside are absent": not os.path.exists(outside),

@@ -15,4 +15,5 @@ urlpatterns = [
     path("gates/runs/<ulid:pk>/rerun/", views.gate_run_rerun, name="rerun"),
     path("gates/runs/<ulid:pk>/skip/", views.gate_run_skip, name="skip"),
     path("gates/runs/<ulid:pk>/waive/", views.gate_run_waive, name="waive"),
+    path("gates/runs/<ulid:pk>/revoke-waiver/", views.gate_run_revoke_waiver, name="revoke-waiver"),
 ]

@@ -27,7 +27,7 @@ def gate_runs(request: HttpRequest) -> HttpResponse:
     """The executions, newest first. No output is loaded."""
     filters = pages.Filters(request)
     rows = GateRun.objects.visible_to(request.principal).select_related("project", "patch")
-    rows = rows.only(*_columns(), "patch__summary", "project__key")
+    rows = rows.only(*_columns(), "patch__summary", "project__key").with_waivers()
     if state := filters.one_of("state", GateRun.State.values):
         rows = rows.filter(state=state)
     if project := filters.project():
@@ -145,6 +145,20 @@ def gate_run_waive(request: HttpRequest, pk: str) -> HttpResponse:
         "approver",
         lambda run: run.waive(reason, by=request.principal.actor, expires_at=pages.end_after(hours)),
         _("Waived: it counts as passed."),
+    )
+
+
+@require_POST
+@signed_in
+def gate_run_revoke_waiver(request: HttpRequest, pk: str) -> HttpResponse:
+    """End the waiver that stands, with a reason: the check counts as what it is again."""
+    reason = request.POST.get("reason", "")
+    return _act(
+        request,
+        pk,
+        "approver",
+        lambda run: run.revoke_waiver(reason, by=request.principal.actor),
+        _("The waiver has ended."),
     )
 
 

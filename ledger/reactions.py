@@ -41,7 +41,7 @@ def enqueue(event: Event) -> None:
 @on(
     "patch.queued", "patch.applied", "queue_item.passing", "queue_item.failing", "queue_item.landed",
     "queue_item.evicted", "queue_item.withdrawn", "queue_item.restarted", "merge_queue.resumed",
-    "gate_run.passed", "gate_run.failed", "gate_run.error", "gate_run.waived",
+    "gate_run.passed", "gate_run.failed", "gate_run.error", "gate_run.waived", "gate_run.waiver_revoked",
 )  # fmt: skip
 def advance_queue(event: Event) -> None:
     """Whatever changed for a patch in a queue: look at that queue again."""

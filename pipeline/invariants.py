@@ -393,7 +393,7 @@ query(
     "reasons are given where they are owed",
     """
     SELECT id FROM pipeline_event WHERE kind IN ('patch.quarantined','patch.released','patch.dropped',
-        'patch.rolled_back','gate_run.skipped','gate_run.waived','cost.voided','override.used','budget.limit_changed')
+        'patch.rolled_back','gate_run.skipped','gate_run.waived','gate_run.waiver_revoked','cost.voided','override.used','budget.limit_changed')
         AND COALESCE(reason,'')=''
     """,
 )

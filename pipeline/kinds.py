@@ -81,7 +81,7 @@ I info      queue_item.waiting queue_item.building queue_item.testing queue_item
 I warning   queue_item.failing queue_item.restarted queue_item.withdrawn
 I error     queue_item.evicted
 I info      gate_run.created gate_run.started gate_run.passed
-I warning   gate_run.skipped gate_run.waived
+I warning   gate_run.skipped gate_run.waived gate_run.waiver_revoked
 I error     gate_run.failed gate_run.error
 I warning   flaky_test.marked flaky_test.released
 I info      remote.fetched push.created push.pushed push.resumed receipt.written

@@ -68,6 +68,7 @@ REACTIONS = {
         "ledger.reactions.advance_queue",
         "gates.reactions.start_runner",
     ],
+    "gate_run.waiver_revoked": ["ledger.reactions.advance_queue"],
     "gate_run.failed": ["ledger.reactions.advance_queue", "gates.reactions.count_passes"],
     "gate_run.error": ["ledger.reactions.advance_queue", "gates.reactions.run_again"],
 }

@@ -40,12 +40,26 @@ class FlakyTestQuerySet(DefinitionQuerySet["FlakyTest"]):
 
     def add(self, *, by: events.Actor, **fields: Any) -> "FlakyTest":
         """Put a test into quarantine, recorded as `flaky_test.added`, and as `flaky_test.marked` for whoever listens to
-        warnings. Raises InvalidField, or Refused `duplicate_key`.
+        warnings. A node id as pytest prints it is kept as the key that its reports have. Raises InvalidField, also for
+        a test that no run has reported where runs did report tests, or Refused `duplicate_key`.
         """
         with in_transaction():
+            fields["test_key"] = self._as_reported(fields.get("project"), fields.get("test_key"))
             row: FlakyTest = super().add(by=by, **fields)
             events.record("flaky_test.marked", row, by=by, reason=row.reason, data={"test_key": row.test_key})
         return row
+
+    def _as_reported(self, project: Project | None, name: Any) -> Any:
+        from gates.models import TestResult
+
+        if project is None or not isinstance(name, str) or "\0" in name:
+            return name  # the fields' own checks say what is wrong
+        seen = TestResult.objects.seen_as(project.pk, name)
+        if not seen and TestResult.objects.filter(gate_run__project=project).exists():
+            near = TestResult.objects.near(project.pk, name)
+            like = f"; near it are {', '.join(near)}" if near else ""
+            raise InvalidField("test_key", f"no run has reported a test {name[:200]!r}{like}", near=near)
+        return seen or name
 
     def recount(self, gate_run: "GateRun") -> int:
         """Look again at the quarantined tests that this run ran: count their passes in a row, and release those that
@@ -129,6 +143,15 @@ class FlakyTest(Definition):
         now = db_now()
         if not now < self.expires_at <= now + timedelta(days=LONGEST_DAYS):
             raise InvalidField("expires_at", f"a quarantine ends in the future, within {LONGEST_DAYS} days")
+
+    @property
+    def warning(self) -> str:
+        """What is doubtful about it: that no run has reported such a test; empty when nothing is."""
+        from gates.models import TestResult
+
+        if TestResult.objects.seen_as(self.project_id, self.test_key):
+            return ""
+        return "no run has reported a test of this name yet"
 
     @property
     def is_standing(self) -> bool:

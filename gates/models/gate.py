@@ -1,6 +1,5 @@
 """The checks that a patch must pass."""
 
-import re
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -11,8 +10,8 @@ from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
 from gates import criteria as rules
+from gates import definition
 from gates import resources as bounds
-from gates.evidence import KINDS
 from ledger.models import Patch
 from pipeline import scope
 from pipeline.constraints import Layer, resolve
@@ -26,18 +25,15 @@ MAX_RERUNS = 3
 
 # What a gate executes or judges by: a change of one of these is a new gate_version, and voids every cached verdict.
 VERSIONED = (
-    "gate_type", "applies_to", "command", "cwd", "env_allow", "evidence", "criteria", "expected_exit_codes", "shards",
-    "depends_on", "timeout_seconds", "reruns", "base_tests", "sandbox_level_min", "resources", "caches", "external",
+    "gate_type", "applies_to", "command", "cwd", "env_allow", "evidence", "criteria", "expected_exit_codes",
+    "finding_exit_codes", "shards", "depends_on", "timeout_seconds", "reruns", "base_tests", "sandbox_level_min",
+    "resources", "caches", "external",
 )  # fmt: skip
-
-
-VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-def is_ours(variable: str) -> bool:
-    """Whether an environment variable is Signalbox's own: its keys, passwords and credentials stand among them."""
-    name = variable.upper()
-    return name.startswith(("SIGNALBOX_", "CELERY_", "DJANGO_")) or name in ("SECRET_KEY", "DATABASE_URL")
+# Documents that people write by hand in the admin.
+DOCUMENTS = (
+    "applies_to", "command", "env_allow", "evidence", "criteria", "expected_exit_codes", "finding_exit_codes",
+    "depends_on", "resources", "caches",
+)  # fmt: skip
 
 
 class GateQuerySet(DefinitionQuerySet["Gate"]):
@@ -82,24 +78,102 @@ class Gate(Definition):
     gate_type = models.CharField(max_length=17, choices=Type)
     phase = models.ForeignKey(Phase, models.CASCADE, null=True, blank=True, related_name="gates")
     workstream = models.ForeignKey(Workstream, models.CASCADE, null=True, blank=True, related_name="gates")
-    applies_to = models.JSONField(default=list, blank=True)
-    command = models.JSONField(default=list, blank=True)
-    cwd = models.CharField(max_length=255, blank=True)
-    env_allow = models.JSONField(default=list, blank=True)
-    evidence = models.JSONField(default=dict, blank=True)
-    criteria = models.JSONField(default=dict, blank=True)
-    expected_exit_codes = models.JSONField(default=list, blank=True)
-    shards = models.PositiveSmallIntegerField(default=1, validators=[MinValueValidator(1)])
-    depends_on = models.JSONField(default=list, blank=True)
-    timeout_seconds = models.PositiveIntegerField(null=True, blank=True, validators=[MinValueValidator(1)])
-    sandbox_level_min = models.PositiveSmallIntegerField(
-        null=True, blank=True, validators=[MinValueValidator(1), MaxValueValidator(3)]
+    applies_to = models.JSONField(
+        default=list,
+        blank=True,
+        help_text=_('["src/**", "*.py"]: it judges patches that touch such a path. [] is every patch.'),
     )
-    resources = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()), blank=True)
-    caches = models.JSONField(default=list, db_default=models.Value([], models.JSONField()), blank=True)
-    external = models.BooleanField(default=False, db_default=False)
-    reruns = models.PositiveSmallIntegerField(default=1, validators=[MaxValueValidator(MAX_RERUNS)])
-    base_tests = models.BooleanField(default=False)
+    command = models.JSONField(
+        default=list,
+        blank=True,
+        help_text=_(
+            'An argument vector, no shell line: ["python", "-m", "pytest", "--junitxml={evidence}/junit.xml"].'
+            " {evidence} is the folder where it leaves its reports."
+        ),
+    )
+    cwd = models.CharField(
+        max_length=255, blank=True, help_text=_("The folder of the tree in which it runs; empty: its root.")
+    )
+    env_allow = models.JSONField(
+        default=list,
+        blank=True,
+        help_text=_('Names of environment variables of the runner that the command may see, ["CI"].'),
+    )
+    evidence = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text=_(
+            'The reports that it leaves, by kind (junit, tap, coverage, sarif): {"junit": "junit.xml"}. Paths are'
+            " relative to the evidence folder; with several shards each names {shard}."
+        ),
+    )
+    criteria = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text=_(
+            'What must be so: {"max_failures": 0, "min_tests": 1}. There are min_coverage, min_patch_coverage,'
+            " max_failures, required_tests, min_tests, max_skipped_increase, max_new_findings, goalposts,"
+            " timeout_seconds and custom_rules. {}: no test fails, and the exit code is one of success."
+        ),
+    )
+    expected_exit_codes = models.JSONField(
+        default=list, blank=True, help_text=_("Exit codes of success, from 0 to 255; [] is [0].")
+    )
+    finding_exit_codes = models.JSONField(
+        default=list,
+        db_default=models.Value([], models.JSONField()),
+        blank=True,
+        help_text=_(
+            "Exit codes by which it says that it did its work and found something: failing tests, findings; [] is [1]."
+            " With any other it is never passed, whatever it reported."
+        ),
+    )
+    shards = models.PositiveSmallIntegerField(
+        default=1,
+        validators=[MinValueValidator(1), MaxValueValidator(definition.MAX_SHARDS)],
+        help_text=_("How many reports of each kind there are; every path of the evidence then names {shard}, from 1."),
+    )
+    depends_on = models.JSONField(
+        default=list, blank=True, help_text=_('Keys of gates that pass on the tree before it starts: ["lint"].')
+    )
+    timeout_seconds = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(definition.MAX_GATE_SECONDS)],
+        help_text=_("Empty: the installation's limit."),
+    )
+    sandbox_level_min = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(3)],
+        help_text=_("A machine that holds a lower level ends the run as an error; 2 is isolated."),
+    )
+    resources = models.JSONField(
+        default=dict,
+        db_default=models.Value({}, models.JSONField()),
+        blank=True,
+        help_text=_('Whole numbers by name: {"memory_mb": 2048, "processes": 64}; the rest has its default.'),
+    )
+    caches = models.JSONField(
+        default=list,
+        db_default=models.Value([], models.JSONField()),
+        blank=True,
+        help_text=_('Names of caches of the installation that it may read: ["pip"].'),
+    )
+    external = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text=_("A CI system runs it and reports by the API; it needs no command here."),
+    )
+    reruns = models.PositiveSmallIntegerField(
+        default=1,
+        validators=[MaxValueValidator(MAX_RERUNS)],
+        help_text=_("How often failed tests are run again within a run, to tell the flaky ones."),
+    )
+    base_tests = models.BooleanField(
+        default=False,
+        help_text=_("Also run the tests as the base has them on the patched source; part of the criterion goalposts."),
+    )
     required = models.BooleanField(default=True)
     judges = models.CharField(max_length=8, choices=Judges, default=Judges.PATCH)
     enabled = models.BooleanField(default=True)
@@ -157,30 +231,17 @@ class Gate(Definition):
             place = getattr(self, name)
             if place is not None and place.correlation()["project_id"] != self.project_id:
                 raise InvalidField(name, f"a {name} of another project")
-        texts = isinstance(self.command, list) and all(isinstance(word, str) for word in self.command)
-        if not texts or not (self.command or self.external):
-            raise InvalidField("command", "an argument vector: a list of texts, the program first, never a shell line")
-        if self.command and not self.command[0].strip():
-            raise InvalidField("command", "its first word, the program, is blank")
-        rules.check(self.criteria)
+        for name in DOCUMENTS:
+            definition.check_storable(name, getattr(self, name))
+        self._check_command()
+        self._check_criteria()
         self._check_sandbox()
         for name in ("applies_to", "env_allow", "depends_on", "caches"):
-            given = getattr(self, name)
-            if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
-                raise InvalidField(name, "a list of texts")
-        if wrong := [name for name in self.env_allow if not VARIABLE.fullmatch(name)]:
-            raise InvalidField("env_allow", f"{wrong[0][:80]!r} is not the name of a variable")
-        if ours := sorted(filter(is_ours, self.env_allow)):
-            raise InvalidField("env_allow", f"{', '.join(ours)}: no gate gets what Signalbox itself is configured with")
-        if not isinstance(self.evidence, dict) or not all(isinstance(path, str) for path in self.evidence.values()):
-            raise InvalidField("evidence", "an object: kind of evidence to its path")
-        unknown = set(self.evidence) - set(KINDS)
-        if unknown:
-            raise InvalidField("evidence", f"unknown kind {', '.join(sorted(unknown))}; known are {', '.join(KINDS)}")
-        for path in self.evidence.values():
-            scope.check_path(path, "evidence")
-        self._check_places(sorted(self.evidence.values()))
-        self._check_measurable()
+            definition.check_texts(name, getattr(self, name))
+        definition.check_variables(self.env_allow)
+        definition.check_evidence(self.evidence)
+        definition.check_measurable(self.criteria, self.evidence)
+        definition.check_shards(self.evidence, self.shards, external=self.external)
         if self.base_tests and "goalposts" not in self.criteria:
             raise InvalidField(
                 "base_tests", "the tests of the base are part of the goalposts criterion: ask for it too"
@@ -189,33 +250,29 @@ class Gate(Definition):
             scope.check_path(self.cwd, "cwd")
         for glob in self.applies_to:
             scope.check_glob(glob, "applies_to")
-        codes = self.expected_exit_codes
-        if not isinstance(codes, list) or not all(isinstance(c, int) and not isinstance(c, bool) for c in codes):
-            raise InvalidField("expected_exit_codes", "a list of whole numbers")
+        for name in ("expected_exit_codes", "finding_exit_codes"):
+            definition.check_codes(name, getattr(self, name))
+        definition.check_both(self.expected_exit_codes, self.finding_exit_codes)
         siblings = dict(
             Gate.objects.filter(project=self.project_id).exclude(pk=self.pk).values_list("key", "depends_on")
         )
         self._check_dependencies(siblings)
 
-    def _check_measurable(self) -> None:
-        """What a criterion is measured by is asked of the command. An external gate's reporter uploads what it has."""
-        for key in self.criteria:
-            kinds = rules.NEEDS_EVIDENCE.get(key)
-            if kinds and not self.external and not set(kinds) & set(self.evidence):
-                raise InvalidField(
-                    "evidence",
-                    f"{key} is measured by {' or '.join(kinds)}, and none is named: such a gate would never pass",
-                )
+    def _check_command(self) -> None:
+        texts = isinstance(self.command, list) and all(isinstance(word, str) for word in self.command)
+        if not texts or not (self.command or self.external):
+            raise InvalidField("command", "an argument vector: a list of texts, the program first, never a shell line")
+        definition.check_texts("command", self.command)
+        if self.command and not self.command[0].strip():
+            raise InvalidField("command", "its first word, the program, is blank")
 
-    @staticmethod
-    def _check_places(paths: list[str]) -> None:
-        """Every report is a file of its own, and none is the folder of another."""
-        for at, path in enumerate(paths):
-            for other in paths[at + 1 :]:
-                if other == path:
-                    raise InvalidField("evidence", f"{path!r} is the place of two kinds")
-                if other.startswith(f"{path}/"):
-                    raise InvalidField("evidence", f"{path!r} is a report, and cannot be the folder of {other!r}")
+    def _check_criteria(self) -> None:
+        try:
+            rules.check(self.criteria)
+        except rules.InvalidCriteria as problem:
+            # A gate has a timeout_seconds of its own.
+            key, _, message = str(problem).partition(": ")
+            raise rules.InvalidCriteria(key if key == "criteria" else f"criteria.{key}", message) from problem
 
     def _check_sandbox(self) -> None:
         """Narrower layers ask for more, never for less; resources are known; caches are the installation's."""

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from django.conf import settings
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import ExpressionWrapper, F, Q
 from django.utils.translation import gettext_lazy as _
 
 from gates import criteria as rules
@@ -27,6 +27,7 @@ from pipeline.rows import in_transaction
 from pipeline.states import NOW, InvalidMove, Stateful, held_by_postgres
 
 RUNNER_SILENCE_SECONDS = 45
+READING_SECONDS = 60
 
 
 class GateRunQuerySet(models.QuerySet["GateRun"]):
@@ -36,6 +37,11 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
         """The runs of the projects in which `principal` may read."""
         ids = principal.project_ids()
         return self if ids is None else self.filter(project__in=ids)
+
+    def with_waivers(self) -> Self:
+        """Each with `waiver_stands`: what `is_waived` says, asked once for all of a list."""
+        stands = Q(waived_at__isnull=False) & (Q(waiver_expires_at=None) | Q(waiver_expires_at__gt=ClockNow()))
+        return self.annotate(waiver_stands=ExpressionWrapper(stands, models.BooleanField()))
 
     def open(self) -> Self:
         """Not ended."""
@@ -386,7 +392,8 @@ class GateRun(Stateful):
             working=True,
             started_at=NOW,
             seen_at=NOW,
-            deadline_at=db_now() + timedelta(seconds=limit + 60),
+            # Our runner ends the command at the limit, and then reads what it left; a system outside reports in time.
+            deadline_at=db_now() + timedelta(seconds=limit + (0 if self.external else READING_SECONDS)),
             runner=runner,
             sandbox_level=sandbox_level,
             sandbox_level_min=sandbox_level_min,
@@ -509,7 +516,8 @@ class GateRun(Stateful):
         )
 
     def waive(self, reason: str, *, by: events.Actor, expires_at: Any = None) -> bool:
-        """A recorded permission to pass although it did not, until `expires_at`: no move. Quiet while one stands.
+        """A recorded permission to pass although it did not, until `expires_at`: no move. One that stands is replaced,
+        so made longer or shorter; quiet when it says the same.
 
         Raises ReasonRequired, InvalidMove, and InvalidField for an end that has passed.
         """
@@ -522,7 +530,7 @@ class GateRun(Stateful):
                 raise InvalidMove(
                     current, current.state, "waived", verb="waive gate", allowed=self.MOVES[current.state]
                 )
-            if current.is_waived:
+            if current.is_waived and (current.waive_reason, current.waiver_expires_at) == (reason, expires_at):
                 return False
             columns = {
                 "waived_at": db_now(),
@@ -530,31 +538,54 @@ class GateRun(Stateful):
                 "waive_reason": reason,
                 "waiver_expires_at": expires_at,
             }
-            GateRun.objects.filter(pk=self.pk).update(**columns)
-            events.record(
-                "gate_run.waived",
-                self,
-                by=by,
-                reason=reason,
-                before={name: getattr(current, name) for name in columns},
-                after=columns,
-            )
-        self.refresh_from_db()
+            self._note_waiver("gate_run.waived", current, columns, by=by, reason=reason)
         return True
 
+    def revoke_waiver(self, reason: str, *, by: events.Actor) -> bool:
+        """End the waiver that stands, now; who gave it and why stays with the run. Quiet where none stands, and of no
+        effect on what has landed by it. Raises ReasonRequired.
+        """
+        reason = need_reason(reason)
+        with in_transaction():
+            current = GateRun.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
+            if not current.is_waived:
+                return False
+            self._note_waiver("gate_run.waiver_revoked", current, {"waiver_expires_at": db_now()}, by=by, reason=reason)
+        return True
+
+    def _note_waiver(
+        self, kind: str, current: "GateRun", columns: dict[str, Any], *, by: events.Actor, reason: str
+    ) -> None:
+        GateRun.objects.filter(pk=self.pk).update(**columns)
+        before = {name: getattr(current, name) for name in columns}
+        events.record(kind, self, by=by, reason=reason, before=before, after=columns)
+        self.refresh_from_db()
+
     def rerun(self, *, by: events.Actor) -> "GateRun":
-        """A new pending record with retry_of this one. Raises InvalidMove while this one is open."""
+        """A new pending record with retry_of this one. Raises InvalidMove while this one is open, and Refused
+        `rerun_open` while another run of the gate on this tree is: its id is `gate_run`.
+        """
         if self.state not in self.ENDED or self.gate is None:
             raise InvalidMove(self, self.state, "pending", verb="rerun gate", allowed=self.MOVES[self.state])
-        return GateRun.objects.ask_for(
-            self.gate,
-            self.tree_hash,
-            by=by,
-            patch=self.patch,
-            item=self.queue_item,
-            retry_of=self,
-            baseline=self.baseline,
-        )
+        with in_transaction():
+            same = GateRun.objects.filter(gate=self.gate, tree_hash=self.tree_hash, baseline=self.baseline)
+            # Who asks at the same time waits here for the first, and then finds its run.
+            list(same.filter(state__in=self.ENDED).select_for_update(no_key=True).order_by("pk").values_list("pk"))
+            if (other := same.open().order_by("pk").first()) is not None:
+                raise Refused(
+                    f"Cannot rerun gate: {other} is {other.get_state_display()} already ({other.pk})",
+                    code="rerun_open",
+                    gate_run=other.pk,
+                )
+            return GateRun.objects.ask_for(
+                self.gate,
+                self.tree_hash,
+                by=by,
+                patch=self.patch,
+                item=self.queue_item,
+                retry_of=self,
+                baseline=self.baseline,
+            )
 
 
 def base_tree_of(item: QueueItem, patch: Patch) -> str:

@@ -36,12 +36,14 @@ class GateEvidence(Kept):
 
     gate_run = models.ForeignKey("gates.GateRun", models.CASCADE, related_name="sent_evidence")
     kind = models.CharField(max_length=16)
+    # From 1 where the gate has a report per shard, else 0.
+    shard = models.PositiveSmallIntegerField(default=0, db_default=0)
     sha256 = models.CharField(max_length=64)
     size_bytes = models.PositiveBigIntegerField()
     content = models.BinaryField(null=True)
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["gate_run", "kind"], name="gateevidence_kind_once_per_run")]
+        constraints = [models.UniqueConstraint(fields=["gate_run", "kind", "shard"], name="gateevidence_once_per_run")]
 
     def __str__(self) -> str:
         return f"{self.kind} of {self.gate_run_id}"

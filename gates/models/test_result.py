@@ -1,16 +1,20 @@
 """What every test said."""
 
+import difflib
 from typing import TYPE_CHECKING, Any, Self
 
 from django.contrib.postgres.indexes import HashIndex
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from gates.criteria import as_named_in_reports
 from gates.junit import Results
 from pipeline.rows import Kept, append_only
 
 if TYPE_CHECKING:
     from gates.models.gate_run import GateRun
+
+RUNS_LOOKED_AT, KEYS_LOOKED_AT, NEAR_SHOWN = 20, 2000, 3
 
 
 class TestResultQuerySet(models.QuerySet["TestResult"]):
@@ -20,6 +24,26 @@ class TestResultQuerySet(models.QuerySet["TestResult"]):
         """The results of the projects in which `principal` may read."""
         ids = principal.project_ids()
         return self if ids is None else self.filter(gate_run__project__in=ids)
+
+    def seen_as(self, project_id: str, name: str) -> str:
+        """The key of the test of a project that people mean by `name`: its key, or its node id as pytest prints it.
+        Empty when no run has reported such a test.
+        """
+        of_project = self.filter(gate_run__project=project_id)
+        for key in dict.fromkeys((name, as_named_in_reports(name))):
+            if of_project.filter(test_key=key).exists():
+                return key
+        return ""
+
+    def near(self, project_id: str, name: str) -> list[str]:
+        """Keys that the project's newest runs reported and that look like `name`, the likest first."""
+        runs = self.model.gate_run.field.remote_field.model.objects.filter(project=project_id, total_tests__gt=0)
+        newest = runs.order_by("-pk").values_list("pk", flat=True)[:RUNS_LOOKED_AT]
+        rows = self.filter(gate_run__in=list(newest)).order_by("-pk").values_list("test_key", "name")[:KEYS_LOOKED_AT]
+        keys = dict(rows)
+        last = as_named_in_reports(name).rpartition("::")[2]
+        same = sorted(key for key, test in keys.items() if test == last)
+        return list(dict.fromkeys([*same, *difflib.get_close_matches(name, keys, NEAR_SHOWN)]))[:NEAR_SHOWN]
 
     def keep(self, gate_run: "GateRun", results: Results) -> int:
         """Store what every test said, each attempt a row; returns how many."""

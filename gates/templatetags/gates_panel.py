@@ -49,5 +49,5 @@ def gates_figure(context: Context) -> dict[str, Any]:
 @register.inclusion_tag("gates/_of_patch.html", takes_context=True)
 def gate_runs_of(context: Context, patch: Patch) -> dict[str, Any]:
     """The checks of one patch, newest first."""
-    rows = GateRun.objects.filter(patch=patch).defer(*BULK_OF_GATE_RUN).order_by("-pk")[:OF_PATCH_SHOWN]
+    rows = GateRun.objects.filter(patch=patch).defer(*BULK_OF_GATE_RUN).with_waivers().order_by("-pk")[:OF_PATCH_SHOWN]
     return {"gate_runs": rows, "isolated_from": ISOLATED_FROM}

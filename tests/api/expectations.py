@@ -198,6 +198,7 @@ EXPECTED: dict[str, dict[str, Role]] = {
     "gate-run-complete": {"post": OPERATOR},
     "gate-run-skip": {"post": APPROVER},
     "gate-run-waive": {"post": APPROVER},
+    "gate-run-revoke-waiver": {"post": APPROVER},
     "gate-run-rerun": {"post": OPERATOR},
     # costs
     "cost-list": {"get": VIEWER, "post": (OPERATOR, WORKER)},

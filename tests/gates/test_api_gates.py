@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from gates import criteria, evidence
+from gates.criteria import Judgement
+from gates.junit import Results, TestCase
 from gates.models import Gate, GateRun
 from pipeline import events
 from pipeline.clock import db_now
@@ -46,9 +48,10 @@ def definition(project: Any, **fields: Any) -> dict[str, Any]:
         "command": ["pytest", "-q", " --x"],
         "cwd": "src",
         "env_allow": ["CI"],
-        "evidence": {"junit": "out/junit.xml"},
+        "evidence": {"junit": "out/junit-{shard}.xml"},
         "criteria": {"max_failures": 0},
-        "expected_exit_codes": [0, 1],
+        "expected_exit_codes": [0, 3],
+        "finding_exit_codes": [1, 2],
         "shards": 2,
         "depends_on": [],
         "timeout_seconds": 60,
@@ -105,9 +108,9 @@ def test_a_gate_is_removed_until_it_has_run(project: Any, admin: Api) -> None:
 def test_a_gate_that_could_never_be_measured_says_by_what_it_would_be(project: Any, admin: Api) -> None:
     gate = definition(project, criteria={"min_coverage": 80}, evidence={})
     assert "min_coverage is measured by coverage" in admin.post("/gates/", gate).json()["detail"]
-    assert admin.post("/gates/", {**gate, "evidence": {"coverage": "coverage.xml"}}).status_code == 201
+    assert admin.post("/gates/", {**gate, "evidence": {"coverage": "c-{shard}.xml"}}).status_code == 201
     external = {**gate, "key": "ci", "command": [], "external": True}
-    assert admin.post("/gates/", external).status_code == 201
+    assert "min_coverage is measured by coverage" in admin.post("/gates/", external).json()["detail"]
 
 
 def test_phase_and_workstream_are_of_the_gates_project(project: Any, admin: Api) -> None:
@@ -264,8 +267,35 @@ def test_a_waiver_counts_as_passed_until_it_ends(project: Any, approver: Api) ->
     assert refused(approver.post(path, {"reason": "x", "expires_at": past.isoformat()})) == (422, "invalid_field")
     shown = approver.post(path, {"reason": "known", "expires_at": future.isoformat()}).json()
     assert (shown["state"], shown["verdict"], shown["waive_reason"]) == ("failed", "passed", "known")
-    assert approver.post(path, {"reason": "again"}).json()["waive_reason"] == "known"
+    assert approver.post(path, {"reason": "known", "expires_at": future.isoformat()}).json()["verdict"] == "passed"
     assert COUNT(kind="gate_run.waived").count() == 1
+
+
+def test_a_waiver_is_made_shorter_and_longer_and_taken_back(project: Any, approver: Api) -> None:
+    run = failed_run(project)
+    path, back = f"/gate-runs/{run.pk}/waive/", f"/gate-runs/{run.pk}/revoke-waiver/"
+    soon, later = db_now() + timedelta(minutes=5), db_now() + timedelta(days=9)
+
+    assert approver.post(back, {"reason": "none stands"}).json()["waived_at"] is None
+    assert approver.post(path, {"reason": "known"}).json()["waiver_expires_at"] is None
+    for end in (soon, later):
+        shown = approver.post(path, {"reason": "again", "expires_at": end.isoformat()}).json()
+        assert (shown["waive_reason"], shown["verdict"]) == ("again", "passed")
+        run.refresh_from_db()
+        assert run.waiver_expires_at == end
+    assert COUNT(kind="gate_run.waived").count() == 3
+    assert COUNT(kind="gate_run.waived").latest("pk").before["waiver_expires_at"]
+
+    operator = Api(factories.make_key("operator", project=project).text)
+    assert refused(operator.post(back, {"reason": "x"}))[0] == 403
+    assert refused(approver.post(back)) == (422, "reason_required")
+    shown = approver.post(back, {"reason": "it was mended"}).json()
+    assert (shown["state"], shown["verdict"], shown["waive_reason"]) == ("failed", "failed", "again")
+    approver.post(back, {"reason": "twice"})
+    (event,) = COUNT(kind="gate_run.waiver_revoked")
+    assert (event.reason, event.severity) == ("it was mended", "warning")
+    assert "waiver_expires_at" in event.after
+    assert approver.post(path, {"reason": "broken again"}).json()["verdict"] == "passed"
 
 
 def test_what_has_not_ended_is_neither_waived_nor_run_again(project: Any, approver: Api) -> None:
@@ -286,6 +316,46 @@ def test_an_operator_runs_a_gate_again_but_waives_nothing(project: Any) -> None:
     assert (again["retry_of"], again["state"], again["tree_hash"]) == (run.pk, "pending", run.tree_hash)
     for verb in ("skip", "waive"):
         assert refused(operator.post(f"/gate-runs/{run.pk}/{verb}/", {"reason": "x"})) == (403, "permission_denied")
+
+
+def test_one_rerun_is_open_at_a_time_and_the_next_is_told_which(project: Any) -> None:
+    operator = Api(factories.make_key("operator", project=project).text)
+    run = failed_run(project)
+    first = operator.post(f"/gate-runs/{run.pk}/rerun/").json()
+    for _ in range(5):
+        answer = operator.post(f"/gate-runs/{run.pk}/rerun/")
+        assert refused(answer) == (409, "rerun_open")
+        assert answer.json()["gate_run"] == first["id"]
+    GateRun.objects.get(pk=first["id"]).skip("enough", by=factories.BY)
+    assert operator.post(f"/gate-runs/{run.pk}/rerun/").status_code == 201
+    assert GateRun.objects.filter(retry_of=run).count() == 2
+
+
+def test_a_quarantine_is_of_a_test_that_a_run_has_reported(project: Any, approver: Api) -> None:
+    body = {
+        "project": project.key, "owner": "ada", "reason": "depends on the clock",
+        "expires_at": (db_now() + timedelta(days=7)).isoformat(),
+    }  # fmt: skip
+    early = approver.post("/flaky-tests/", {**body, "test_key": "before.any::run"})
+    assert (early.status_code, early.json()["warning"]) == (201, "no run has reported a test of this name yet")
+
+    run = factories.make_gate_run(factories.make_gate(project))
+    run.start(by=factories.BY)
+    names = [("tests.test_clock.TestTime", "test_noon"), ("tests.test_clock", "test_date[a::b]")]
+    tests = Results.of(TestCase(f"{classname}::{name}", name, classname) for classname, name in names)
+    run.complete(Judgement("passed", "", True, "fine"), by=factories.BY, exit_code=0, results=tests)
+
+    wrong = approver.post("/flaky-tests/", {**body, "test_key": "tests.test_clock.TestTime::test_non"})
+    assert refused(wrong) == (422, "invalid_field")
+    assert "near it are tests.test_clock.TestTime::test_noon" in wrong.json()["detail"]
+    assert wrong.json()["near"][0] == "tests.test_clock.TestTime::test_noon"
+    assert refused(approver.post("/flaky-tests/", {**body, "test_key": "nothing like it"}))[0] == 422
+    for given, kept in (
+        ("tests/test_clock.py::TestTime::test_noon", "tests.test_clock.TestTime::test_noon"),
+        ("tests.test_clock::test_date[a::b]", "tests.test_clock::test_date[a::b]"),
+    ):
+        made = approver.post("/flaky-tests/", {**body, "test_key": given}).json()
+        assert (made["test_key"], made["warning"]) == (kept, "")
 
 
 @pytest.mark.parametrize(

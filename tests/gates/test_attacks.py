@@ -168,6 +168,44 @@ ATTACKS = [
         level1=DEPENDS,
     ),
     Attack(
+        "a socket to the machine below this one", 50,
+        # Refused by the family: that somebody answers, were it only to say no, is a way out.
+        "def way(family, kind):\n    s = socket.socket(family, kind)\n    return s.family\n"
+        "got(lambda: way(40, socket.SOCK_STREAM), 'vsock'); got(lambda: way(40, socket.SOCK_DGRAM), 'vsock')\n"
+        "ring = ctypes.create_string_buffer(120)\nlibc = ctypes.CDLL(None, use_errno=True)\ndef io_uring():\n"
+        "    made = libc.syscall(425, 4, ring)\n"
+        "    if made < 0: raise OSError(ctypes.get_errno(), 'io_uring')\n    return made\n"
+        "got(io_uring, 'a ring')",
+        level1=DEPENDS,
+    ),
+    Attack(
+        "kernel code that no test needs", 55,
+        "for family in (9, 17, 30, 31, 38, 44):\n"
+        "    for kind in (socket.SOCK_DGRAM, socket.SOCK_SEQPACKET):\n"
+        "        got(lambda: socket.socket(family, kind), f'family {family}')\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\ndef call(number):\n"
+        "    if libc.syscall(number, 0, 0, 0, 0, 0) < 0 and ctypes.get_errno() == 38: raise OSError(38, 'none')\n"
+        "    return number\n"
+        "arm = os.uname().machine == 'aarch64'\n"
+        "for number in (219, 217, 218, 280, 241, 282) if arm else (250, 248, 249, 321, 298, 323):\n"
+        "    got(lambda: call(number), f'call {number}')",
+        level1=DEPENDS,
+    ),
+    Attack(
+        "system calls by the numbers of another machine", 55,
+        # int 0x80 on x86-64 asks the 32-bit table: 20 is getpid there.
+        "import mmap\nif os.uname().machine != 'x86_64': sys.exit()\n"
+        "code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)\n"
+        "code.write(bytes.fromhex('b814000000' 'cd80' 'c3'))\n"
+        "ask = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))\n"
+        "def by_32():\n    told = ask()\n    if told < 0: raise OSError(-told, 'no such call')\n    return told\n"
+        "got(by_32, 'a 32-bit call')\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\ndef by_x32():\n    told = libc.syscall(0x40000000 + 39)\n"
+        "    if told < 0: raise OSError(ctypes.get_errno(), 'no such call')\n    return told\n"
+        "got(by_x32, 'an x32 call')",
+        level1=DEPENDS,
+    ),
+    Attack(
         "reading the environment of other processes", 51,
         "def environ(pid):\n    if b'swordfish' in open(f'/proc/{pid}/environ', 'rb').read(): return 'a secret'\n"
         "    raise OSError('nothing of ours')\n"

@@ -32,9 +32,8 @@ FACTS: Mapping[str, Any] = {
     "expected_exit_codes": [0],
     "timed_out": False,
     "output_limited": False,
-    "infra": False,
+    "infra": "",
     "duration_seconds": 12.5,
-    "gate_type": "unit_tests",
     "evidence_declared": ["junit"],
     "shards_expected": 1,
     "shards_seen": 1,
@@ -97,6 +96,7 @@ INVALID = [
     ({"goalposts": 1}, "goalposts"),
     ({"timeout_seconds": 0}, "timeout_seconds"),
     ({"timeout_seconds": 1.5}, "timeout_seconds"),
+    ({"timeout_seconds": 24 * 3600 + 1}, "timeout_seconds"),
     ({"custom_rules": {}}, "custom_rules"),
     ({"custom_rules": []}, "custom_rules"),
     ({"custom_rules": {"": {"field": "exit_code", "op": "<", "value": 1}}}, "custom_rules"),
@@ -189,9 +189,10 @@ VERDICTS: list[tuple[dict[str, Any], Results | None, dict[str, Any], str, tuple[
     ({"min_tests": 10}, GREEN, {}, "tests", ("pass", 10, 10)),
     ({"min_tests": 11}, GREEN, {}, "tests", ("fail", 10, 11)),
     ({"min_tests": 0}, None, {}, "tests", ("not_measured", None, 0)),
-    ({"min_tests": 0}, counted(0), {}, "tests", ("fail", 0, 0)),
-    ({"min_tests": 3}, counted(3, skipped=3), {}, "tests", ("fail", 3, 3)),
-    ({"min_tests": 0}, counted(0), {"gate_type": "custom"}, "tests", ("pass", 0, 0)),
+    ({"min_tests": 0}, counted(0), {}, "tests", ("fail", 0, 1)),
+    ({"min_tests": 0}, counted(0), {"evidence_declared": ["tap"]}, "tests", ("fail", 0, 1)),
+    ({"min_tests": 3}, counted(3, skipped=3), {}, "tests", ("fail", 0, 3)),
+    ({"min_tests": 1}, counted(1, skipped=1), {}, "tests", ("fail", 0, 1)),
     ({}, counted(0), {}, "tests", ("fail", 0, 1)),
     ({"max_failures": 0}, counted(0), {}, "tests", ("fail", 0, 1)),
     ({}, None, {}, "tests", ("not_measured", None, 1)),
@@ -355,15 +356,15 @@ ENDINGS: list[tuple[dict[str, Any], Results | None, dict[str, Any], str, str]] =
     ({}, GREEN, {"exit_code": 0, "expected_exit_codes": [1]}, "error", "contradiction"),
     ({}, None, {"exit_code": 1}, "error", "command"),
     ({}, counted(0), {"exit_code": 5}, "error", "command"),
-    ({"min_tests": 0}, counted(0), {"exit_code": 127, "gate_type": "custom"}, "error", "command"),
+    ({"min_tests": 0}, counted(0), {"exit_code": 127}, "error", "command"),
     ({}, None, {"exit_code": None}, "error", "command"),
     ({}, RED, {"exit_code": None}, "failed", ""),
     ({}, GREEN, {"exit_code": 137}, "error", "contradiction"),
     ({}, RED, {"exit_code": 1, "shards_expected": 2}, "failed", ""),
     ({}, GREEN, {"shards_expected": 2}, "failed", ""),
-    ({}, GREEN, {"shards_expected": 2, "gate_type": "lint"}, "failed", ""),
-    ({}, GREEN, {"infra": True}, "error", "infra"),
-    ({}, None, {"infra": True, "exit_code": None, "timed_out": True}, "error", "infra"),
+    ({}, GREEN, {"shards_expected": 2, "evidence_declared": ["sarif"]}, "failed", ""),
+    ({}, GREEN, {"infra": "the runner was lost"}, "error", "infra"),
+    ({}, None, {"infra": "the runner was lost", "exit_code": None, "timed_out": True}, "error", "infra"),
     ({}, GREEN, {"timed_out": True}, "error", "timeout"),
     ({}, RED, {"timed_out": True, "exit_code": None, "output_limited": True}, "error", "timeout"),
     ({}, GREEN, {"output_limited": True}, "error", "output_limit"),
@@ -371,20 +372,40 @@ ENDINGS: list[tuple[dict[str, Any], Results | None, dict[str, Any], str, str]] =
     ({"timeout_seconds": 13}, GREEN, {}, "passed", ""),
     ({"timeout_seconds": 13}, GREEN, {"duration_seconds": None}, "passed", ""),
     ({}, None, {}, "failed", ""),
-    ({}, None, {"gate_type": "lint"}, "failed", ""),
-    ({}, None, {"gate_type": "lint", "evidence_declared": []}, "passed", ""),
-    ({}, None, {"gate_type": "unit_tests", "evidence_declared": []}, "passed", ""),
-    ({}, counted(0), {"gate_type": "integration_tests"}, "failed", ""),
-    ({}, counted(0), {"gate_type": "e2e_tests"}, "failed", ""),
+    ({}, None, {"evidence_declared": ["sarif"]}, "failed", ""),
+    ({}, None, {"evidence_declared": []}, "passed", ""),
+    ({}, counted(0), {}, "failed", ""),
+    ({"min_tests": 0}, counted(0), {"expected_exit_codes": [0, 5], "exit_code": 5}, "failed", ""),
+    ({}, counted(0), {"evidence_declared": ["tap", "coverage"]}, "failed", ""),
     ({}, counted(4, skipped=4), {}, "failed", ""),
     ({}, counted(4, skipped=3), {}, "passed", ""),
-    ({}, counted(0), {"gate_type": "lint"}, "passed", ""),
+    ({}, counted(0, counted=False, findings=0), {"evidence_declared": ["sarif"]}, "passed", ""),
     ({"max_failures": 0}, None, {"evidence_declared": []}, "failed", ""),
     ({"goalposts": True}, GREEN, {}, "failed", ""),
     ({"max_new_findings": {"level": "note", "count": 9}}, FOUND, {"exit_code": 1}, "passed", ""),
     ({"max_new_findings": {"level": "note", "count": 0}}, FOUND, {"exit_code": 1}, "failed", ""),
+    # A tool that was ended, or that gave up, passes nothing by half of its report.
+    *(
+        ({"max_new_findings": {"level": "note", "count": 9}}, FOUND, {"exit_code": code}, "error", "command")
+        for code in (2, 126, 127, 137, 139, 255, None)
+    ),
+    *(
+        ({"max_new_findings": {"level": "note", "count": 0}}, FOUND, {"exit_code": code}, "failed", "")
+        for code in (2, 137)
+    ),
+    *(({"max_failures": 2}, RED, {"exit_code": code}, "error", "command") for code in (2, 3, 134, 137, 139, None)),
+    *(({"max_failures": 1}, RED, {"exit_code": code}, "failed", "") for code in (2, 137)),
+    ({"max_failures": 2}, RED, {"exit_code": 2, "finding_exit_codes": [2]}, "passed", ""),
+    ({"max_failures": 2}, RED, {"exit_code": 1, "finding_exit_codes": [2]}, "error", "command"),
+    (
+        {"max_new_findings": {"level": "note", "count": 9}},
+        FOUND,
+        {"exit_code": 3, "finding_exit_codes": [1, 3]},
+        "passed",
+        "",
+    ),
     ({}, FOUND, {"exit_code": 1}, "error", "contradiction"),
-    ({}, counted(0, new_findings={"error": 1}), {"exit_code": 1, "gate_type": "lint"}, "error", "command"),
+    ({}, counted(0, new_findings={"error": 1}), {"exit_code": 1, "evidence_declared": ["sarif"]}, "error", "command"),
 ]
 
 
@@ -400,6 +421,18 @@ class TestTheEnd:
         if state == "error":
             assert judgement.verdicts == {}
             assert kind in judgement.reason
+
+    def test_a_tool_that_was_ended_is_told_with_its_signal_and_with_what_would_have_been_honest(self) -> None:
+        found = judged({"max_new_findings": {"level": "note", "count": 9}}, FOUND, exit_code=137)
+        assert found.reason == (
+            "Error (command): ended with exit code 137, so by signal 9: it did not finish its work, so its report"
+            " cannot pass (success is 0, and 1 says that it found something)"
+        )
+
+    def test_where_none_ran_the_reason_says_none(self) -> None:
+        found = judged({"min_tests": 1}, counted(1, skipped=1))
+        assert found.reason == "Not passed: tests fail (0, threshold 1)"
+        assert found.verdicts["tests"]["evidence"] == "no test ran; 1 were skipped"
 
     @pytest.mark.parametrize(
         "results",

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gates import external, running
-from gates.models import GateEvidence, GateRun
+from gates.models import Gate, GateEvidence, GateRun
+from ledger import git
 from pipeline.clock import db_now
 from pipeline.refusals import InvalidField
 from tests import factories
@@ -90,6 +91,8 @@ def test_what_was_sent_decides_and_not_what_was_said(
         assert send(ci, run, claim, report).status_code == 201
     ended = ci.post(f"/gate-runs/{run.pk}/complete/", {"claim": claim, **ending}).json()
     assert (ended["state"], ended["error_kind"], ended["check_run"]["conclusion"]) == (state, kind, conclusion)
+    if kind == "infra":
+        assert f"the system outside ended it as “{ending['conclusion']}”" in ended["decision_reason"]
 
 
 def test_only_who_took_a_run_reports_it(run: GateRun, ci: Api) -> None:
@@ -148,11 +151,75 @@ def test_evidence_that_nobody_could_read_is_refused_with_its_reason(run: GateRun
     assert GateEvidence.objects.count() == 0
 
 
+def test_a_report_that_the_gate_does_not_ask_for_is_refused_naming_those_that_it_does(run: GateRun, ci: Api) -> None:
+    claim = taken(ci, run)
+    answer = send(ci, run, claim, b"SF:a\n", kind="coverage")
+    assert refused(answer) == (422, "invalid_field")
+    assert "does not ask for coverage: it asks for junit" in answer.json()["detail"]
+    assert refused(send(ci, run, claim, GOOD, kind="junit&shard=1")) == (422, "invalid_field")
+    assert refused(send(ci, run, claim, GOOD, kind="junit&shard=x"))[0] == 400
+    bare = factories.make_gate_run(factories.make_gate(run.project, external=True, command=[]))
+    answer = send(ci, bare, taken(ci, bare), GOOD)
+    assert "it asks for no report" in answer.json()["detail"]
+    assert GateEvidence.objects.count() == 0
+
+
+SHARDED = {**TESTS, "shards": 3, "evidence": {"junit": "junit-{shard}.xml"}}
+
+
+@pytest.mark.parametrize("sent", [(1, 2, 3), (1, 3), (2,), ()], ids=str)
+def test_every_shard_sends_its_own_report_and_a_missing_one_is_not_measured(
+    run: GateRun, ci: Api, sent: tuple[int, ...]
+) -> None:
+    sharded = factories.make_gate_run(factories.make_gate(run.project, **SHARDED))
+    claim = taken(ci, sharded)
+    for shard in sent:
+        body = f'<testsuite><testcase name="t{shard}" classname="m"/></testsuite>'.encode()
+        assert send(ci, sharded, claim, b"<testsuite/>", kind=f"junit&shard={shard}").status_code == 201
+        answer = send(ci, sharded, claim, body, kind=f"junit&shard={shard}")  # takes the first one's place
+        assert (answer.status_code, answer.json()["shard"]) == (201, shard)
+    for wrong in ("junit", "junit&shard=0", "junit&shard=4"):
+        assert "from 1 to 3" in send(ci, sharded, claim, GOOD, kind=wrong).json()["detail"]
+    # What it says of the number of shards is not believed over what it sent.
+    ended = ci.post(f"/gate-runs/{sharded.pk}/complete/", {"claim": claim, "exit_code": 0, "shards": 3}).json()
+    if len(sent) == 3:
+        assert (ended["state"], ended["total_tests"], ended["shards_seen"]) == ("passed", 3, 3)
+    else:
+        assert ended["state"] == "failed"
+        assert {verdict["status"] for verdict in ended["verdicts"].values()} == {"not_measured"}
+
+
 def test_no_runner_of_ours_touches_a_run_that_waits_for_a_system_outside(run: GateRun) -> None:
     assert running.run_pending() == 0
     assert running.run(run.pk) is False
     run.refresh_from_db()
     assert run.state == "pending"
+
+
+def test_a_run_is_asked_for_on_a_tree_that_the_mirror_has(tmp_path: Path) -> None:
+    house = House(tmp_path, [piece("a")], gates={"ci": TESTS}, files={"a.txt": "a\n"})
+    mirror = house.project.mirror
+    commit = git.head(mirror, "main")
+    gate = Gate.objects.get(project=house.project)
+    api = Api(factories.make_key("operator", project=house.project).text)
+
+    asked = api.post("/gate-runs/", {"gate": gate.pk, "tree_hash": git.tree_of(mirror, commit)})
+    assert asked.status_code == 201
+    unknown = api.post("/gate-runs/", {"gate": gate.pk, "tree_hash": "a" * 40})
+    assert refused(unknown) == (422, "unknown_tree")
+    assert "has no tree aaaa" in unknown.json()["detail"]
+    assert (
+        f"its tree is {git.tree_of(mirror, commit)}"
+        in api.post("/gate-runs/", {"gate": gate.pk, "tree_hash": commit}).json()["detail"]
+    )
+
+
+def test_the_time_limit_of_a_run_outside_is_the_gates_own(run: GateRun, ci: Api) -> None:
+    gate = factories.make_gate(run.project, **TESTS, timeout_seconds=30)
+    theirs = factories.make_gate_run(gate)
+    taken(ci, theirs)
+    theirs.refresh_from_db()
+    assert 29 <= (theirs.deadline_at - theirs.started_at).total_seconds() <= 31
 
 
 def test_an_end_that_nobody_told_in_time_is_an_error_and_never_passed(run: GateRun, ci: Api) -> None:
@@ -181,7 +248,11 @@ def test_a_run_is_asked_for_on_a_patch_or_a_tree(run: GateRun, ci: Api) -> None:
     asked = ci.post("/gate-runs/", {"gate": run.gate_id, "tree_hash": tree})
     assert (asked.status_code, asked.json()["state"], asked.json()["tree_hash"]) == (201, "pending", tree)
     assert refused(ci.post("/gate-runs/", {"gate": run.gate_id})) == (422, "invalid_field")
-    assert refused(ci.post("/gate-runs/", {"gate": run.gate_id, "tree_hash": "x"}))[0] == 422
+    answer = ci.post("/gate-runs/", {"gate": run.gate_id, "tree_hash": "x"})
+    assert refused(answer)[0] == 422
+    assert "40 or 64 hexadecimal digits" in answer.json()["detail"]
+    answer = ci.post(f"/gate-runs/{run.pk}/start/", {"runner": "a b"})
+    assert "printable ASCII characters without a blank" in answer.json()["detail"]
     patch = factories.make_patch(project=run.project)
     answer = refused(ci.post("/gate-runs/", {"gate": run.gate_id, "patch": patch.pk}))
     assert answer == (409, "invalid_move")

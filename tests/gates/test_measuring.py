@@ -125,6 +125,29 @@ def test_a_new_finding_fails_the_patch_even_beside_old_ones(tmp_path: Path) -> N
     assert sorted(one.is_new for one in Finding.objects.filter(gate_run=run)) == [False, True]
 
 
+@pytest.mark.parametrize("end", ["sys.exit(2)", "os.kill(os.getpid(), 9)", "os.kill(os.getpid(), 11)"])
+def test_a_scanner_that_gave_up_or_was_killed_passes_nothing_by_half_a_report(tmp_path: Path, end: str) -> None:
+    # It is well on the base, and on the patch it is ended beside the old finding.
+    gives_up = SCANNER.replace("raise SystemExit", f"import sys\nif os.path.exists('new.py'): {end}\nraise SystemExit")
+    house = house_with(tmp_path, {"old.py": "eval('1')\n"}, scan={**SCAN, "command": ["python", "-c", gives_up]})
+    house.work({"new.py": "x = 1\n"})
+    run = only_run(house)
+    assert (run.state, run.error_kind, run.verdict) == ("error", "command", "failed"), run.decision_reason
+    assert "did not finish its work" in run.decision_reason
+    assert house.run.state != "succeeded"
+
+
+def test_half_a_report_on_the_base_is_no_measurement(tmp_path: Path) -> None:
+    gives_up = SCANNER.replace(
+        "raise SystemExit", "import sys\nif not os.path.exists('new.py'): sys.exit(2)\nraise SystemExit"
+    )
+    house = house_with(tmp_path, {"old.py": "eval('1')\n"}, scan={**SCAN, "command": ["python", "-c", gives_up]})
+    house.work({"new.py": "x = 1\n"})
+    base = next(run for run in house.gate_runs() if run.baseline)
+    assert (base.state, base.error_kind) == ("error", "command")
+    assert only_run(house).verdicts["new_findings"]["status"] == "not_measured"
+
+
 def test_without_a_measurement_of_the_base_nothing_is_said_of_what_is_new(tmp_path: Path) -> None:
     broken_on_base = {
         **SCAN,
@@ -214,9 +237,9 @@ def test_a_quarantine_ends_by_passes_by_time_and_by_hand() -> None:
     assert not FlakyTest.objects.filter(pk=row.pk).exists()
     assert Event.objects.get(kind="flaky_test.released").reason == "it passed 20 times in a row"
 
-    late = make_flaky_test(gate.project, test_key="late")
+    late = make_flaky_test(test_key="late")
     FlakyTest.objects.filter(pk=late.pk).update(expires_at=db_now() - timedelta(seconds=1))
-    assert FlakyTest.objects.keys_of(gate.project_id) == frozenset()
+    assert FlakyTest.objects.keys_of(late.project_id) == frozenset()
     assert (FlakyTest.objects.wake_owners(), FlakyTest.objects.wake_owners()) == (1, 0)
     told = Event.objects.get(kind="alert.raised")
     assert (told.data["owner"], told.data["test_key"]) == ("ada", "late")

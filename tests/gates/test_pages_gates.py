@@ -152,6 +152,26 @@ def test_a_waiver_that_ended_is_not_shown_as_one_that_stands(client, project, ga
 
     assert ">waiver ended</span>" in page
     assert ">waived</span>" not in page
+    assert "End the waiver" not in page
+    listed = client.get(reverse("gates:list")).text
+    assert "waiver ended" in listed
+    assert ">waived</span>" not in listed
+
+
+def test_an_approver_changes_a_waiver_and_takes_it_back(client, project, gate_run):
+    signed_in_as(client, project, "approver")
+    failed(gate_run)
+    client.post(reverse("gates:waive", args=[gate_run.pk]), {"reason": "known", "hours": ""})
+    page = page_of(client, gate_run).text
+    assert "Change the waiver" in page
+    client.post(reverse("gates:waive", args=[gate_run.pk]), {"reason": "known", "hours": "1"})
+    gate_run.refresh_from_db()
+    assert gate_run.waiver_expires_at is not None
+    back = reverse("gates:revoke-waiver", args=[gate_run.pk])
+    assert f'action="{back}"' in page
+    assert "The waiver has ended." in client.post(back, {"reason": "mended"}, follow=True).text
+    gate_run.refresh_from_db()
+    assert (gate_run.is_waived, gate_run.verdict) == (False, "failed")
 
 
 def test_a_rerun_is_a_new_record_and_leads_to_it(client, project, gate_run):

@@ -1,6 +1,8 @@
 """The box of level 2: a command behaves in it as outside, sees only its own, and is not blamed for what fails in it."""
 
+import marshal
 import os
+import re
 import signal
 import threading
 import uuid
@@ -10,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gates import cgroups, evidence, resources, runner, sandbox
+from gates import cgroups, evidence, launch, resources, runner, sandbox
 from gates.runner import Execution, Limits, NoFolder, RunnerLost, execute
 from gates.spec import Box
 from pipeline.refusals import InvalidField
@@ -249,3 +251,66 @@ def test_level_3_is_there_exactly_where_a_control_group_can_be_written(group: st
         assert "Resource temporarily unavailable" in ended.output or ended.exceeded
     finally:
         runner.probe.cache_clear()
+
+
+# -- the filter of system calls ------------------------------------------------------------------------------------
+
+
+def answer(machine: str, number: int, argument: int = 0, *, asked_as: int | None = None) -> int:
+    """What the filter of a machine answers to a call, by a reader of BPF of our own: 0 is allowed, else the error."""
+    program = launch.call_filter(*launch.MACHINES[machine])
+    arch = launch.MACHINES[machine][0] if asked_as is None else asked_as
+    data = {launch.AT_NUMBER: number, launch.AT_MACHINE: arch, launch.AT_FIRST_ARGUMENT: argument}
+    held = at = 0
+    while True:
+        piece = program[at * 8 : at * 8 + 8]
+        code, yes, no = int.from_bytes(piece[:2], "little"), piece[2], piece[3]
+        value = int.from_bytes(piece[4:], "little")
+        at += 1
+        if code == launch.BPF_LOAD:
+            held = data[value]
+        elif code == launch.BPF_RETURN:
+            return 0 if value == launch.RET_ALLOW else value - launch.RET_ERRNO
+        else:
+            assert code in (launch.BPF_JUMP_EQUAL, launch.BPF_JUMP_AT_LEAST)
+            at += yes if (held == value if code == launch.BPF_JUMP_EQUAL else held >= value) else no
+
+
+# <asm/unistd.h> of both, <sys/socket.h>, <linux/audit.h>
+X86_64 = {"read": 0, "socket": 41, "socketpair": 53, "keyctl": 250, "bpf": 321, "ptrace": 101, "ring": 425}
+AARCH64 = {"read": 63, "socket": 198, "socketpair": 199, "keyctl": 219, "bpf": 280, "ptrace": 117, "ring": 425}
+
+
+@pytest.mark.parametrize(("machine", "calls"), [("x86_64", X86_64), ("aarch64", AARCH64)], ids=["x86_64", "aarch64"])
+def test_the_filter_lets_through_what_tests_need_and_nothing_past_the_box(machine: str, calls: dict[str, int]) -> None:
+    assert [answer(machine, calls[name]) for name in ("read", "ptrace")] == [0, 0]
+    assert [answer(machine, calls[name]) for name in ("keyctl", "bpf", "ring")] == [launch.ENOSYS] * 3
+    for name in ("socket", "socketpair"):
+        allowed = [family for family in range(64) if answer(machine, calls[name], family) == 0]
+        assert allowed == [1, 2, 10, 16]
+        assert answer(machine, calls[name], 40) == launch.EAFNOSUPPORT
+    assert answer(machine, calls["read"], asked_as=0x40000003) == launch.ENOSYS  # i386
+    assert answer(machine, calls["read"] + launch.X32) == launch.ENOSYS
+
+
+def test_in_the_box_ordinary_programs_meet_no_filter(folders: tuple[Path, Path]) -> None:
+    script = (
+        "import socket, asyncio, subprocess, multiprocessing\n"
+        "print(len(socket.if_nameindex()), socket.getaddrinfo('localhost', 80)[0][4][1])\n"
+        "a, b = socket.socketpair(); a.send(b'x'); print(b.recv(1))\n"
+        "with socket.create_server(('127.0.0.1', 0)) as s: socket.create_connection(s.getsockname()).close()\n"
+        "print(subprocess.run(['sh', '-c', 'echo child'], capture_output=True).stdout)\n"
+        "asyncio.run(asyncio.sleep(0)); print('done')\n"
+    )
+    ended = run(folders, ["python", "-c", script])
+    assert (ended.exit_code, ended.output.split()) == (0, ["1", "80", "b'x'", "b'child\\n'", "done"]), ended.output
+
+
+def test_where_no_filter_is_known_the_level_is_1_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = re.sub(r'"(x86_64|aarch64)": \(0x', r'"not-\1": (0x', Path(launch.__file__).read_text())
+    program = marshal.dumps(compile(source, launch.__file__, "exec", dont_inherit=True))
+    monkeypatch.setattr(runner, "_program", lambda: program)
+    runner.probe.cache_clear()
+    found = runner.probe()
+    assert found.level == 1
+    assert "no filter of system calls is known" in found.missing[0]

@@ -37,7 +37,7 @@ ACTIONS = {
         "queue_resume",
         "seals_verify",
     },
-    "gates": {"rerun", "skip", "waive", "quarantine", "flaky-release"},
+    "gates": {"rerun", "skip", "waive", "revoke-waiver", "quarantine", "flaky-release"},
 }
 
 
