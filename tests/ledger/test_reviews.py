@@ -302,6 +302,32 @@ def test_a_comment_that_points_nowhere_is_refused_by_its_field(anchor: dict[str,
     assert caught.value.parts["field"] == f"anchors[0].{field}"
 
 
+@pytest.mark.parametrize(
+    ("anchor", "field", "said"),
+    [
+        ({"path": "other.py", "first": 1}, "path", "other.py is no file that this patch touches: README.md, a.t"),
+        ({"path": "a.txt", "first": 2, "last": 4}, "last", "a.txt has lines 1 to 3 on the new side, and not line 4"),
+        ({"path": "a.txt", "first": 1, "side": "old"}, "last", "a.txt has no lines on the old side"),
+        ({"path": "calc.py", "first": 3, "side": "old"}, "last", "calc.py has lines 1 to 2 on the old side"),
+        ({"path": "README.md", "first": 1}, "last", "README.md has no lines on the new side"),
+    ],
+)  # fmt: skip
+def test_a_comment_on_lines_that_are_not_there_is_refused_with_those_that_are(
+    tmp_path: Path, anchor: dict[str, Any], field: str, said: str
+) -> None:
+    house = House(tmp_path, [piece("a")])
+    make_policy(project=house.project, constraints={"min_reviewers": 1})
+    patch = house.work({"a.txt": "a\nb\nc", "calc.py": "pass\n", "README.md": None})
+    patch.refresh_from_db()
+    ada = factories.make_user()
+    with pytest.raises(InvalidField) as caught:
+        say(patch, "comment", ada, anchors=[{**anchor, "body": "x"}])
+    assert caught.value.parts["field"] == f"anchors[0].{field}"
+    assert said in str(caught.value)
+    good = [{"path": "a.txt", "first": 1, "last": 3}, {"path": "README.md", "first": 1, "side": "old"}]
+    assert say(patch, "comment", ada, anchors=[{**one, "body": "x"} for one in good]).anchors
+
+
 # -- what follows ----------------------------------------------------------------------------------------------------
 
 
