@@ -241,7 +241,7 @@ class PolicyOverrideQuerySet(models.QuerySet["PolicyOverride"]):
             current = _locked(patch)
             if current.state in Patch.FINAL:
                 raise InvalidMove(current, current.state, "overridden", verb="override")
-            acting = {user.pk} if user else {by.id, *owners_of([by.id]).values()} if by.kind == "integration" else set()
+            acting = {user.pk} if user else {by.id, *owners_of([by.id]).values()} if _is_key(by) else set()
             own = bool(acting & belong_to([current])[current.pk].keys())
             row = PolicyOverride(
                 patch=current,
@@ -414,6 +414,10 @@ def belong_to(patches: Sequence[Patch]) -> dict[str, dict[str, str]]:
         if patch.author_user_id:
             people[patch.author_user_id] = "submitted it"
     return found
+
+
+def _is_key(by: events.Actor) -> bool:
+    return by.kind == "integration" and bool(by.id)
 
 
 def owners_of(keys: Collection[str]) -> dict[str, str]:

@@ -400,6 +400,16 @@ def test_an_override_lets_one_patch_pass_one_rule_and_says_so(tmp_path: Path) ->
     (event,) = told("override.used", patch)
     assert (event.severity, event.reason, event.data) == ("warning", "a big move", {"own": False})
     assert row.expires_at > row.created_at + timedelta(days=6)
+    nameless = events.Actor("integration", "", "bot")
+    patch.overrides.grant(patch, "ascii_only", reason="it is all right", by=nameless)
+    assert told("override.used", patch)[-1].data == {"own": False}
+
+
+def test_an_override_of_ones_own_by_a_key_is_told_as_own() -> None:
+    ada = factories.make_user()
+    patch = factories.make_patch(user=ada)
+    patch.overrides.grant(patch, "max_files_changed", reason="a big move", by=through(made_by(ada, "admin")))
+    assert told("override.used", patch)[-1].data == {"own": True}
 
 
 def test_a_patch_that_relies_on_an_override_is_set_aside_at_its_end() -> None:
