@@ -7,6 +7,7 @@ from django.db.models import Count, Window
 from ledger import reviewing
 from ledger.models import MergeQueue, Patch, Push, QueueItem
 from ledger.models.review import reviews_of
+from ledger.verdicts import OVERRIDABLE
 from pipeline.blockers import ENGINE, OPERATORS, Action, Holder, Wait, last_said
 from pipeline.models import Hold, Task
 from pipeline.models.hold import stored
@@ -63,7 +64,7 @@ def _action(patch: Patch, code: str) -> Action | None:
         "quarantined": ("release", "approver"),
     }
     if patch.state == Patch.State.APPLY_FAILED:
-        verbs[code] = ("requeue", "operator")
+        return _after_failure(patch)
     if code == "report_due":
         reported = {Patch.State.QUEUED: "apply", Patch.State.APPLIED: "verify", Patch.State.VERIFIED: "commit"}
         verbs[code] = (reported[Patch.State(patch.state)], "operator")
@@ -71,6 +72,18 @@ def _action(patch: Patch, code: str) -> Action | None:
         return None
     verb, role = verbs[code]
     return Action(verb, f"/patches/{patch.pk}/{verb}/", role)
+
+
+def _after_failure(patch: Patch) -> Action:
+    """What helps a patch that failed: once more only where that can end otherwise. Where rules stand against it that
+    may be set aside, an override; else another revision of it.
+    """
+    if patch.is_valid and patch.attempts < patch.max_apply_attempts and patch.last_error_code != "stale_base":
+        return Action("requeue", f"/patches/{patch.pk}/requeue/", "operator")
+    rules = {str(error.get("rule", "")) for error in patch.validation_errors}
+    if not patch.is_valid and rules and rules <= OVERRIDABLE:
+        return Action("override", f"/patches/{patch.pk}/overrides/", "admin")
+    return Action("submit a newer revision", "/patches/", "operator")
 
 
 def _queue(queue: MergeQueue) -> Wait | None:

@@ -49,7 +49,7 @@ def judge(patch: Patch) -> dict[str, Any]:
     except git.GitFailed:
         raise
     except Refused as refusal:
-        errors.append({"rule": "format", "code": refusal.code, "message": str(refusal)})
+        errors.append({"rule": "format", "code": refusal.code, "message": patch.why_unfit(refusal)})
         return found
     found["format_ok"] = not errors
     read = partial(_read, patch, tree) if tree else None

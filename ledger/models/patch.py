@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from ledger import diff as diffs
 from ledger import git, oscillation, policy
+from ledger.git.names import is_object_id
 from pipeline import events, prepared
 from pipeline.clock import ClockNow, db_now
 from pipeline.crashpoints import crashpoint
@@ -191,9 +192,7 @@ class PatchQuerySet(models.QuerySet["Patch"]):
             try:
                 base_tree = git.tree_of_commit(project.mirror, base_commit)
             except git.UnknownCommit as error:
-                raise git.UnknownCommit(
-                    f"Base commit {base_commit[:64] or '(none)'} is not known to the mirror of {project.key}"
-                ) from error
+                raise git.UnknownCommit(_wrong_base(project, base_commit)) from error
         patch_id = git.patch_id(diff_text)
         sha256 = hashlib.sha256(diff_text.encode()).hexdigest()
         with in_transaction():
@@ -275,6 +274,26 @@ _SAME_CONTENT = """
 SELECT id FROM ledger_patch WHERE project_id = %s AND base_commit = %s AND sha256 = %s
 AND NOT (state IN ('dropped', 'rolled_back')) AND sha256 <> '' ORDER BY id LIMIT 1
 """
+
+
+def _wrong_base(project: Project, base_commit: str) -> str:
+    """What is wrong with a base commit that the mirror does not know, and what would be right."""
+    branch = project.default_branch
+    try:
+        right = f"such as {git.head(project.mirror, branch)}, the head of {branch}"
+    except (git.UnknownCommit, InvalidField):
+        right = f"on {branch}"
+    if not base_commit:
+        return f"Base commit is missing: name the commit that the diff changes in full, {right}"
+    if not is_object_id(base_commit):
+        return (
+            f"Base commit “{base_commit[:64]}” is no full name of a commit, which has 40 or 64 hexadecimal digits in "
+            f"lower case (`git rev-parse HEAD` says it): name the commit that the diff changes, {right}"
+        )
+    return (
+        f"Base commit {base_commit} is not known to the mirror of {project.key}: fetch its branch, and make the diff "
+        f"of a commit that is there, {right}"
+    )
 
 
 def _may_hold_links(
@@ -609,6 +628,20 @@ class Patch(Stateful):
                 last_error_message=message,
                 **columns,
             )
+
+    def why_unfit(self, refusal: Refused) -> str:
+        """What git refused about its own base, in words that say which commit that is, and what helps."""
+        from ledger.models.queue import MergeQueue
+
+        if not isinstance(refusal, git.DoesNotApply) or refusal.code != git.DoesNotApply.code:
+            return str(refusal)
+        heads = MergeQueue.objects.filter(project=self.project_id, target_branch=self.target_branch)
+        is_head = heads.filter(head_commit=self.base_commit).exists()
+        which = f"the present head of {self.target_branch}" if is_head else "the base that it names"
+        return (
+            f"{refusal}. It was tried on commit {self.base_commit[:12]}, {which}, which does not hold the lines that "
+            f"the diff quotes where it says: make the diff anew, of the files as they are in that commit"
+        )
 
     def swing(self, policy: Mapping[str, Any]) -> oscillation.Swing:
         """Whether this change goes back and forth among those before it in its place, by the window and the

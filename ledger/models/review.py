@@ -9,14 +9,14 @@ from django.db import models
 from django.db.models import ExpressionWrapper, Q
 from django.utils.translation import gettext_lazy as _
 
-from ledger import contents, policy
+from ledger import contents, git, policy
 from ledger import diff as diffs
 from ledger.models.patch import Patch
 from ledger.models.policy import PatchPolicy
 from ledger.verdicts import OVERRIDABLE, Reviews
 from pipeline import events
 from pipeline.clock import ClockNow, db_now
-from pipeline.models import ApiKey, Run, User
+from pipeline.models import ApiKey, Project, Run, User
 from pipeline.refusals import InvalidField, Refused, need_reason
 from pipeline.rows import Told, append_only, in_transaction
 from pipeline.scope import check_path
@@ -85,7 +85,7 @@ class PatchReviewQuerySet(models.QuerySet["PatchReview"]):
         A rejection is a veto: it owes a reason, and the patch is set aside with the reviewer as its owner, out of its
         queue. Raises SelfReview for an approval by whose own change it is (see `belong_to`), themselves or by a key of
         theirs; InvalidMove when nothing more becomes of the patch, ReasonRequired, InvalidField for an anchor that is
-        none.
+        none. Runs git for anchors, so outside any transaction.
         """
         if verdict not in PatchReview.Verdict.values:
             raise InvalidField("verdict", f"one of {', '.join(PatchReview.Verdict.values)}, not “{verdict}”")
@@ -93,6 +93,7 @@ class PatchReviewQuerySet(models.QuerySet["PatchReview"]):
         if len(body) > MOST_BODY:
             raise InvalidField("body", f"{MOST_BODY} characters at most")
         checked = check_anchors(anchors)
+        check_places(patch, checked)
         if verdict == PatchReview.Verdict.REJECT or (verdict == PatchReview.Verdict.COMMENT and not checked):
             body = need_reason(body)
         with in_transaction():
@@ -240,7 +241,7 @@ class PolicyOverrideQuerySet(models.QuerySet["PolicyOverride"]):
             current = _locked(patch)
             if current.state in Patch.FINAL:
                 raise InvalidMove(current, current.state, "overridden", verb="override")
-            acting = {user.pk} if user else {by.id, *owners_of([by.id]).values()} if by.kind == "integration" else set()
+            acting = {user.pk} if user else {by.id, *owners_of([by.id]).values()} if _is_key(by) else set()
             own = bool(acting & belong_to([current])[current.pk].keys())
             row = PolicyOverride(
                 patch=current,
@@ -339,6 +340,42 @@ def check_anchors(anchors: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return checked
 
 
+def check_places(patch: Patch, anchors: Sequence[Mapping[str, Any]]) -> None:
+    """Raises InvalidField for a comment on a file that the patch does not touch, or on lines that the file has not on
+    that side, and names those that it has.
+    """
+    known: dict[tuple[str, str], int | None] = {}
+    for at, anchor in enumerate(anchors):
+        path, side, last = anchor["path"], anchor["side"], anchor["last"]
+        if path not in patch.files_touched:
+            touched = sorted(patch.files_touched)
+            listed = ", ".join(touched[:5]) + (" …" if len(touched) > 5 else "")
+            raise InvalidField(f"anchors[{at}].path", f"{path} is no file that this patch touches: {listed}")
+        if (path, side) not in known:
+            known[path, side] = _lines_of(patch, path, side)
+        lines = known[path, side]
+        if lines is not None and last > lines:
+            has = f"lines 1 to {lines}" if lines else "no lines"
+            raise InvalidField(f"anchors[{at}].last", f"{path} has {has} on the {side} side, and not line {last}")
+
+
+def _lines_of(patch: Patch, path: str, side: str) -> int | None:
+    """How many lines a touched file has before the patch (side old), or after it; None where nobody can tell: a file
+    that is changed, in a project without a mirror or in a patch that was not judged yet.
+    """
+    kind = patch.files_touched[path]
+    if kind == ("add" if side == "old" else "delete"):
+        return 0
+    tree = patch.base_commit if side == "old" else patch.result_tree
+    if patch.custody != Project.Custody.MANAGED or not tree:
+        return None
+    try:
+        text = git.note_file(patch.project.mirror, tree, path)
+    except git.UnknownCommit:
+        return None
+    return text.count(b"\n") + (bool(text) and not text.endswith(b"\n"))
+
+
 def belong_to(patches: Sequence[Patch]) -> dict[str, dict[str, str]]:
     """Whose change each patch is, by its id: id of a person or key → why that one is no second pair of eyes.
 
@@ -377,6 +414,10 @@ def belong_to(patches: Sequence[Patch]) -> dict[str, dict[str, str]]:
         if patch.author_user_id:
             people[patch.author_user_id] = "submitted it"
     return found
+
+
+def _is_key(by: events.Actor) -> bool:
+    return by.kind == "integration" and bool(by.id)
 
 
 def owners_of(keys: Collection[str]) -> dict[str, str]:

@@ -186,6 +186,16 @@ def test_a_base_that_the_mirror_does_not_know_is_stale(project: Any, operator: A
     assert (Patch.objects.count(), COUNT(kind="patch.refused").count()) == (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [("", "is missing"), ("1234567", "“1234567” is no full name"), ("f" * 40, "fetch its branch")],
+)
+def test_a_wrong_base_is_answered_with_what_is_right(project: Any, operator: Api, base: str, said: str) -> None:
+    detail = operator.post("/patches/", from_person(project, base_commit=base)).json()["detail"]
+    assert said in detail
+    assert f"such as {factories.head_of(project)}, the head of main" in detail
+
+
 def test_a_submission_of_another_generation_or_an_ended_lease_is_stale(agent: Api, lease: Lease) -> None:
     assert refused(agent.post("/patches/", from_worker(lease, generation=2))) == (409, "stale_claim")
     lease.finish("cancelled", by=factories.BY)

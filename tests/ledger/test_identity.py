@@ -95,7 +95,9 @@ def test_the_same_change_on_another_base_is_noted_and_not_refused(project: Proje
     assert second.base_commit != first.base_commit
     assert second.state == "validated"
     note = {"rule": "same_change", "severity": "note", "value": [first.pk]}
-    assert [{name: one[name] for name in note} for one in second.findings] == [note]
+    same, seen = second.findings
+    assert {name: same[name] for name in note} == note
+    assert (seen["code"], seen["severity"], seen["patch"]) == ("oscillation_identical", "note", first.pk)
 
 
 def test_other_projects_are_not_asked_for_the_same_change(project: Project, upstream: Path) -> None:

@@ -302,6 +302,32 @@ def test_a_comment_that_points_nowhere_is_refused_by_its_field(anchor: dict[str,
     assert caught.value.parts["field"] == f"anchors[0].{field}"
 
 
+@pytest.mark.parametrize(
+    ("anchor", "field", "said"),
+    [
+        ({"path": "other.py", "first": 1}, "path", "other.py is no file that this patch touches: README.md, a.t"),
+        ({"path": "a.txt", "first": 2, "last": 4}, "last", "a.txt has lines 1 to 3 on the new side, and not line 4"),
+        ({"path": "a.txt", "first": 1, "side": "old"}, "last", "a.txt has no lines on the old side"),
+        ({"path": "calc.py", "first": 3, "side": "old"}, "last", "calc.py has lines 1 to 2 on the old side"),
+        ({"path": "README.md", "first": 1}, "last", "README.md has no lines on the new side"),
+    ],
+)  # fmt: skip
+def test_a_comment_on_lines_that_are_not_there_is_refused_with_those_that_are(
+    tmp_path: Path, anchor: dict[str, Any], field: str, said: str
+) -> None:
+    house = House(tmp_path, [piece("a")])
+    make_policy(project=house.project, constraints={"min_reviewers": 1})
+    patch = house.work({"a.txt": "a\nb\nc", "calc.py": "pass\n", "README.md": None})
+    patch.refresh_from_db()
+    ada = factories.make_user()
+    with pytest.raises(InvalidField) as caught:
+        say(patch, "comment", ada, anchors=[{**anchor, "body": "x"}])
+    assert caught.value.parts["field"] == f"anchors[0].{field}"
+    assert said in str(caught.value)
+    good = [{"path": "a.txt", "first": 1, "last": 3}, {"path": "README.md", "first": 1, "side": "old"}]
+    assert say(patch, "comment", ada, anchors=[{**one, "body": "x"} for one in good]).anchors
+
+
 # -- what follows ----------------------------------------------------------------------------------------------------
 
 
@@ -374,6 +400,16 @@ def test_an_override_lets_one_patch_pass_one_rule_and_says_so(tmp_path: Path) ->
     (event,) = told("override.used", patch)
     assert (event.severity, event.reason, event.data) == ("warning", "a big move", {"own": False})
     assert row.expires_at > row.created_at + timedelta(days=6)
+    nameless = events.Actor("integration", "", "bot")
+    patch.overrides.grant(patch, "ascii_only", reason="it is all right", by=nameless)
+    assert told("override.used", patch)[-1].data == {"own": False}
+
+
+def test_an_override_of_ones_own_by_a_key_is_told_as_own() -> None:
+    ada = factories.make_user()
+    patch = factories.make_patch(user=ada)
+    patch.overrides.grant(patch, "max_files_changed", reason="a big move", by=through(made_by(ada, "admin")))
+    assert told("override.used", patch)[-1].data == {"own": True}
 
 
 def test_a_patch_that_relies_on_an_override_is_set_aside_at_its_end() -> None:

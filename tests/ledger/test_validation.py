@@ -7,8 +7,9 @@ import pytest
 
 from ledger import validation
 from ledger.models import Patch
+from pipeline.blockers import Action, blocker
 from pipeline.events import Event
-from tests.factories import BY, make_patch, make_policy
+from tests.factories import BY, make_patch, make_policy, new_file_diff
 from tests.flows.house import House, piece
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
@@ -78,6 +79,30 @@ def test_hunks_that_do_not_fit_their_base_are_a_stale_base(house: House) -> None
     assert validation.validate(patch.pk) is True
     patch.refresh_from_db()
     assert (patch.state, patch.last_error_code, patch.format_ok) == ("apply_failed", "stale_base", False)
+    said = f"It was tried on commit {house.head[:12]}, the present head of main, which does not hold the lines"
+    assert "README.md" in patch.last_error_message
+    assert said in patch.last_error_message
+    assert "make the diff anew" in patch.last_error_message
+    # Once more would end as before.
+    found = blocker(patch)
+    assert found is not None
+    assert found.action == Action("submit a newer revision", "/patches/", "operator")
+
+
+def test_what_helps_is_what_can_end_otherwise(house: House) -> None:
+    make_policy(project=house.project, constraints={"max_files_changed": 1})
+    by_rule = make_patch(house.project, diff_text=new_file_diff() + new_file_diff())
+    failed = make_patch(house.project, diff_text=new_file_diff("a.txt", "BROKEN"))
+    house.drain()
+    helped = {}
+    for name, patch in (("rule", by_rule), ("failed", failed)):
+        patch.refresh_from_db()
+        assert patch.state == "apply_failed"
+        found = blocker(patch)
+        assert found is not None
+        assert found.action is not None
+        helped[name] = (found.action.verb, found.action.role)
+    assert helped == {"rule": ("override", "admin"), "failed": ("requeue", "operator")}
 
 
 def test_a_patch_is_judged_once(house: House) -> None:
