@@ -1,6 +1,9 @@
 """Patches, their queue and their policies in the admin."""
 
+from typing import Any
+
 from django.contrib import admin
+from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from ledger import landing_admin as landing_admin
@@ -8,6 +11,7 @@ from ledger import review_admin as review_admin
 from ledger import seal_admin as seal_admin
 from ledger.models import MergeQueue, Patch, PatchContent, PatchPolicy, QueueItem
 from pipeline.admin_site import DefinitionAdmin, LookOnlyAdmin, move_action
+from pipeline.constraints import FIELDS
 
 
 @admin.register(Patch)
@@ -76,3 +80,11 @@ class PatchPolicyAdmin(DefinitionAdmin):
     list_select_related = ["project", "phase__project", "workstream__phase__project", "task"]
     # A plain list would load every task that there ever was.
     raw_id_fields = ["task"]
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """The constraints' field says which there are, and what is missing when there is none."""
+        if db_field.name == "constraints":
+            nothing = _('Set at least one constraint, such as {"max_lines_changed": 400}')
+            known = "; ".join(f"{name}: {field.kind.value}" for name, field in FIELDS.items())
+            kwargs |= {"help_text": known, "error_messages": {"required": nothing}}
+        return super().formfield_for_dbfield(db_field, request, **kwargs)

@@ -14,7 +14,6 @@ from pipeline.crashpoints import crashpoint
 from pipeline.models import Project
 from pipeline.refusals import Refused
 
-ROUTES = ("apply_failed", "quarantined", "dropped")
 MOST_ALIKE = 20
 
 
@@ -84,7 +83,7 @@ def judge(patch: Patch) -> dict[str, Any]:
             if found["format_ok"]
             else "format"
         )
-        if route.get(kind) in ROUTES:
+        if route.get(kind) in constraints.ROUTES:
             found["route"] = route[kind]
     return found
 
