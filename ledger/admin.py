@@ -9,6 +9,7 @@ from django.utils.translation import gettext_lazy as _
 from ledger import landing_admin as landing_admin
 from ledger import review_admin as review_admin
 from ledger import seal_admin as seal_admin
+from ledger import validation
 from ledger.models import MergeQueue, Patch, PatchContent, PatchPolicy, QueueItem
 from pipeline.admin_site import DefinitionAdmin, LookOnlyAdmin, move_action
 from pipeline.constraints import FIELDS
@@ -44,8 +45,21 @@ class PatchContentAdmin(LookOnlyAdmin):
 
     list_display = ["patch", "format", "byte_size", "sha256"]
     list_select_related = ["patch"]
-    heavy = ("diff_text",)
+    hidden = ("diff_text",)
     project_path = "patch__project"
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        """The text as everybody is shown it."""
+        return [*super().get_fields(request, obj), "shown_text"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        """The same."""
+        return self.get_fields(request, obj)
+
+    @admin.display(description=_("diff text"))
+    def shown_text(self, obj: PatchContent) -> str:
+        """Without the secrets for which the patch was refused."""
+        return validation.shown(obj.patch, obj.diff_text)
 
 
 @admin.register(MergeQueue)

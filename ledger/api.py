@@ -341,18 +341,24 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
     @extend_schema(responses={(200, "text/x-diff"): OpenApiTypes.STR})
     @action(detail=True, methods=["get"])
     def diff(self, request: Request, id: str) -> HttpResponse:
-        """Its text as it came, byte by byte, as a file that no browser shows."""
+        """Its text as it came, byte by byte, as a file that no browser shows.
+
+        Of a patch that was refused for secrets, or that nobody has judged yet, each of them reads `[redacted: KIND]`;
+        the header `Signalbox-Redacted: true` says so.
+        """
         patch = self.get_object()
         text = getattr(patch, "content", None)
         if text is None:
             raise NotFound.of("patch_content")
+        shown = validation.shown(patch, text.diff_text)
+        told = {"Signalbox-Redacted": "true"} if shown != text.diff_text else {"ETag": f'"{text.sha256}"'}
         return HttpResponse(
-            text.diff_text.encode(),
+            shown.encode(),
             content_type="text/x-diff; charset=utf-8",
             headers={
                 "Content-Disposition": f'attachment; filename="{patch.pk}.diff"',
                 "X-Content-Type-Options": "nosniff",
-                "ETag": f'"{text.sha256}"',
+                **told,
             },
         )
 
