@@ -293,6 +293,8 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
 
         Refuses with the structural codes of a diff, `stale_base`, `stale_claim`; such a text is not kept.
         """
+        if self.principal.is_worker:
+            _needs_lease(request.data)
         given = self.body(Submission)
         lease_id, generation = given.pop("lease", None), given.pop("generation", None)
         if self.principal.is_worker:
@@ -304,12 +306,8 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
         return self.reply(patch, 201 if is_new else 200, Location=f"{request.path}{patch.pk}/")
 
     def _from_worker(self, lease_id: str | None, generation: int | None, given: dict[str, Any]) -> tuple[Patch, bool]:
-        for name, value in (("lease", lease_id), ("generation", generation)):
-            if value is None:
-                raise MissingField(name)
-        for name in ("project", "task"):
-            if name in given:
-                raise InvalidField(name, "a worker's patch belongs to the task of its lease")
+        if lease_id is None or generation is None:
+            raise MissingField("generation" if lease_id else "lease")
         with transaction.atomic():
             lease = live_lease(self.principal, lease_id, generation)
             by = claims.actor(lease.worker)
@@ -529,6 +527,26 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
 def reverse_path(request: Request, patch: Patch) -> str:
     """The address of another patch, seen from the address of a verb of one."""
     return f"{request.path.rsplit('/', 3)[0]}/{patch.pk}/"
+
+
+def _needs_lease(given: Any) -> None:
+    """What a worker's key has to send, told before anything else is looked up: the answer is the same for a project
+    that there is and for one that there is not.
+    """
+    if not isinstance(given, Mapping):
+        return
+    for name in ("lease", "generation"):
+        if given.get(name) is None:
+            raise Refused(
+                f"Missing required field: {name}. A worker's key submits for the task that its worker holds: claim one "
+                "of this project, and quote the lease and its generation",
+                code=MissingField.code,
+                status=MissingField.status,
+                field=name,
+            )
+    for name in ("project", "task"):
+        if name in given:
+            raise InvalidField(name, "a worker's patch belongs to the task of its lease")
 
 
 def live_lease(principal: Any, lease_id: str, generation: int) -> Lease:

@@ -234,8 +234,8 @@ class _Reader:
 
     def __init__(self, text: str, links: bool) -> None:
         self.links = links
-        if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-            raise DiffRefused("patch_too_large", f"The diff has more than {MAX_BYTES} bytes")
+        if len(text) > MAX_BYTES // 4 and (size := len(text.encode("utf-8", "surrogatepass"))) > MAX_BYTES:
+            raise DiffRefused("patch_too_large", f"The diff has {size} bytes; at most {MAX_BYTES} are taken")
         if not text.strip():
             raise DiffRefused("not_unified_diff", "The diff is empty")
         self.lines = text.split("\n")
