@@ -1,13 +1,18 @@
 """Patches, their queue and their policies in the admin."""
 
+from typing import Any
+
 from django.contrib import admin
+from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from ledger import landing_admin as landing_admin
 from ledger import review_admin as review_admin
 from ledger import seal_admin as seal_admin
+from ledger import validation
 from ledger.models import MergeQueue, Patch, PatchContent, PatchPolicy, QueueItem
 from pipeline.admin_site import DefinitionAdmin, LookOnlyAdmin, move_action
+from pipeline.constraints import FIELDS
 
 
 @admin.register(Patch)
@@ -40,8 +45,21 @@ class PatchContentAdmin(LookOnlyAdmin):
 
     list_display = ["patch", "format", "byte_size", "sha256"]
     list_select_related = ["patch"]
-    heavy = ("diff_text",)
+    hidden = ("diff_text",)
     project_path = "patch__project"
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        """The text as everybody is shown it."""
+        return [*super().get_fields(request, obj), "shown_text"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        """The same."""
+        return self.get_fields(request, obj)
+
+    @admin.display(description=_("diff text"))
+    def shown_text(self, obj: PatchContent) -> str:
+        """Without the secrets for which the patch was refused."""
+        return validation.shown(obj.patch, obj.diff_text)
 
 
 @admin.register(MergeQueue)
@@ -76,3 +94,11 @@ class PatchPolicyAdmin(DefinitionAdmin):
     list_select_related = ["project", "phase__project", "workstream__phase__project", "task"]
     # A plain list would load every task that there ever was.
     raw_id_fields = ["task"]
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """The constraints' field says which there are, and what is missing when there is none."""
+        if db_field.name == "constraints":
+            nothing = _('Set at least one constraint, such as {"max_lines_changed": 400}')
+            known = "; ".join(f"{name}: {field.kind.value}" for name, field in FIELDS.items())
+            kwargs |= {"help_text": known, "error_messages": {"required": nothing}}
+        return super().formfield_for_dbfield(db_field, request, **kwargs)

@@ -294,6 +294,8 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
         What it `replaces` is dropped at once where it is on its way. Refuses with the structural codes of a diff,
         `stale_base`, `stale_claim`, such a text is not kept; with `invalid_move` while what it replaces is landing.
         """
+        if self.principal.is_worker:
+            _needs_lease(request.data)
         given = self.body(Submission)
         lease_id, generation = given.pop("lease", None), given.pop("generation", None)
         if self.principal.is_worker:
@@ -305,12 +307,8 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
         return self.reply(patch, 201 if is_new else 200, Location=f"{request.path}{patch.pk}/")
 
     def _from_worker(self, lease_id: str | None, generation: int | None, given: dict[str, Any]) -> tuple[Patch, bool]:
-        for name, value in (("lease", lease_id), ("generation", generation)):
-            if value is None:
-                raise MissingField(name)
-        for name in ("project", "task"):
-            if name in given:
-                raise InvalidField(name, "a worker's patch belongs to the task of its lease")
+        if lease_id is None or generation is None:
+            raise MissingField("generation" if lease_id else "lease")
         with transaction.atomic():
             if given.get("replaces") is not None:
                 given["replaces"].lock_queue()  # before the run of the lease: the house's order
@@ -344,18 +342,24 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
     @extend_schema(responses={(200, "text/x-diff"): OpenApiTypes.STR})
     @action(detail=True, methods=["get"])
     def diff(self, request: Request, id: str) -> HttpResponse:
-        """Its text as it came, byte by byte, as a file that no browser shows."""
+        """Its text as it came, byte by byte, as a file that no browser shows.
+
+        Of a patch that was refused for secrets, or that nobody has judged yet, each of them reads `[redacted: KIND]`;
+        the header `Signalbox-Redacted: true` says so.
+        """
         patch = self.get_object()
         text = getattr(patch, "content", None)
         if text is None:
             raise NotFound.of("patch_content")
+        shown = validation.shown(patch, text.diff_text)
+        told = {"Signalbox-Redacted": "true"} if shown != text.diff_text else {"ETag": f'"{text.sha256}"'}
         return HttpResponse(
-            text.diff_text.encode(),
+            shown.encode(),
             content_type="text/x-diff; charset=utf-8",
             headers={
                 "Content-Disposition": f'attachment; filename="{patch.pk}.diff"',
                 "X-Content-Type-Options": "nosniff",
-                "ETag": f'"{text.sha256}"',
+                **told,
             },
         )
 
@@ -529,6 +533,26 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
 def reverse_path(request: Request, patch: Patch) -> str:
     """The address of another patch, seen from the address of a verb of one."""
     return f"{request.path.rsplit('/', 3)[0]}/{patch.pk}/"
+
+
+def _needs_lease(given: Any) -> None:
+    """What a worker's key has to send, told before anything else is looked up: the answer is the same for a project
+    that there is and for one that there is not.
+    """
+    if not isinstance(given, Mapping):
+        return
+    for name in ("lease", "generation"):
+        if given.get(name) is None:
+            raise Refused(
+                f"Missing required field: {name}. A worker's key submits for the task that its worker holds: claim one "
+                "of this project, and quote the lease and its generation",
+                code=MissingField.code,
+                status=MissingField.status,
+                field=name,
+            )
+    for name in ("project", "task"):
+        if name in given:
+            raise InvalidField(name, "a worker's patch belongs to the task of its lease")
 
 
 def live_lease(principal: Any, lease_id: str, generation: int) -> Lease:

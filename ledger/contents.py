@@ -5,29 +5,12 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from importlib import import_module
-from inspect import getmembers, isabstract, isclass
-from typing import Any, Protocol
+from typing import Any
 
-from detect_secrets.plugins.base import RegexBasedDetector
-
+from ledger import leaks
 from ledger.diff import Diff
 from ledger.policy import Facts
 
-# The detectors that know a secret by its form. Those that guess by entropy or by a variable's name are left out: in a
-# diff of ordinary code they name a line in fifty, and a rule that cries wolf is overridden without a look. So are those
-# of four hosts of which few have heard and whose patterns take four fifths of the time.
-DETECTORS = (
-    "aws", "azure_storage_key", "basic_auth", "discord", "github_token", "mailchimp", "npm", "sendgrid", "slack",
-    "square_oauth", "stripe", "twilio",
-)  # fmt: skip
-# The library finds a private key only in a whole file; its first line is enough (RFC 7468, "BEGIN … PRIVATE KEY").
-_PRIVATE_KEY = re.compile(r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----")
-# The library's pattern for tokens (RFC 7519: two parts that begin with `{"`, and a signature) needs quadratic time.
-_TOKEN = re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}")
-# Some patterns need quadratic time for text made for it, so a long line is read in pieces that overlap by more than
-# any of these secrets is long. Measured: 15 µs for an ordinary line, 0.6 µs a character of a long one.
-PIECE, OVERLAP = 2_000, 300
 MOST_SECRETS = 100
 
 # Go's convention (golang.org/s/generatedcode), and the mark that Meta's tools and Phabricator use.
@@ -59,12 +42,6 @@ class Line:
     is_added: bool
 
 
-class _Detector(Protocol):
-    secret_type: str
-
-    def analyze_string(self, string: str) -> Iterable[str]: ...
-
-
 def look(diff: Diff, text: str, read: Reader | None, *, issue_ref: str = "") -> Facts:
     """The facts of `diff`, whose text is `text`, with what its contents tell. `read` gives whole manifests.
 
@@ -75,7 +52,7 @@ def look(diff: Diff, text: str, read: Reader | None, *, issue_ref: str = "") -> 
     generated: list[str] = []
     for line in new_lines(diff, text):
         if line.is_added and len(secrets) < MOST_SECRETS:
-            secrets += [(line.path, line.number, kind) for kind in kinds_of_secret(line.text)]
+            secrets += [(line.path, line.number, kind) for kind in leaks.kinds(line.text)]
         if line.number <= GENERATED_HEAD_LINES and line.path not in generated and _GENERATED.search(line.text):
             generated.append(line.path)
     added: list[tuple[str, str]] = []
@@ -117,39 +94,6 @@ def new_lines(diff: Diff, text: str) -> Iterator[Line]:
         elif found := _HUNK.match(line):
             old_left, new_left = (1 if count is None else int(count) for count in (found[1], found[3]))
             number = int(found[2])
-
-
-# -- secrets -----------------------------------------------------------------------------------------------------------
-
-
-def _detectors() -> list[_Detector]:
-    found: list[_Detector] = []
-    for name in DETECTORS:
-        module = import_module(f"detect_secrets.plugins.{name}")
-        found += [
-            kind()
-            for _name, kind in getmembers(module, isclass)
-            if kind.__module__ == module.__name__ and issubclass(kind, RegexBasedDetector) and not isabstract(kind)
-        ]
-    return found
-
-
-_KNOWN = _detectors()
-
-
-def kinds_of_secret(line: str) -> list[str]:
-    """The kinds of secret in a line, such as `AWS Access Key`, sorted. The secret itself goes nowhere.
-
-    Asks no network: only the detectors' patterns are used, never their way of trying a secret out.
-    """
-    own = (("Private Key", _PRIVATE_KEY), ("JSON Web Token", _TOKEN))
-    kinds = {kind for kind, pattern in own if pattern.search(line)}
-    for start in range(0, max(len(line) - OVERLAP, 1), PIECE - OVERLAP):
-        piece = line[start : start + PIECE]
-        if len(piece) < 8 or not piece.strip():
-            continue
-        kinds |= {one.secret_type for one in _KNOWN if next(iter(one.analyze_string(piece)), None) is not None}
-    return sorted(kinds)
 
 
 # -- dependencies ------------------------------------------------------------------------------------------------------

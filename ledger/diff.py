@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NoReturn
 
-from ledger import literals
+from ledger import leaks, literals
 from ledger.literals import Content
 from pipeline.refusals import Refused
 
@@ -27,6 +27,7 @@ MAX_NUMBER = 10**7
 MAX_PATH_BYTES = 1_024
 MAX_PART_BYTES = 255
 MAX_LEVELS = 32
+LONGEST_SHOWN = 2_000  # letters in which a refusal looks for secrets, of which it shows 200
 MAX_BINARY_BYTES = 8 << 20  # of all contents that a diff's binary parts unfold to, and of all that they make
 
 PLAIN_MODES = ("100644", "100755")
@@ -210,7 +211,8 @@ def _refuse(code: str, what: str, found: str, line: int) -> NoReturn:
 
 
 def _shown(found: str) -> str:
-    return found[:200].encode("unicode_escape").decode()
+    """The beginning of what was found, without secrets: refusals are kept in events."""
+    return leaks.redacted(found[:LONGEST_SHOWN])[:200].encode("unicode_escape").decode()
 
 
 @dataclass
@@ -232,8 +234,8 @@ class _Reader:
 
     def __init__(self, text: str, links: bool) -> None:
         self.links = links
-        if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-            raise DiffRefused("patch_too_large", f"The diff has more than {MAX_BYTES} bytes")
+        if len(text) > MAX_BYTES // 4 and (size := len(text.encode("utf-8", "surrogatepass"))) > MAX_BYTES:
+            raise DiffRefused("patch_too_large", f"The diff has {size} bytes; at most {MAX_BYTES} are taken")
         if not text.strip():
             raise DiffRefused("not_unified_diff", "The diff is empty")
         self.lines = text.split("\n")

@@ -74,9 +74,10 @@ KINDS: Mapping[str, list[str]] = {
         *_files("gems.locked composer.lock symfony.lock mix.lock rebar.lock pubspec.lock Podfile.lock"),
         *_files("Package.resolved Cartfile.resolved packages.lock.json paket.lock gradle.lockfile"),
         *_files("buildscript-gradle.lockfile verification-metadata.xml gradle-wrapper.properties gradle-wrapper.jar"),
-        *_files("maven-wrapper.properties flake.lock .terraform.lock.hcl Chart.lock conan.lock stack.yaml.lock cabal.project.freeze"),
-        *_files("Manifest.toml renv.lock shard.lock spago.lock MODULE.bazel.lock maven_install.json"),
-        *_files("*.opam.locked dub.selections.json Brewfile.lock.json mise.lock devbox.lock lake-manifest.json"),
+        *_files("maven-wrapper.properties flake.lock .terraform.lock.hcl Chart.lock conan.lock stack.yaml.lock"),
+        *_files("cabal.project.freeze Manifest.toml renv.lock shard.lock spago.lock MODULE.bazel.lock"),
+        *_files("maven_install.json *.opam.locked dub.selections.json Brewfile.lock.json mise.lock devbox.lock"),
+        *_files("lake-manifest.json"),
     ],
     "git itself": [
         *_files(".gitattributes .gitmodules .lfsconfig .mailmap .gitconfig .git-blame-ignore-revs"),

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 
-from ledger import git, policy, validation, verdicts
+from ledger import git, leaks, policy, validation, verdicts
 from ledger.models import Patch, PatchPolicy, PatchReview, PolicyOverride
 from ledger.models.review import Reviews, belong_to, facts_of, lapsed_overrides, reviews_of
 from pipeline import events
@@ -217,6 +217,13 @@ class Interdiff(NamedTuple):
 
 
 def interdiff(patch: Patch, against: Patch) -> Interdiff:
+    """`_interdiff` without the secrets for which one of the two was refused."""
+    found = _interdiff(patch, against)
+    hides = validation.hides_secrets(patch) or validation.hides_secrets(against)
+    return found._replace(text=leaks.redacted(found.text)) if hides else found
+
+
+def _interdiff(patch: Patch, against: Patch) -> Interdiff:
     """What `patch` does otherwise than `against`, an earlier revision. Runs git, so outside any transaction.
 
     Compared is what each makes of the base of `patch`: the earlier one is carried over to it first when it was built

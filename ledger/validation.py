@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from ledger import contents, git, policy, trees
+from ledger import contents, git, leaks, policy, trees
 from ledger import diff as diffs
 from ledger.models import Patch, PatchPolicy
 from pipeline import constraints, events
@@ -14,7 +14,6 @@ from pipeline.crashpoints import crashpoint
 from pipeline.models import Project
 from pipeline.refusals import Refused
 
-ROUTES = ("apply_failed", "quarantined", "dropped")
 MOST_ALIKE = 20
 
 
@@ -84,9 +83,23 @@ def judge(patch: Patch) -> dict[str, Any]:
             if found["format_ok"]
             else "format"
         )
-        if route.get(kind) in ROUTES:
+        if route.get(kind) in constraints.ROUTES:
             found["route"] = route[kind]
     return found
+
+
+def hides_secrets(patch: Patch) -> bool:
+    """Whether nobody is shown the secrets in its text: it was refused for them, or it is not judged yet."""
+    refused = any(error.get("rule") == "forbid_secrets" for error in patch.validation_errors)
+    return refused or patch.state == Patch.State.CREATED
+
+
+def shown(patch: Patch, text: str) -> str:
+    """`text`, which is the diff of `patch`, as people and programs are shown it. What is stored stays as it came.
+
+    Who overrides the rule for this patch is shown what the secrets were, as everybody then is.
+    """
+    return leaks.redacted(text, sees=lambda line: line.startswith("+")) if hides_secrets(patch) else text
 
 
 def _alike(patch: Patch, tree: str) -> Iterator[policy.Finding]:

@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
-from ledger import bulk, rendering
+from ledger import bulk, rendering, validation
 from ledger.models import MergeQueue, Patch, PatchContent, QueueItem
 from ledger.pages import BULK_OF_PATCH, queues_with_items
 from pipeline import pages
@@ -69,7 +69,8 @@ def patch(request: HttpRequest, pk: str) -> HttpResponse:
     history = list(history.reverse()[:HISTORY_SHOWN])
     chain = Patch.objects.visible_to(request.principal).chain(patch.chain_id).exclude(pk=patch.pk)
     title = patch.summary or _("Patch without a summary")
-    files = rendering.render(content.diff_text) if content else []
+    text = validation.shown(patch, content.diff_text) if content else ""
+    files = rendering.render(text)
     rendering.annotate(files, _comments(patch))
     return render(
         request,
@@ -82,6 +83,7 @@ def patch(request: HttpRequest, pk: str) -> HttpResponse:
             "steps": _rail(patch, history),
             "files": files,
             "content": content,
+            "is_redacted": bool(content) and text != content.diff_text,
             "judged": patch.is_valid or bool(patch.validation_errors),
             "item": QueueItem.objects.filter(patch=patch).order_by("-pk").first(),
             "receipt": getattr(patch, "receipt", None),
@@ -144,10 +146,10 @@ def _rail(patch: Patch, newest_first: list[Event]) -> list[dict[str, Any]]:
 @require_safe
 @signed_in
 def patch_diff(request: HttpRequest, pk: str) -> HttpResponse:
-    """The diff as it came, as plain text."""
+    """The diff as it came, as plain text; without the secrets for which it was refused."""
     patch = get_object_or_404(Patch.objects.visible_to(request.principal), pk=pk)
     content = get_object_or_404(PatchContent, patch=patch)
-    return HttpResponse(content.diff_text, content_type="text/plain; charset=utf-8")
+    return HttpResponse(validation.shown(patch, content.diff_text), content_type="text/plain; charset=utf-8")
 
 
 @require_POST

@@ -32,7 +32,7 @@ class Kind(Enum):
     POSITIVE = "a whole number of at least 1"
     FLAG = "true or false"
     TEXT = "text"
-    ROUTES = "an object of texts"
+    ROUTES = "an object with format, scope or constraints, each apply_failed, quarantined or dropped"
     LIMITS = "an object of path globs with whole numbers of at least 0"
 
 
@@ -44,6 +44,11 @@ class Field:
     kind: Kind
     group: str | None = None
 
+
+FAILURES = ("format", "scope", "constraints")
+"""What of a patch may fail, in this order: the keys of `on_validation_failure`."""
+ROUTES = ("apply_failed", "quarantined", "dropped")
+"""Where a patch that failed may go: its values."""
 
 SCOPE_FIELDS = ("read", "write", "create", "forbidden")
 
@@ -219,6 +224,19 @@ def flatten(document: Mapping[str, Any], where: str = "constraints") -> dict[str
                 raise InvalidField(f"{where}.{key}.{name}", "given twice")
             flat |= checked({name: inner}, f"{where}.{key}")
     return flat
+
+
+def check_words(values: Mapping[str, Any], where: str = "constraints") -> None:
+    """Raises InvalidField for words in `values` (flat and typed) that nobody reads.
+
+    For whoever saves them: what was saved before they were checked is still read, and such a word has no effect.
+    """
+    for failure, route in (values.get("on_validation_failure") or {}).items():
+        field = f"{where}.on_validation_failure.{failure}"
+        if failure not in FAILURES:
+            raise InvalidField(field, f"unknown; known are {', '.join(FAILURES)}")
+        if route not in ROUTES:
+            raise InvalidField(field, f"must be one of {', '.join(ROUTES)}, not {route}")
 
 
 def scope_values(document: Mapping[str, Any], where: str = "resource_scope") -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.core.exceptions import ValidationError as ModelValidationError
 from django.db import DataError, IntegrityError, InterfaceError, OperationalError
@@ -83,7 +84,7 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response:
     if isinstance(exc, PermissionDenied):
         return problem(403, "permission_denied", str(exc) or "You may not do this")
     if isinstance(exc, RequestDataTooBig):
-        return problem(413, "too_large", "The body is larger than this installation takes")
+        return problem(413, "too_large", _too_big(exc.args[0] if exc.args else None))
     if isinstance(exc, SuspiciousOperation):
         return problem(400, "malformed", "The request is malformed")
     if isinstance(exc, IntegrityError):
@@ -219,12 +220,18 @@ def bare(status: int, code: str, detail: str, parts: Mapping[str, Any] | None = 
     return JsonResponse(document(status, code, detail, parts=parts), status=status, content_type=CONTENT_TYPE)
 
 
+def _too_big(size: object) -> str:
+    """How large a body may be, and how large this one is when its sender has said so."""
+    most = f"at most {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes are taken"
+    return f"The body has {size} bytes; {most}" if isinstance(size, int) else f"The body is too large; {most}"
+
+
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Django's handler400: a body that is too large, a host that is not ours, a suspicious request."""
     if not is_for_program(request):
         return defaults.bad_request(request, exception)
     if isinstance(exception, RequestDataTooBig):
-        return bare(413, "too_large", "The body is larger than this installation takes")
+        return bare(413, "too_large", _too_big(None))
     return bare(400, "malformed", "The request is malformed")
 
 

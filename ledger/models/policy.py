@@ -3,13 +3,14 @@
 from datetime import datetime
 from typing import Any, Self
 
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
 from ledger.policy import BUILT_IN
 from pipeline import taskspec
-from pipeline.constraints import Effective, Layer, check, flatten, resolve
+from pipeline.constraints import Effective, Layer, check, check_words, flatten, resolve
 from pipeline.definitions import Definition, DefinitionQuerySet
 from pipeline.models import Phase, Project, Task, Workstream
 from pipeline.refusals import InvalidField
@@ -167,8 +168,21 @@ class PatchPolicy(Definition):
             "task_id": task and task.pk,
         }
 
+    def clean(self) -> None:
+        """Exactly the target of its level is named."""
+        for name in ("project", "phase", "workstream", "task"):
+            given = getattr(self, f"{name}_id") is not None
+            if given != (name == self.level):
+                words = (
+                    _("A policy of level %(level)s has no %(name)s")
+                    if given
+                    else _("A policy of level %(level)s names its %(name)s")
+                )
+                raise ValidationError({name: words % {"level": self.level, "name": name}})
+
     def check_rules(self) -> None:
-        """Its target is named, its constraints are no looser than those of the wider layers, and each can be met."""
+        """Its words are known, its constraints are no looser than those of the wider layers, and each can be met."""
+        check_words(self.layer().values)
         wider = self.check_tightens()
         if "oscillation_window" in self.layer().values:
             now = {**BUILT_IN, **resolve([*wider, self.layer()], strict=False).values}
@@ -184,8 +198,6 @@ class PatchPolicy(Definition):
         """The same; with `saved_before` against those wider layers only that were not changed since: where one was
         tightened later, the tighter value holds, and this row is left as it is. Answers the wider layers.
         """
-        if not self.has_target:
-            raise InvalidField(self.level, f"a policy of level {self.level} names its {self.level}")
         project, phase, workstream, task = self.place()
         order = list(self.Level.values)
         others = PatchPolicy.objects.exclude(pk=self.pk)

@@ -8,7 +8,7 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from pipeline import taskspec
-from pipeline.constraints import SCOPE_FIELDS, Layer, flatten, resolve, scope_values
+from pipeline.constraints import SCOPE_FIELDS, Layer, check_words, flatten, resolve, scope_values
 from pipeline.definitions import Definition, DefinitionQuerySet
 from pipeline.models.project import Project, slug_rule
 from pipeline.refusals import InvalidField
@@ -71,6 +71,7 @@ class Phase(Definition):
     def check_rules(self) -> None:
         """Globs are globs, constraints known and typed, dependencies phases of the project without a cycle."""
         resolve(self.layers())
+        check_words(flatten(self.constraints))
         others = {p.key: p.depends_on for p in Phase.objects.filter(project=self.project_id).exclude(pk=self.pk)}
         _check_keys("depends_on", self.depends_on, known=set(others))
         _check_acyclic(self.key, {**others, self.key: self.depends_on})
@@ -177,6 +178,9 @@ class Workstream(Definition):
                 "error_handling", f"strategy is one of {', '.join(self.OnError.values)}, not “{self.strategy}”"
             )
         self.plan().refuse()
+        check_words(flatten(self.constraints))
+        for number, task in enumerate(self.tasks):
+            check_words(taskspec.delta_values(task), f"tasks[{number}].constraints_delta")
         siblings = (
             Workstream.objects.filter(phase__project=self.phase.project_id).exclude(pk=self.pk).select_related("phase")
         )

@@ -250,7 +250,7 @@ def _read_body(request: Request) -> None:
     bare: Any = request._request
     length = bare.META.get("CONTENT_LENGTH") or "0"
     if length.isdigit() and int(length) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
-        raise RequestDataTooBig
+        raise RequestDataTooBig(int(length))
     bare.body  # noqa: B018 - reading it is the point: DRF parses what Django has read
 
 

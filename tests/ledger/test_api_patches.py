@@ -1,6 +1,7 @@
 """The ledger's API: submitting, reading and steering patches, queues and policies."""
 
 import hashlib
+import re
 from typing import Any
 
 import pytest
@@ -123,6 +124,19 @@ def test_a_session_submits_as_its_person(project: Any, client: Any) -> None:
     assert Patch.objects.get().author_user == user
 
 
+def test_a_worker_without_a_lease_is_told_so_and_not_which_projects_there_are(agent: Api, project: Any) -> None:
+    told = []
+    for named in (project.key, "no-such-project", None):
+        body = from_person(project)
+        body = {**body, "project": named} if named else {k: v for k, v in body.items() if k != "project"}
+        answer = agent.post("/patches/", body)
+        assert refused(answer) == (422, "missing_required_field")
+        told.append({k: v for k, v in answer.json().items() if k not in ("request_id", "instance")})
+    assert told[0] == told[1] == told[2]
+    assert "A worker's key submits for the task that its worker holds" in told[0]["detail"]
+    assert Patch.objects.count() == 0
+
+
 def test_the_same_content_again_is_the_same_patch(agent: Api, lease: Lease) -> None:
     body = from_worker(lease)
 
@@ -215,7 +229,7 @@ def test_a_worker_names_its_lease_and_nothing_else_and_a_person_the_reverse(
 ) -> None:
     without = {name: value for name, value in from_worker(lease).items() if name != "lease"}
     assert refused(agent.post("/patches/", without)) == (422, "missing_required_field")
-    assert refused(agent.post("/patches/", from_worker(lease, task=lease.task_id))) == (404, "task_not_found")
+    assert refused(agent.post("/patches/", from_worker(lease, task=lease.task_id))) == (422, "invalid_field")
     assert refused(operator.post("/patches/", from_person(project, lease=lease.pk))) == (422, "invalid_field")
     assert refused(operator.post("/patches/", {"diff_text": "x"})) == (422, "missing_required_field")
     assert Patch.objects.count() == 0
@@ -244,7 +258,12 @@ def test_no_submission_with_a_wrong_value_gets_in(project: Any, operator: Api) -
         assert refused(operator.post("/patches/", from_person(project, **{name: "x"}))) == (400, "unknown_field")
     assert refused(operator.post("/patches/", from_person(project, summary="x" * 513))) == (422, "invalid_field")
     assert refused(operator.post("/patches/", from_person(project, diff_text=NUL))) == (422, "invalid_field")
-    assert refused(operator.post("/patches/", from_person(project, diff_text="x" * 4_000_000))) == (413, "too_large")
+    answer = operator.post("/patches/", from_person(project, diff_text="x" * 4_000_000))
+    assert refused(answer) == (413, "too_large")
+    assert re.fullmatch(r"The body has 4000\d{3} bytes; at most 3145728 bytes are taken", answer.json()["detail"])
+    answer = operator.post("/patches/", from_person(project, diff_text="x" * 2_500_000))
+    assert refused(answer) == (413, "patch_too_large")
+    assert answer.json()["detail"] == "The diff has 2500000 bytes; at most 2097152 are taken"
     assert Patch.objects.count() == 0
 
 

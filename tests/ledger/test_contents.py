@@ -5,8 +5,9 @@ import json
 import pytest
 
 from ledger import contents
-from ledger.contents import Unreadable, dependencies, kinds_of_secret, look, new_lines
+from ledger.contents import Unreadable, dependencies, look, new_lines
 from ledger.diff import parse
+from ledger.leaks import kinds
 from ledger.policy import BUILT_IN, Facts, check_constraints, check_for_review
 from pipeline.constraints import Layer, resolve
 
@@ -62,12 +63,12 @@ def test_every_line_of_the_new_files_is_found_with_its_number_and_no_line_is_tak
     ],
 )
 def test_a_secret_is_known_by_its_form(line: str, kind: str) -> None:
-    assert kinds_of_secret(line) == [kind]
+    assert kinds(line) == [kind]
 
 
 @pytest.mark.parametrize("line", ["", "password = settings.PASSWORD", "def key(self): ...", "0" * 64, "AKIA"])
 def test_ordinary_code_holds_no_secret(line: str) -> None:
-    assert kinds_of_secret(line) == []
+    assert kinds(line) == []
 
 
 def test_a_secret_is_told_by_place_and_kind_and_never_by_its_text() -> None:

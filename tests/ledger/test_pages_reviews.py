@@ -44,7 +44,7 @@ def test_the_box_says_what_is_missing_and_why_the_risk_is_what_it_is(client: Cli
     come_in(client, patch, "viewer")
     text = page(client, "patch", patch.pk).text
     assert "Protected paths are looked at" in text
-    assert "Makefile is protected: it needs one review more" in text
+    assert "Makefile is protected (gates): it needs one review more" in text
     assert "high risk" in text
     assert "1 of 1 review(s) are missing" in text
     assert reverse("ledger:approve", args=[patch.pk]) not in text

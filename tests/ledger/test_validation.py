@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from ledger import validation
-from ledger.models import Patch
+from ledger.models import Patch, PatchPolicy
 from pipeline.blockers import Action, blocker
 from pipeline.events import Event
+from pipeline.refusals import InvalidField
 from tests.factories import BY, make_patch, make_policy, new_file_diff
 from tests.flows.house import House, piece
 
@@ -69,6 +70,40 @@ def test_the_policy_says_where_a_scope_failure_goes(house: House, route: str) ->
     assert patch.state == route
     assert house.states() == {"a": "validating" if route == "quarantined" else "queued"}
     house.must_hold()
+
+
+WRONG_ROUTES = [
+    ({"scop": "dropped"}, "on_validation_failure.scop: unknown; known are format, scope, constraints"),
+    ({"scope": "quarantine"}, "must be one of apply_failed, quarantined, dropped, not quarantine"),
+]
+
+
+@pytest.mark.parametrize(("routes", "told"), WRONG_ROUTES)
+def test_a_route_that_there_is_not_is_refused_wherever_it_is_saved(
+    house: House, routes: dict[str, str], told: str
+) -> None:
+    document = {"patch": {"on_validation_failure": routes}}
+    task = {**house.workstream.tasks[0], "constraints_delta": document}
+    for save in (
+        lambda: make_policy(constraints=document),
+        lambda: make_policy(constraints=document["patch"]),
+        lambda: house.phase.edit(by=BY, constraints=document),
+        lambda: house.workstream.edit(by=BY, constraints=document),
+        lambda: house.workstream.edit(by=BY, tasks=[task]),
+    ):
+        with pytest.raises(InvalidField) as refusal:
+            save()
+        assert told in str(refusal.value)
+    assert not PatchPolicy.objects.exists()
+
+
+def test_a_route_that_was_saved_before_it_was_checked_has_no_effect(house: House) -> None:
+    policy = make_policy(project=house.project)
+    routes = {"scope": "quarantine", "scop": "dropped"}
+    PatchPolicy.objects.filter(pk=policy.pk).update(constraints={"on_validation_failure": routes})
+    patch = house.work({"secret/key": "hush\n"})
+    patch.refresh_from_db()
+    assert patch.state == "apply_failed"
 
 
 def test_hunks_that_do_not_fit_their_base_are_a_stale_base(house: House) -> None:

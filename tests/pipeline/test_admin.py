@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from costs.models import CostRecord, OtlpMark, OtlpMeter, SignalCount
 from gates.models import Finding, Gate, GateEvidence, GateOutput, GateRun, RunnerHost, TestResult
-from ledger.models import Patch, PatchContent, PatchReview, PolicyOverride, Receipt, Seal
+from ledger.models import Patch, PatchContent, PatchPolicy, PatchReview, PolicyOverride, Receipt, Seal
 from pipeline.admin_site import DefinitionAdmin, LookOnlyAdmin
 from pipeline.events import Event, EventEpoch
 from pipeline.ids import new_id
@@ -407,6 +407,64 @@ def test_a_weakened_constraint_is_told_with_its_wider_layer(client: Client) -> N
     loose = json.dumps({"patch": {"max_lines_changed": 20}})
     said = errors_of(client.post(address, form_of(client, address, constraints=loose)))
     assert "max_lines_changed" in said
+
+
+POLICY = {"level": "project", "project": "", "phase": "", "workstream": "", "task": "", "enabled": "on"}
+
+
+def refused(client: Client, model: type[models.Model], **fields: Any) -> dict[str, list[str]]:
+    """What the form of a new row says is wrong, by field."""
+    answer = client.post(url(model, "add"), fields)
+    assert answer.status_code == 200
+    return dict(answer.context["adminform"].form.errors)
+
+
+@pytest.mark.parametrize("level", ["project", "phase", "workstream", "task"])
+def test_a_policy_without_its_target_is_an_error_of_that_field(client: Client, level: str) -> None:
+    told = refused(client, PatchPolicy, **{**POLICY, "level": level, "constraints": '{"max_files_changed": 3}'})
+    assert told == {level: [f"A policy of level {level} names its {level}"]}
+
+
+def test_a_policy_with_a_target_of_another_level_is_an_error_of_that_field(client: Client) -> None:
+    project = make.make_project()
+    given = {**POLICY, "level": "global", "project": project.pk, "constraints": '{"max_files_changed": 3}'}
+    told = refused(client, PatchPolicy, **given)
+    assert told == {"project": ["A policy of level global has no project"]}
+
+
+def test_a_document_that_may_be_empty_need_not_be_typed(client: Client) -> None:
+    project = make.make_project()
+    phase = {"project": project.pk, "key": "x", "name": "X", "sequence": 1, "category": "build"}
+    assert client.post(url(Phase, "add"), phase).status_code == 302
+    assert (Phase.objects.get().constraints, Phase.objects.get().depends_on) == ({}, [])
+
+
+@pytest.mark.parametrize("typed", ["", "{}"])
+def test_a_policy_that_sets_nothing_is_told_what_it_could_set(client: Client, typed: str) -> None:
+    given = {**POLICY, "project": make.make_project().pk, "constraints": typed}
+    told = refused(client, PatchPolicy, **given)
+    assert told == {"constraints": ['Set at least one constraint, such as {"max_lines_changed": 400}']}
+    page = client.get(url(PatchPolicy, "add")).content.decode()
+    assert "on_validation_failure: an object" in page
+    assert "require_issue_ref: true or false" in page
+
+
+@pytest.mark.parametrize(
+    ("routes", "told"),
+    [
+        ({"scop": "dropped"}, "scop: unknown; known are format, scope, constraints"),
+        ({"scope": "quarantine"}, "must be one of apply_failed, quarantined, dropped, not quarantine"),
+    ],
+)
+def test_a_route_that_nobody_takes_is_an_error_of_the_policys_form(
+    client: Client, routes: dict[str, str], told: str
+) -> None:
+    project = make.make_project()
+    constraints = json.dumps({"on_validation_failure": routes})
+    (said,) = refused(client, PatchPolicy, **{**POLICY, "project": project.pk, "constraints": constraints})[
+        "constraints"
+    ]
+    assert told in said
 
 
 def test_a_key_that_is_taken_is_an_error_of_the_form(client: Client) -> None:
