@@ -146,7 +146,7 @@ def measure(
     ended = executed
     told: dict[str, Any] = {**gathered.told, "notes": list(executed.notes), "killed": executed.killed}
     broken = executed.output_limited or executed.timed_out or executed.exit_code is None
-    if execute is not None and not broken and not gate_run.baseline:
+    if execute is not None and executed.exit_code in _ordinary(gate) and not broken and not gate_run.baseline:
         ended = _rerun_failed(gate_run, gate, tree, gathered, executed, execute, told)
     if executed.output_limited:
         gathered.results = gathered.coverage = gathered.found = None
@@ -223,8 +223,14 @@ def _gave_up(gate: Gate, exit_code: int | None) -> bool:
     """Whether the tool left half of its work, by its exit code. pytest has one for a base without tests: those are
     counted all the same, but what a scanner leaves may be half a list.
     """
-    said = {*(gate.expected_exit_codes or [0]), *(gate.finding_exit_codes or criteria.FINDING_EXIT_CODES)}
-    return exit_code not in said and (exit_code is None or exit_code >= NOT_STARTED or "sarif" in gate.evidence)
+    if exit_code in _ordinary(gate):
+        return False
+    return exit_code is None or exit_code >= NOT_STARTED or "sarif" in gate.evidence
+
+
+def _ordinary(gate: Gate) -> set[int]:
+    """The exit codes with which the tool says that it did its work."""
+    return {*(gate.expected_exit_codes or [0]), *(gate.finding_exit_codes or criteria.FINDING_EXIT_CODES)}
 
 
 def _is_lost(gate_run: GateRun) -> bool:
@@ -404,6 +410,8 @@ def _base_tests(
         ], ""
     failed = [test for test in gathered.results.tests if test.outcome in {FAIL, ERROR}]
     told["base_tests"] |= {"total": gathered.results.total, "failed": gathered.results.failed}
+    if not failed and executed.exit_code not in _ordinary(gate):
+        return [], f"the tests of the base gave up on the patched source, with exit code {executed.exit_code}"
     paths = sorted(overlay)
     return [
         moved(

@@ -13,12 +13,19 @@ from django.utils.translation import gettext as _
 from gates.models import GateRun
 from gates.pages import BULK_OF_GATE_RUN, ISOLATED_FROM
 from ledger.models import Patch
+from pipeline import readable
 from pipeline.pages import today
 
 register = template.Library()
 
 DAYS = 14
 OF_PATCH_SHOWN = 30
+
+
+@register.filter
+def in_words(value: Any) -> str:
+    """A value of a criterion as people read it: `yes`, `level: warning, count: 0`, `—`."""
+    return readable.words(value)
 
 
 @register.inclusion_tag("_parts/figure.html", takes_context=True)

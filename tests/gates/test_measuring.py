@@ -204,6 +204,36 @@ def test_the_failure_of_a_test_in_quarantine_is_told_and_not_judged(tmp_path: Pa
     assert house.run.state == "succeeded"
 
 
+KILLED = """\
+import os, sys
+
+
+def pytest_unconfigure():
+    # The report is written, and half of the tests did not run, say.
+    if not any({word} for word in sys.argv):
+        os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_run_that_was_killed_is_not_saved_by_running_its_failed_test_again(tmp_path: Path) -> None:
+    house = house_with(tmp_path, {"conftest.py": KILLED.replace("{word}", "'::' in word")}, tests=TESTS)
+    house.work({"test_flaky.py": FLAKY})
+    run = only_run(house)
+    assert (run.exit_code, run.verdict, run.flaky_tests) == (137, "failed", 0)
+    assert "reruns" not in run.evidence
+
+
+def test_tests_of_the_base_that_were_killed_say_nothing_of_the_goalposts(tmp_path: Path) -> None:
+    gate = {**TESTS, "criteria": {"goalposts": True}, "base_tests": True}
+    killed = KILLED.replace("any({word} for word in sys.argv)", "'test_more' in open('test_calc.py').read()")
+    house = house_with(tmp_path, {"conftest.py": killed}, tests=gate)
+    house.work({"test_calc.py": TEST + "\n\ndef test_more():\n    assert add(2, 2) == 4\n"})
+    run = only_run(house)
+    assert (run.exit_code, run.evidence["base_tests"]["exit_code"]) == (0, 137)
+    assert run.verdicts["goalposts"]["status"] == "not_measured"
+    assert "gave up on the patched source" in run.verdicts["goalposts"]["evidence"]
+
+
 def test_a_required_test_is_judged_in_quarantine_too(tmp_path: Path) -> None:
     house = house_with(tmp_path, tests={**TESTS, "reruns": 0, "criteria": {"required_tests": ["test_no::test_no"]}})
     make_flaky_test(house.project, test_key="test_no::test_no")

@@ -249,3 +249,51 @@ def test_a_gates_page_shows_pass_rate_flaky_tests_and_puts_one_aside_by_an_appro
     assert (row.test_key, row.reason, row.is_standing) == ("k", "the clock", True)
     client.post(reverse("gates:flaky-release", args=[row.pk]), {"reason": "mended", "gate": gate_run.gate_id})
     assert FlakyTest.objects.count() == 0
+
+
+def test_a_page_of_a_running_check_says_by_what_it_will_be_judged(client, project):
+    signed_in_as(client, project, "viewer")
+    gate = factories.make_gate(project, criteria={"max_failures": 0, "min_tests": 1}, evidence={"junit": "j.xml"})
+    run = factories.make_gate_run(gate)
+    run.start(by=SYSTEM, runner="r", sandbox_level=2)
+    page = page_of(client, run).text
+    assert "Nothing is judged yet" in page
+    assert "it is judged by min_tests, max_failures" in page
+    assert "No criteria were judged" not in page
+    assert "It has written nothing yet." in page
+
+
+def test_values_of_criteria_are_words_and_not_a_programs_own(client, project):
+    signed_in_as(client, project, "admin")
+    evidence = {"sarif": "s.sarif", "coverage": "c.xml"}
+    found = {"level": "warning", "count": 0}
+    gate = factories.make_gate(project, criteria={"goalposts": True, "max_new_findings": found}, evidence=evidence)
+    run = factories.make_gate_run(gate)
+    run.start(by=SYSTEM, runner="r", sandbox_level=2)
+    verdicts = {
+        "goalposts": {"status": "fail", "value": False, "threshold": True, "evidence": "a test was deleted"},
+        "new_findings": {"status": "not_measured", "value": None, "threshold": found, "evidence": "no report"},
+    }
+    bare = (TestCase(test_key="quiet", name="quiet", outcome="fail"),)
+    run.complete(
+        Judgement("failed", "", False, "goalposts", verdicts),
+        by=SYSTEM, exit_code=0, results=Results(total=1, failed=1, tests=bare),
+    )  # fmt: skip
+    page = page_of(client, run).text
+    assert "count: 0, level: warning" in page
+    for raw in ("False", "True", "{&#x27;", "None"):
+        assert raw not in page, raw
+    assert "the report says nothing more" in page
+    assert '<pre class="log" tabindex="0"></pre>' not in page
+    shown = client.get(reverse("gates:gate", args=[gate.pk])).text
+    assert "max_new_findings: count: 0, level: warning" in shown
+    assert "goalposts: yes" in shown
+
+
+def test_a_gate_without_a_command_shows_no_empty_box(client, project):
+    signed_in_as(client, project, "viewer")
+    gate = factories.make_gate(project, external=True, command=[])
+    assert "<code></code>" not in page_of(client, factories.make_gate_run(gate)).text
+    page = client.get(reverse("gates:gate", args=[gate.pk])).text
+    assert "<code></code>" not in page
+    assert "run by a system outside" in page
