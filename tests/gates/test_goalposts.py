@@ -4,6 +4,7 @@ import pytest
 
 from gates import evidence, goalposts
 from gates.goalposts import Change
+from tests.gates import goalposts_strangers as strangers
 from tests.gates.goalposts_corpus import CHEATS, HONEST, Files
 
 
@@ -13,6 +14,11 @@ def changes_of(files: tuple[Files, Files]) -> list[Change]:
     return [
         Change(path, before.get(path), after.get(path, before.get(path))) for path in dict.fromkeys([*before, *after])
     ]
+
+
+def judged(files: tuple[Files, Files]) -> tuple[goalposts.Moved, ...]:
+    """What is told about a patch, the tree of the base known."""
+    return goalposts.judge(changes_of(files), frozenset(files[0]))
 
 
 def test_the_corpus_is_as_large_as_it_was_promised() -> None:
@@ -32,6 +38,19 @@ def test_a_patch_that_moves_its_goalposts_is_told_by_its_kind(name: str) -> None
 @pytest.mark.parametrize("name", HONEST)
 def test_a_patch_that_adds_tests_moves_nothing(name: str) -> None:
     assert goalposts.judge(changes_of(HONEST[name])) == ()
+
+
+@pytest.mark.parametrize("name", strangers.CHEATS)
+def test_what_a_stranger_got_past_is_told_with_its_place(name: str) -> None:
+    kinds, files = strangers.CHEATS[name]
+    found = judged(files)
+    assert kinds & {one.kind for one in found}, found
+    assert all(one.kind in goalposts.KINDS and one.what and one.path for one in found)
+
+
+@pytest.mark.parametrize("name", strangers.HONEST)
+def test_an_honest_patch_of_any_kind_moves_nothing(name: str) -> None:
+    assert judged(strangers.HONEST[name]) == ()
 
 
 def test_the_child_finds_what_we_would_find() -> None:
