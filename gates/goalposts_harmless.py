@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gates.goalposts_assertions import dotted, is_narrower
-from gates.goalposts_normal import normal, numbered
+from gates.goalposts_normal import nodes_of, normal, numbered
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 # Fixtures of the runners that do nothing until they are used.
@@ -338,7 +338,7 @@ def loads_only(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names = [name for target in targets for name in (target.elts if isinstance(target, ast.Tuple) else [target])]
-            calls = [dotted(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)]
+            calls = [dotted(call.func) for call in nodes_of(node) if isinstance(call, ast.Call)]
             reaching = any(name.rpartition(".")[2] in _REACHING - {"compile", "object", "dict"} for name in calls)
             if not all(isinstance(name, ast.Name) for name in names) or reaching:
                 yield node

@@ -13,12 +13,13 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from gates import goalposts_reach
 from gates.goalposts_assertions import EXACTLY, NOTHING, Asserted, asserted, dotted
 from gates.goalposts_harmless import Names, difference, has_more, loads_only, used_names
 from gates.goalposts_moves import Change, Moved, moved
-from gates.goalposts_normal import imported, normal
+from gates.goalposts_normal import imported, nodes_of, normal
 from gates.goalposts_paths import is_collected, is_test_path, shadowed
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -40,24 +41,66 @@ _QUIET_HOOKS = frozenset({"pytest_addoption", "pytest_configure", "pytest_report
 _QUIET_HOOK_CALLS = frozenset({"addoption", "addini", "getgroup", "addinivalue_line", "append", "getoption"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Test:
-    """One test function with what decides about it from outside: skips of itself, its class and its module."""
+    """One test function with what decides about it from outside: skips of its class and its module, a condition.
+
+    What is in it is looked at when somebody asks: of most tests, nobody does.
+    """
 
     __test__ = False
 
     path: str
     name: str
-    line: int
     node: _Function
-    asserted: tuple[Asserted, ...]
-    skips: int
-    cases: tuple[str, ...]
-    calls: frozenset[str]
-    mocks: frozenset[str]
+    skips_outside: int
     conditional: bool
-    is_async: bool
-    yields: bool
+    text: str
+    names: Mapping[str, str]
+
+    @property
+    def line(self) -> int:
+        """Where its name stands."""
+        return self.node.lineno
+
+    @cached_property
+    def asserted(self) -> tuple[Asserted, ...]:
+        """What it asserts."""
+        return tuple(asserted(self.node))
+
+    @cached_property
+    def cases(self) -> tuple[str, ...]:
+        """The cases that parametrize gives it, in words."""
+        return tuple(_cases(self.node))
+
+    @property
+    def skips(self) -> int:
+        """How often something keeps it from counting."""
+        return self.skips_outside + self._inside[0]
+
+    @property
+    def calls(self) -> frozenset[str]:
+        """The functions that it calls, by their last names."""
+        return self._inside[1]
+
+    @property
+    def mocks(self) -> frozenset[str]:
+        """What it replaces."""
+        return self._inside[2]
+
+    @property
+    def is_async(self) -> bool:
+        """Whether somebody has to await it."""
+        return isinstance(self.node, ast.AsyncFunctionDef)
+
+    @property
+    def yields(self) -> bool:
+        """Whether calling it runs nothing."""
+        return self._inside[3]
+
+    @cached_property
+    def _inside(self) -> tuple[int, frozenset[str], frozenset[str], bool]:
+        return _looked_through(self.node)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,53 +116,72 @@ class Unit:
     name: str
 
 
-@dataclass(slots=True)
+@dataclass
 class File:
     """What one version of a file holds."""
 
     path: str
+    text: str = ""
     tests: dict[str, Test] = field(default_factory=dict)
     shadowed: list[tuple[str, int]] = field(default_factory=list)
-    offences: list[tuple[str, str, int]] = field(default_factory=list)
     units: list[Unit] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
     tree: ast.Module | None = None
     readable: bool = True
 
+    @cached_property
+    def lines(self) -> list[str]:
+        """The text, line by line."""
+        return self.text.splitlines()
+
+    def words_of(self, node: ast.stmt) -> list[str]:
+        """The lines of a statement with its decorators."""
+        first = min([node.lineno, *(one.lineno for one in getattr(node, "decorator_list", []))])
+        return self.lines[first - 1 : node.end_lineno]
+
+    def offences(self) -> list[goalposts_reach.Offence]:
+        """What reaches beyond the file's own code."""
+        if self.tree is None or not goalposts_reach.is_worth_reading(self.text):
+            return []
+        return list(goalposts_reach.offences(self.tree, self.path, is_test_path(self.path)))
+
+
+@dataclass
+class _Moves:
+    """What the files of a patch tell each other: what came, what went, and where from."""
+
+    new: list[Test] = field(default_factory=list)
+    homes: dict[str, str] = field(default_factory=dict)
+    gone: frozenset[str] = frozenset()
+    came_from: dict[str, str] = field(default_factory=dict)
+
 
 def judge(changes: Sequence[Change], tree: Collection[str] = ()) -> list[Moved]:
-    """Where the Python files of a patch move goalposts; `tree` holds the paths of the base, where they are known."""
-    before = {change.path: _read(change.path, change.before) for change in changes}
-    after = {change.path: _read(change.path, change.after) for change in changes}
-    came_from = _renamed(changes, before, after)
+    """Where the Python files of a patch move goalposts; `tree` holds the paths of the base, where they are known.
+
+    The files are read twice, and one after the other: the trees of a large patch do not fit into the reader's memory.
+    """
+    texts = {change.path: change.before for change in changes}
+    moves = _moves(changes)
+    renamed = set(moves.came_from.values())
     found: list[Moved] = []
-    new = [
-        test
-        for path, file in after.items()
-        if is_collected(path)
-        for name, test in file.tests.items()
-        if name not in before[came_from.get(path, path)].tests
-    ]
-    homes = _homes(before, after)
-    gone = {_module_of(change.path) for change in changes if change.after is None}
-    renamed = set(came_from.values())
     for change in changes:
-        now = after[change.path]
         if change.path in renamed and change.after is None:
             continue
-        was = before[came_from.get(change.path, change.path)]
+        origin = moves.came_from.get(change.path, change.path)
+        was, now = _read(origin, texts[origin]), _read(change.path, change.after)
         if change.after is not None and not now.readable and was.readable:
             found.append(moved("unreadable", change.path, 0, "the file is no longer Python"))
             continue
         if change.before is None and change.after is not None and (module := shadowed(change.path, tree)):
             found.append(moved("module_shadowed", change.path, 0, f"it stands before the module {module} of that name"))
-        if is_test_path(change.path) or is_test_path(was.path):
-            is_new = change.before is None and change.path not in came_from
-            found += _Held(was, now, new, homes, gone, is_new, tree, after).judge()
+        if is_test_path(change.path) or is_test_path(origin):
+            found += _Held(was, now, moves, tree, is_new=texts[origin] is None).judge()
         elif change.before is not None and change.after is not None:
             found += _examples(was, now)
-        had = Counter((kind, what) for kind, what, _ in was.offences)
-        for kind, what, line in now.offences:
+        offences = now.offences()
+        had = Counter((kind, what) for kind, what, _ in was.offences()) if offences else Counter()
+        for kind, what, line in offences:
             if had[kind, what]:
                 had[kind, what] -= 1
             else:
@@ -127,46 +189,73 @@ def judge(changes: Sequence[Change], tree: Collection[str] = ()) -> list[Moved]:
     return found
 
 
+def _moves(changes: Sequence[Change]) -> _Moves:
+    """What moves between files: tests that are new where they are, helpers word for word, whole files."""
+    moves = _Moves(gone=frozenset(_module_of(change.path) for change in changes if change.after is None))
+    if not any(_lost_names(change) for change in changes):
+        return moves
+    keys: list[dict[str, frozenset[str]]] = [{}, {}]
+    forms: list[set[tuple[str, str, str]]] = [set(), set()]
+    tests: list[tuple[str, list[Test]]] = []
+    for change in changes:
+        if not is_test_path(change.path):
+            continue
+        versions = [_read(change.path, change.before), _read(change.path, change.after)]
+        bound = [frozenset(u.key for u in file.units if u.kind not in {"import", "effect"}) for file in versions]
+        for side, file in enumerate(versions):
+            keys[side][change.path] = bound[side]
+            forms[side] |= {
+                (_module_of(file.path), unit.name, normal(unit.node, file.names))
+                for unit in file.units
+                if unit.kind in {"function", "class", "value"} and "::" not in unit.key and unit.key not in bound[1 - side]
+            }
+        if is_collected(change.path):
+            tests.append((change.path, [t for name, t in versions[1].tests.items() if name not in versions[0].tests]))
+    moves.came_from = _renamed(changes, *keys)
+    for path, new in tests:
+        had = keys[0][moves.came_from[path]] if path in moves.came_from else frozenset()
+        moves.new += [test for test in new if test.name not in had]
+    both = set.intersection(*({(name, form) for _, name, form in side} for side in forms))
+    for module, name, form in forms[0] | forms[1]:
+        if (name, form) in both:
+            parts = module.split(".")
+            # As a module of its package, or of a folder that is on the path of imports by itself.
+            moves.homes |= {".".join([*parts[at:], name]): name for at in range(len(parts))}
+    return moves
+
+
 def _module_of(path: str) -> str:
     return path.removesuffix(".py").removesuffix("/__init__").removeprefix("src/").replace("/", ".")
 
 
-def _renamed(changes: Sequence[Change], before: Mapping[str, File], after: Mapping[str, File]) -> dict[str, str]:
+_BINDS = re.compile(r"^(?:\s*(?:async\s+)?(?:def|class)\s+|(?=\w+\s*[:=]))(\w+)", re.MULTILINE)
+
+
+def _lost_names(change: Change) -> bool:
+    """Whether a file no longer binds some name that it bound, by its lines: only then something may have moved."""
+    had = Counter(_BINDS.findall(change.before or ""))
+    return bool(had and had - Counter(_BINDS.findall(change.after or "")))
+
+
+def _renamed(
+    changes: Sequence[Change], before: Mapping[str, frozenset[str]], after: Mapping[str, frozenset[str]]
+) -> dict[str, str]:
     """New files of tests that are old ones under another name: new path -> old path, by most of what they bind."""
-    olds = [change.path for change in changes if change.after is None and is_test_path(change.path)]
+    olds = [change.path for change in changes if change.after is None and before.get(change.path)]
+    by_key: dict[str, list[str]] = {}
+    for old in olds:
+        for key in before[old]:
+            by_key.setdefault(key, []).append(old)
     found: dict[str, str] = {}
     for change in changes:
-        if change.before is not None or change.after is None or not is_test_path(change.path):
+        if change.before is not None or change.after is None or change.path not in after:
             continue
-        keys = {unit.key for unit in after[change.path].units if unit.kind not in {"import", "effect"}}
-        if len(olds) > 50:
-            olds = olds[:50]
-        for old in olds:
-            had = {unit.key for unit in before[old].units if unit.kind not in {"import", "effect"}}
-            if had and old not in found.values() and 2 * len(had & keys) >= len(had):
-                if is_collected(old) <= is_collected(change.path):
-                    found[change.path] = old
-                    break
-    return found
-
-
-def _homes(before: Mapping[str, File], after: Mapping[str, File]) -> dict[str, str]:
-    """The helpers that the base and the patched tree both have, word for word, in whatever file: full name -> name."""
-    sides = [
-        {
-            (_module_of(file.path), unit.name, normal(unit.node, file.names))
-            for file in files.values() if is_test_path(file.path)
-            for unit in file.units if unit.kind in {"function", "class", "value"} and "::" not in unit.key
-        }
-        for files in (before, after)
-    ]  # fmt: skip
-    both = set.intersection(*({(name, form) for _, name, form in side} for side in sides))
-    found = {}
-    for module, name, form in sides[0] | sides[1]:
-        if (name, form) in both:
-            parts = module.split(".")
-            # As a module of its package, or of a folder that is on the path of imports by itself.
-            found |= {".".join([*parts[at:], name]): name for at in range(len(parts))}
+        shared = Counter(old for key in after[change.path] for old in by_key.get(key, ()))
+        for old, number in shared.most_common():
+            is_whole = 2 * number >= len(before[old]) and is_collected(old) <= is_collected(change.path)
+            if is_whole and old not in found.values():
+                found[change.path] = old
+                break
     return found
 
 
@@ -204,27 +293,15 @@ def _examples_of(text: str) -> list[str]:
 class _Held:
     """Holds a file of tests against what it was, thing by thing."""
 
-    def __init__(
-        self,
-        was: File,
-        now: File,
-        new: list[Test],
-        homes: Mapping[str, str],
-        gone: Collection[str],
-        is_new: bool,
-        tree: Collection[str],
-        files: Mapping[str, File],
-    ) -> None:
-        self.files = files
+    def __init__(self, was: File, now: File, moves: _Moves, tree: Collection[str], *, is_new: bool) -> None:
         self.was = was
         self.now = now
-        self.new = new
+        self.moves = moves
         self.is_new = is_new
         self.tree = tree
-        self.gone = gone
-        self.homes = homes
-        self.before = self._names(was)
-        self.after = self._names(now, self._brought(now))
+        self.before = self._names(was.names, is_base=True)
+        self.after = self._names(now.names, self._brought(now))
+        self.same_names = all(now.names.get(name) == full for name, full in was.names.items())
 
     def _brought(self, now: File) -> frozenset[str]:
         """Helpers that this version calls and that the base's file did not have: nobody has looked at them."""
@@ -233,29 +310,31 @@ class _Held:
         theirs = {name for name, full in now.names.items() if is_test_path(full.replace(".", "/") + ".py")}
         return frozenset((own | theirs) - had)
 
-    def _names(self, file: File, brought: frozenset[str] = frozenset()) -> Names:
+    def _names(
+        self, said: Mapping[str, str], brought: frozenset[str] = frozenset(), *, is_base: bool = False
+    ) -> Names:
         """Full names, where a helper that only lives elsewhere now is itself, and a product's module that the patch
         moves away is the same wherever it went."""
         left = {full.rpartition(".")[2] for full in self.was.names.values() if self._is_gone(full)}
         names = {}
-        for name, full in file.names.items():
+        for name, full in said.items():
             last = full.rpartition(".")[2]
-            home = self.homes.get(full)
+            home = self.moves.homes.get(full)
             if home is not None:
                 names[name] = home
-            elif last in left and (file is self.was) <= self._is_gone(full):
+            elif last in left and is_base <= self._is_gone(full):
                 names[name] = f"moved.{last}"
             else:
                 names[name] = full
         return Names(names, brought)
 
     def _is_gone(self, full: str) -> bool:
-        return full in self.gone or full.rpartition(".")[0] in self.gone
+        return full in self.moves.gone or full.rpartition(".")[0] in self.moves.gone
 
     def judge(self) -> Iterator[Moved]:
         now = self.now
         for name, test in self.was.tests.items():
-            same = now.tests.get(name) or _elsewhere(test, self.new)
+            same = now.tests.get(name) or _elsewhere(test, self.moves.new)
             if same is None:
                 left = _is_left(name, now.tree)
                 kind, where = (
@@ -271,7 +350,10 @@ class _Held:
             yield from self._units()
 
     def _test(self, test: Test, now: Test) -> Iterator[Moved]:
-        after = self.after if now.path == self.now.path else self._names(self.files[now.path])
+        is_same = test.text == now.text and self.same_names and now.path == self.now.path
+        if is_same and now.skips_outside <= test.skips_outside and now.conditional <= test.conditional:
+            return
+        after = self.after if now.path == self.now.path else self._names(now.names)
         odd = difference(test.node, now.node, self.before, after, is_test=True)
         outside = now.skips > test.skips or (now.conditional and not test.conditional)
         if odd is None and not outside:
@@ -287,14 +369,12 @@ class _Held:
         olds: dict[str, list[Unit]] = {}
         for unit in self.was.units:
             olds.setdefault(unit.key, []).append(unit)
-        used = used_names(self.was.tree) | _strings(self.was.tree) if self.was.tree else frozenset()
-        used |= _attributes(self.was.tree) if self.was.tree else frozenset()
         for unit in self.now.units:
             same = olds.get(unit.key)
             if same:
                 yield from self._changed(same.pop(0), unit)
             elif unit.kind != "test" or not self.is_new:
-                yield from self._come(unit, used)
+                yield from self._come(unit)
         for left in olds.values():
             for unit in left:
                 yield from self._left(unit)
@@ -303,6 +383,9 @@ class _Held:
         """A thing that stood, as it is now."""
         path, line = self.now.path, now.node.lineno
         if was.kind == "test" and now.kind == "test":
+            return
+        is_same = was.kind == now.kind and self.same_names and was.kind in {"function", "value"}
+        if is_same and self.was.words_of(was.node) == self.now.words_of(now.node):
             return
         if was.kind == "import" and now.kind == "import":
             yield from self._imports(was, now)
@@ -345,33 +428,33 @@ class _Held:
         node = unit.node
         hidden = isinstance(node, _Function) and (_is_fixture(node) or _SPECIAL.match(unit.name))
         if unit.kind == "effect" or hidden or (unit.kind == "value" and _SPECIAL.match(unit.name)):
-            if _is_said_elsewhere(unit, self.homes):
+            if _is_said_elsewhere(unit, self.moves.homes):
                 return
             told = f"this is gone: {unit.name if hidden else ast.unparse(node)[:100]}"
             yield moved("support_changed", self.now.path, 0, told)
         elif unit.kind in {"function", "class", "value", "import"} and hasattr(builtins, unit.name):
             yield moved("support_changed", self.now.path, 0, f"{unit.name} means the builtin again")
 
-    def _come(self, unit: Unit, used: Collection[str]) -> Iterator[Moved]:
+    def _come(self, unit: Unit) -> Iterator[Moved]:
         """A thing that the patch brings: it may not change what stood."""
         path, node, line = self.now.path, unit.node, unit.node.lineno
         is_conftest = path.rpartition("/")[2] == "conftest.py"
         if self.is_new and not (is_conftest and self._has_tests_below()):
             # Nothing stood here. What reaches out of its own file, goalposts_reach tells.
             return
-        text = ast.unparse(node)[:100]
+        text, used = " ".join(self.now.words_of(node))[:100], self._used
         if isinstance(node, _Function) and _is_hook(node):
             if not _is_quiet_hook(node):
                 yield moved("config_touched", path, line, f"the hook {unit.name} takes part in every test's run")
         elif isinstance(node, _Function) and _is_fixture(node):
             if _is_autouse(node):
                 yield moved("config_touched", path, line, f"the fixture {unit.name} is used by every test")
-            elif _fixture_name(node) in used or (is_conftest and _fixture_name(node) in _BUILTIN_FIXTURES):
+            elif _fixture_name(node) in self._asked_for or (is_conftest and _fixture_name(node) in _BUILTIN_FIXTURES):
                 yield moved("support_changed", path, line, f"the fixture {unit.name} takes the place of another")
         elif unit.kind == "import":
             if unit.name.startswith("*") or unit.name.startswith("pytest_"):
                 yield moved("config_touched" if is_conftest else "support_changed", path, line, f"names are taken over: {text}")
-            elif unit.name in used and not self.is_new and unit.name not in self.homes.values():
+            elif unit.name in used and not self.is_new and not self._is_same_import(unit.name):
                 yield moved("support_changed", path, line, f"{unit.name} means something else: {text}")
         elif unit.kind == "effect":
             if not (isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)):
@@ -382,9 +465,32 @@ class _Held:
         elif unit.name in used and not self.is_new and not self._was_imported(unit):
             yield moved("support_changed", path, line, f"{unit.name} means something else: {text}")
 
+    def _is_same_import(self, name: str) -> bool:
+        """Whether a name that is imported once more still is what it was."""
+        same = self.was.names.get(name) == self.now.names.get(name)
+        return same or name in self.moves.homes.values()
+
+    @cached_property
+    def _used(self) -> frozenset[str]:
+        """Every name that stood in the file, of whatever kind."""
+        return _said(self.was.tree) if self.was.tree is not None else frozenset()
+
+    @cached_property
+    def _asked_for(self) -> frozenset[str]:
+        """The fixtures that something in the file takes."""
+        tree = self.was.tree
+        nodes = nodes_of(tree) if tree is not None else []
+        return frozenset(node.arg for node in nodes if isinstance(node, ast.arg)) | frozenset(
+            node.value
+            for call in nodes
+            if isinstance(call, ast.Call) and dotted(call.func).rpartition(".")[2] in {"usefixtures", "getfixturevalue"}
+            for node in call.args
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        )
+
     def _was_imported(self, unit: Unit) -> bool:
         """Whether a helper came home: it was imported, and now stands here word for word."""
-        return unit.name in self.homes.values() and unit.name in self.was.names
+        return unit.name in self.moves.homes.values() and unit.name in self.was.names
 
     def _has_tests_below(self) -> bool:
         """Whether tests stood in the folder of this file, or below; taken for so where the tree is not known."""
@@ -397,34 +503,62 @@ def _is_said_elsewhere(unit: Unit, homes: Mapping[str, str]) -> bool:
     return unit.name in homes.values()
 
 
-def _strings(tree: ast.AST) -> frozenset[str]:
-    """Short words in quotes: fixtures and attributes are named so, too."""
-    return frozenset(
-        node.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier()
-    )
-
-
-def _attributes(tree: ast.AST) -> frozenset[str]:
-    """What the file's classes ask of themselves."""
-    return frozenset(
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}
-    )
+def _said(tree: ast.AST) -> frozenset[str]:
+    """Every name that code reads, binds or takes; short words in quotes, since fixtures and attributes are named so,
+    too; and what its classes ask of themselves."""
+    found = set()
+    for node in nodes_of(tree):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.arg):
+            found.add(node.arg)
+        elif isinstance(node, ast.Constant):
+            if isinstance(node.value, str) and len(node.value) < 80 and node.value.isidentifier():
+                found.add(node.value)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}:
+            found.add(node.attr)
+    return frozenset(found)
 
 
 def _is_iterated(name: str, tree: ast.Module) -> bool:
-    """Whether a name is only ever gone through case by case, by parametrize or a loop."""
-    said = sum(isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load) for node in ast.walk(tree))
-    gone_through = 0
+    """Whether a name is only ever gone through case by case, or asked for one of its keys, and never held against."""
+    said: set[int] = set()
+    through: set[int] = set()
+    against: set[int] = set()
+
+    def mine(node: ast.AST) -> set[int]:
+        return {id(one) for one in ast.walk(node) if isinstance(one, ast.Name) and one.id == name}
+
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and dotted(node.func).endswith("parametrize") and len(node.args) > 1:
-            gone_through += isinstance(node.args[1], ast.Name) and node.args[1].id == name
-        elif isinstance(node, ast.For):
-            gone_through += isinstance(node.iter, ast.Name) and node.iter.id == name
-    return 0 < said == gone_through
+        if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load):
+            said.add(id(node))
+        elif isinstance(node, ast.Call) and dotted(node.func).endswith("parametrize") and len(node.args) > 1:
+            through |= mine(node.args[1])
+        elif isinstance(node, ast.For | ast.comprehension):
+            through |= mine(node.iter)
+        elif isinstance(node, ast.Subscript) and _text_key(node):
+            through |= mine(node.value)
+        elif isinstance(node, ast.Compare):
+            against |= {id(one) for side in (node.left, *node.comparators) for one in _whole_names(side)}
+    return bool(said) and said <= through - against
+
+
+def _text_key(node: ast.Subscript) -> bool:
+    """Whether what is asked for is a key, and no place in an order."""
+    return not isinstance(node.slice, ast.Slice) and not (
+        isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, int)
+    )
+
+
+def _whole_names(node: ast.AST) -> Iterator[ast.Name]:
+    """The names in one side of a comparison that stand for all they hold, not for what is under a key."""
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+        yield from _whole_names(node.slice)
+        return
+    if isinstance(node, ast.Name):
+        yield node
+    for inner in ast.iter_child_nodes(node):
+        yield from _whole_names(inner)
 
 
 def _head_of(node: ast.stmt, names: Names) -> str:
@@ -583,25 +717,23 @@ def _elsewhere(test: Test, new: list[Test]) -> Test | None:
 
 
 def _read(path: str, text: str | None) -> File:
-    file = File(path)
+    file = File(path, text or "")
     if text is None:
         return file
     try:
         file.tree = tree = ast.parse(text)
         is_test = is_test_path(path)
-        statements = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
-        file.names = {name: _absolute(full, path) for name, full in imported(statements).items()}
+        file.names = {name: _absolute(full, path) for name, full in imported(list(_imports(tree))).items()}
         if is_test:
             module_skips = sum(map(_is_skip_statement, tree.body)) + sum(map(_is_unset, tree.body))
             gone = _unbound(tree.body)
-            for test in _tests(tree.body, path, "", module_skips, conditional=False):
+            for test in _tests(tree.body, file, "", module_skips, conditional=False):
                 if test.name in gone:
                     continue
                 if test.name in file.tests:
                     file.shadowed.append((test.name, test.line))
                 file.tests[test.name] = test
         file.units = list(_units(tree.body, "", "", file.tests.keys()))
-        file.offences = list(goalposts_reach.offences(tree, path, is_test))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         file.readable = False
         file.tree = None
@@ -623,6 +755,16 @@ def _unbound(body: Sequence[ast.stmt], prefix: str = "") -> set[str]:
                 if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store | ast.Del) and inner.id in defined:
                     found.add(f"{prefix}{inner.id}")
     return found
+
+
+def _imports(node: ast.AST) -> Iterator[ast.stmt]:
+    """Every import, at whatever depth; statements stand in statements only, so expressions are passed over."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for inner in getattr(node, name, None) or ():
+            if isinstance(inner, ast.Import | ast.ImportFrom):
+                yield inner
+            else:
+                yield from _imports(inner)
 
 
 def _absolute(full: str, path: str) -> str:
@@ -662,19 +804,21 @@ def _units(body: Sequence[ast.stmt], prefix: str, under: str, tests: Collection[
                 yield Unit("value", f"{under}{prefix}{ast.unparse(target)}", node, ast.unparse(target))
 
 
-def _tests(body: Sequence[ast.stmt], path: str, prefix: str, skips: int, *, conditional: bool) -> Iterator[Test]:
+def _tests(body: Sequence[ast.stmt], file: File, prefix: str, skips: int, *, conditional: bool) -> Iterator[Test]:
     for node in body:
         if isinstance(node, _Function):
             if node.name.startswith("test"):
-                yield _test(node, path, prefix, skips, conditional)
+                outside = skips + sum(map(_is_skip, node.decorator_list))
+                words = "\n".join(file.words_of(node))
+                yield Test(file.path, f"{prefix}{node.name}", node, outside, conditional, words, file.names)
         elif isinstance(node, ast.ClassDef) and _is_test_class(node):
             inside = skips + sum(map(_is_skip, node.decorator_list))
             inside += sum(map(_is_skip_statement, node.body)) + sum(map(_is_unset, node.body))
-            yield from _tests(node.body, path, f"{prefix}{node.name}::", inside, conditional=conditional)
+            yield from _tests(node.body, file, f"{prefix}{node.name}::", inside, conditional=conditional)
         elif isinstance(node, ast.If):
-            yield from _tests([*node.body, *node.orelse], path, prefix, skips, conditional=True)
+            yield from _tests([*node.body, *node.orelse], file, prefix, skips, conditional=True)
         elif isinstance(node, ast.Try):
-            yield from _tests(node.body, path, prefix, skips, conditional=conditional)
+            yield from _tests(node.body, file, prefix, skips, conditional=conditional)
 
 
 def _is_test_class(node: ast.ClassDef) -> bool:
@@ -714,8 +858,9 @@ def _is_unset(node: ast.stmt) -> bool:
     return False
 
 
-def _test(node: _Function, path: str, prefix: str, skips: int, conditional: bool) -> Test:
-    skips += sum(map(_is_skip, node.decorator_list))
+def _looked_through(node: _Function) -> tuple[int, frozenset[str], frozenset[str], bool]:
+    """How often a test skips itself, what it calls, what it mocks, and whether it is a generator."""
+    skips = 0
     calls: set[str] = set()
     mocks: set[str] = set()
     yields = False
@@ -735,20 +880,7 @@ def _test(node: _Function, path: str, prefix: str, skips: int, conditional: bool
             for target in inner.targets:
                 if isinstance(target, ast.Attribute) and isinstance(inner.value, ast.Lambda | ast.Call):
                     mocks.add(dotted(target))
-    return Test(
-        path=path,
-        name=f"{prefix}{node.name}",
-        node=node,
-        line=node.lineno,
-        asserted=tuple(asserted(node)),
-        skips=skips,
-        cases=tuple(_cases(node)),
-        calls=frozenset(calls),
-        mocks=frozenset(mocks),
-        conditional=conditional,
-        is_async=isinstance(node, ast.AsyncFunctionDef),
-        yields=yields,
-    )
+    return skips, frozenset(calls), frozenset(mocks), yields
 
 
 def _mocked(call: ast.Call, name: str) -> Iterator[str]:

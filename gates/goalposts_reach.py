@@ -10,8 +10,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 from gates.goalposts_assertions import dotted
+from gates.goalposts_normal import nodes_of
+from gates.goalposts_paths import is_collected
 
 _FRAMEWORKS = frozenset({"pytest", "_pytest", "unittest", "builtins", "__builtins__", "doctest", "nose", "pluggy"})
 # What ends a process past everybody who waits for its end.
@@ -28,8 +31,26 @@ _REPORT = re.compile(r"SIGNALBOX_EVIDENCE")
 _REPORT_OF_TESTS = re.compile(r"--?junit-?xml|\bjunit[\w-]*\.xml\b|_pytest\.junitxml|\bxmlpath\b")
 _PROGRAM = re.compile(r"(?:.*/)?(?:__main__|manage|setup)\.py\Z|(?:.*/)?(?:bin|scripts|tools)/[^/]+\Z")
 
+_LOOKED_AT = frozenset({
+    ast.Import, ast.ImportFrom, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Delete, ast.NamedExpr, ast.Name,
+    ast.Attribute, ast.Subscript, ast.Call, ast.Raise, ast.Constant, ast.Compare, ast.FunctionDef,
+})  # fmt: skip
+
 Offence = tuple[str, str, int]
 """(kind, what, line)."""
+
+
+# One of these words stands in whatever is looked for here, however its names are put together.
+_WORTH_READING = re.compile(
+    r"exit|abort|quit|SystemExit|kill|signal|exec|faulthandler|ctypes|testcapi|modules|pytest|PYTEST|unittest|nose|builtins"
+    r"|doctest|pluggy|SIGNALBOX|junit|xmlpath|__(?:eq|ne|dict|import)__|_called_from_test|mock|getattr|setattr|vars|import_module"
+    r"|attrgetter|settrace|setprofile|excepthook|posix|spawn"
+)
+
+
+def is_worth_reading(text: str) -> bool:
+    """Whether a file could hold anything that `offences` tells; quick, and right when it says no for a file of the product."""
+    return bool(_WORTH_READING.search(text)) or bool(re.search(r"^\s*\w+\.\w+\s*=(?!=)", text, re.MULTILINE))
 
 
 def offences(tree: ast.Module, path: str, is_test: bool) -> Iterator[Offence]:
@@ -46,15 +67,28 @@ class _Reach:
         self.is_support = is_test and path.rpartition("/")[2] == "conftest.py"
         self.names: dict[str, str] = {}
         self.modules: set[str] = set()
-        self.at_import = {id(inner) for node in _at_import(tree.body) for inner in ast.walk(node)}
-        self.restored = _restored(tree)
-        self.expected = _expected_to_end(tree)
+        self.nodes = [node for node in nodes_of(tree) if node.__class__ in _LOOKED_AT]
         self._learn()
+
+    @cached_property
+    def at_import(self) -> set[int]:
+        """What runs when the file is loaded."""
+        return {id(inner) for node in _at_import(self.tree.body) for inner in nodes_of(node)}
+
+    @cached_property
+    def restored(self) -> set[int]:
+        """What is put back."""
+        return _restored(self.tree)
+
+    @cached_property
+    def unexpected(self) -> set[int]:
+        """Ends in tests themselves that nobody waits for."""
+        return _unexpected_ends(self.tree) if is_collected(self.path) else set()
 
     def _learn(self) -> None:
         """What the file's names stand for. Twice, since an alias may stand before what it is an alias of."""
         assigned: list[tuple[str, ast.expr]] = []
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if isinstance(node, ast.Import):
                 for alias in node.names:
                     name = alias.asname or alias.name.partition(".")[0]
@@ -112,7 +146,7 @@ class _Reach:
     def found(self) -> Iterator[Offence]:
         """Every offence, in the order of the tree's walk; the same mention once."""
         told: set[tuple[str, int]] = set()
-        for node in ast.walk(self.tree):
+        for node in sorted(self.nodes, key=lambda one: getattr(one, "lineno", 0)):
             for kind, what, line in self._of(node):
                 if (kind, line) not in told:
                     told.add((kind, line))
@@ -164,7 +198,7 @@ class _Reach:
         if name in _SIGNALS and (self.is_support or not self.is_test or id(node) in self.at_import):
             if name == "signal.raise_signal" or (node.args and self._is_self(node.args[0])):
                 yield "exit_trick", f"{name} ends the process that runs the tests", node.lineno
-        elif name in _SOFT_ENDS and self._ends_here(node):
+        elif name in _SOFT_ENDS and (self._ends_here(node) or (self.is_test and name.endswith("outcomes.exit"))):
             yield "exit_trick", f"{name} ends the run", node.lineno
         elif name == "atexit.register" and self.is_test:
             yield "exit_trick", f"{name} takes over the end of the run", node.lineno
@@ -203,7 +237,7 @@ class _Reach:
         """Whether an end by exception leaves the tests: as they are loaded, or from a test that does not expect it."""
         if id(node) in self.at_import:
             return True
-        return self.is_test and id(node) not in self.expected
+        return self.is_test and id(node) in self.unexpected
 
     def _word(self, word: str, line: int) -> Iterator[Offence]:
         if _REPORT.search(word) or (self.is_test and _REPORT_OF_TESTS.search(word) and " " not in word.strip()):
@@ -311,23 +345,26 @@ def _restored(tree: ast.Module) -> set[int]:
     return found
 
 
-def _expected_to_end(tree: ast.Module) -> set[int]:
-    """Ends by exception that somebody waits for, or that a fake within a test or another function makes."""
+def _unexpected_ends(tree: ast.Module) -> set[int]:
+    """What stands in test functions themselves, where nobody waits for an end: in fakes within them it may end."""
     found: set[int] = set()
-    for node in ast.walk(tree):
+    waiting: list[ast.AST] = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test")
+    ]
+    inner_scopes = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+    while waiting:
+        node = waiting.pop()
         if isinstance(node, ast.With | ast.AsyncWith):
-            if any(re.search(r"raises|Raises", ast.unparse(item.context_expr)) for item in node.items):
-                found |= {id(inner) for one in node.body for inner in ast.walk(one)}
+            if any(re.search(r"raises|Raises|SystemExit", ast.unparse(item.context_expr)) for item in node.items):
+                continue
         elif isinstance(node, ast.Try):
             caught = " ".join(ast.unparse(handler.type) for handler in node.handlers if handler.type)
             if re.search(r"SystemExit|BaseException", caught):
-                found |= {id(inner) for one in node.body for inner in ast.walk(one)}
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            for inner in ast.walk(node):
-                if inner is not node and isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
-                    found |= {id(one) for one in ast.walk(inner)}
-        elif isinstance(node, ast.ClassDef) and not re.match(r"Test|.*Tests?\Z|.*TestCase\Z", node.name):
-            found |= {id(inner) for inner in ast.walk(node)}  # a fake of something that ends
+                continue
+        found.add(id(node))
+        waiting += [inner for inner in ast.iter_child_nodes(node) if not isinstance(inner, inner_scopes)]
     return found
 
 

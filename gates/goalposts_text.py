@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import cached_property
 
 from gates.goalposts_languages import Language, language_of
 from gates.goalposts_moves import Change, Moved, added_lines, moved
@@ -51,7 +52,7 @@ def judge(changes: Sequence[Change]) -> list[Moved]:
 
 def _of_language(language: Language, changes: Sequence[Change]) -> Iterator[Moved]:
     ours = [change for change in changes if is_test_path(change.path) or language.name == "rust"]
-    came = {item.form() for change in ours for item in _all_items(_outline_of(change.after, language))}
+    came = _Came(ours, language)
     odd = {change.path: _differences(language, change, came) for change in ours if change.before is not None}
     changed = [change for change in ours if change.before is None or odd[change.path]]
     before = [test for change in changed for test in _tests(language, change.path, change.before or "")]
@@ -125,6 +126,23 @@ def _outline_of(text: str | None, language: Language) -> Group:
         return Group("")
 
 
+class _Came:
+    """The forms of all that the patched files hold, read when somebody misses something."""
+
+    def __init__(self, changes: Sequence[Change], language: Language) -> None:
+        self.changes = changes
+        self.language = language
+
+    @cached_property
+    def forms(self) -> frozenset[str]:
+        """Every statement's form, at whatever depth."""
+        outlines = (_outline_of(change.after, self.language) for change in self.changes)
+        return frozenset(item.form() for group in outlines for item in _all_items(group))
+
+    def __contains__(self, form: str) -> bool:
+        return form in self.forms
+
+
 def _all_items(group: Group) -> Iterator[Item]:
     for item in group.items:
         yield item
@@ -133,7 +151,7 @@ def _all_items(group: Group) -> Iterator[Item]:
                 yield from _all_items(inner)
 
 
-def _differences(language: Language, change: Change, came: Collection[str]) -> list[_Difference]:
+def _differences(language: Language, change: Change, came: _Came) -> list[_Difference]:
     """What changed in a file that stood, and is not known to be harmless."""
     assert change.before is not None
     if change.after is None:
@@ -209,7 +227,7 @@ class _Outlines:
 
     def _items(self, was: Item, now: Item, where: str) -> Iterator[_Difference]:
         """What differs between two items that are the same by their label."""
-        if was.form() == now.form():
+        if was.form() == now.form() or (self.language.name == "go" and _imports_more(was, now)):
             return
         if was.shape() != now.shape():
             yield _Difference(now.line, f"{_shown(was)} → {_shown(now)}")
@@ -238,15 +256,15 @@ class _Outlines:
         odd = _Difference(item.line, f"this is new between what was asked: {_shown(item)}")
         flat = form.replace(" ", "")
         plain = _plain(item)
-        if self.language.round is not None and self.language.round.search(plain):
-            if not re.match(r"describe\b|context\b", form):
-                return _Difference(item.line, f"this runs round the tests that stood: {_shown(item)}")
+        is_round = self.language.round is not None and self.language.round.search(plain)
+        if is_round and (_ROUND_ALL.search(plain) or not self._is_whole_test(form)):
+            return _Difference(item.line, f"this runs round the tests that stood: {_shown(item)}")
         if form.startswith(("//go:build", "// +build")):
-            return odd
-        if _REACHING.search(flat):
             return odd
         if self._is_test(item) or self._is_import(form):
             return None
+        if _REACHING.search(flat):
+            return odd
         if group.opener == "[" or (group.opener == "{" and _is_element(item)):
             return None if _is_of_cases(where) else odd
         if self._is_assertion(item):
@@ -279,6 +297,11 @@ class _Outlines:
         return form.startswith("@test")
 
     @staticmethod
+    def _is_whole_test(form: str) -> bool:
+        """Whether an item is a test or a suite, in whose block something may stand round its own tests."""
+        return bool(re.match(r"(?:describe|context|suite|it|test|specify|func Test\w+|@test)\b", form))
+
+    @staticmethod
     def _is_import(form: str) -> bool:
         if re.match(r"(?:import|use|require|require_relative|package|using|# include)\b", form):
             return "*" not in form and "fake" not in form.lower() and not re.search(r"\bas (?:expect|it|test)\b", form)
@@ -300,6 +323,8 @@ class _Outlines:
 
 
 _CASES = re.compile(r"(?i)\b(?:\w*cases|tests|tt|table|rows|scenarios|inputs|examples|params|each|testdata|\w*Cases|\w*Tests)\b")
+# What is put round every test of its file, wherever it stands.
+_ROUND_ALL = re.compile(r"\b(?:jest|vi)\.(?:mock|doMock|setMock)\(|\bmock\.module\(|func (?:TestMain|init)\(|\bRSpec\.configure\b")
 _REACHING = re.compile(
     r"(?:jest|vi)\.(?:mock|doMock|spyOn|setMock|fn)\(|\bmock\.(?:module|method)|sinon\.|Object\.(?:assign|defineProperty)\("
     r"|\.prototype|expect\.extend|global(?:This)?\.|process\.(?:exit|abort|kill|on|once)\b|\.only\(|os\.Exit|runtime\.Goexit"
@@ -307,6 +332,18 @@ _REACHING = re.compile(
     r"|macro_rules!|reflect\.|unsafe|System\.exit"
 )
 _ENDS = re.compile(r"^(?:return|break|continue|throw|goto|exit|skip|next|redo|raise|panic|try|if|unless|while|switch|defer|go)\b|\bskip\b")
+
+
+def _imports_more(was: Item, now: Item) -> bool:
+    """Whether two import blocks of Go bind the same names to the same packages, as far as both bind them."""
+    forms = [re.fullmatch(r"import \((.*)\)", item.form()) for item in (was, now)]
+    if forms[0] is None or forms[1] is None:
+        return False
+    old, new = (re.findall(r"(?:(\w+|\.) )?\"([^\"]+)\"", form[1]) for form in forms if form is not None)
+    names = [{alias or path.rpartition("/")[2]: path for alias, path in said} for said in (old, new)]
+    return "." not in names[1].keys() - names[0].keys() and all(
+        names[1].get(name, path) == path for name, path in names[0].items()
+    )
 
 
 def _is_of_cases(where: str) -> bool:
@@ -405,6 +442,8 @@ def _compared(language: Language, test: _Test, now: _Test) -> Iterator[Moved]:
 
 def _of_file(language: Language, change: Change) -> Iterator[Moved]:
     before, after = _code(change.before or ""), _code(change.after or "")
+    if language.name == "go":  # programs within texts end other processes
+        before, after = (re.sub(r"`[^`]*`", lambda raw: "\n" * raw[0].count("\n"), text) for text in (before, after))
     if not after:
         return
     # Skips of whole suites stand outside the tests; those of tests that are new with the patch take nothing away.

@@ -7,6 +7,7 @@ which import nothing else. The first line of its input says which tree the repor
 
 from __future__ import annotations
 
+import gc
 import json
 import resource
 import sys
@@ -56,6 +57,7 @@ def main() -> int:
     from gates.reading import Unreadable
 
     bound()
+    gc.disable()  # it ends soon, and looking through large trees for cycles is half of the time
     count = 0
     try:
         header = json.loads(sys.stdin.buffer.readline())
