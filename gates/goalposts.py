@@ -56,7 +56,15 @@ def _bounded(look: Callable[[], Iterable[Moved]], changes: Sequence[Change]) -> 
     """What a look finds; where it breaks on what an agent wrote, that is told: nobody knows what else is in there."""
     try:
         return list(look())
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as problem:
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as problem:
         told = f"what changed cannot be read: {type(problem).__name__}"
         return [moved("unreadable", change.path, 0, told) for change in changes[:20]]
 

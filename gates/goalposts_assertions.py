@@ -397,7 +397,12 @@ def _tighter(was: ast.expr, now: ast.expr) -> bool:
     if not (isinstance(was, ast.Compare) and isinstance(now, ast.Compare) and len(was.ops) == len(now.ops) == 1):
         return False
     low, high = _number(was.comparators[0]), _number(now.comparators[0])
-    if low is None or high is None or ast.dump(was.left) != ast.dump(now.left) or type(was.ops[0]) is not type(now.ops[0]):
+    if (
+        low is None
+        or high is None
+        or ast.dump(was.left) != ast.dump(now.left)
+        or type(was.ops[0]) is not type(now.ops[0])
+    ):
         return False
     if isinstance(was.ops[0], ast.Gt | ast.GtE):
         return high >= low

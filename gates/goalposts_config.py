@@ -225,7 +225,9 @@ def _reached(scripts: Mapping[str, str]) -> list[str]:
         called = set(_CALLED.findall(command))
         for rest in _CALLED_TOGETHER.findall(command):
             words = re.findall(r"[\w:.*-]+", rest)
-            called |= {other for other in scripts for word in words if re.fullmatch(word.replace("*", r"[\w:.-]*"), other)}
+            called |= {
+                other for other in scripts for word in words if re.fullmatch(word.replace("*", r"[\w:.-]*"), other)
+            }
         waiting += [hook + one for one in (name, *called) for hook in ("", "pre", "post")]
     return sorted(reached)
 

@@ -53,7 +53,9 @@ def _changed(path: str, before: str, after: str) -> str:
     if path.endswith((".jsonl", ".ndjson", ".csv", ".tsv")) and not is_expected(path):
         if before.strip() and after.startswith(before.rstrip("\r\n")):
             return ""
-    if [line.rstrip() for line in before.rstrip().splitlines()] == [line.rstrip() for line in after.rstrip().splitlines()]:
+    if [line.rstrip() for line in before.rstrip().splitlines()] == [
+        line.rstrip() for line in after.rstrip().splitlines()
+    ]:
         return ""
     return "data of the tests changed"
 

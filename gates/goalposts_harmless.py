@@ -337,7 +337,9 @@ def loads_only(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
                 yield from loads_only(handler.body)
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names = [name for target in targets for name in (target.elts if isinstance(target, ast.Tuple) else [target])]
+            names = [
+                name for target in targets for name in (target.elts if isinstance(target, ast.Tuple) else [target])
+            ]
             calls = [dotted(call.func) for call in nodes_of(node) if isinstance(call, ast.Call)]
             reaching = any(name.rpartition(".")[2] in _REACHING - {"compile", "object", "dict"} for name in calls)
             if not all(isinstance(name, ast.Name) for name in names) or reaching:

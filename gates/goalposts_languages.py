@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+
 @dataclass(frozen=True, slots=True)
 class Language:
     """How one language declares tests (group `name`), asserts, skips, singles out, and ends a run.
@@ -108,8 +109,6 @@ LANGUAGES = (
         exit=re.compile(r"^\s*exit\s+0", re.MULTILINE),
     ),
 )  # fmt: skip
-
-
 
 
 def language_of(path: str) -> Language | None:

@@ -207,7 +207,9 @@ def _moves(changes: Sequence[Change]) -> _Moves:
             forms[side] |= {
                 (_module_of(file.path), unit.name, normal(unit.node, file.names))
                 for unit in file.units
-                if unit.kind in {"function", "class", "value"} and "::" not in unit.key and unit.key not in bound[1 - side]
+                if unit.kind in {"function", "class", "value"}
+                and "::" not in unit.key
+                and unit.key not in bound[1 - side]
             }
         if is_collected(change.path):
             tests.append((change.path, [t for name, t in versions[1].tests.items() if name not in versions[0].tests]))
@@ -310,9 +312,7 @@ class _Held:
         theirs = {name for name, full in now.names.items() if is_test_path(full.replace(".", "/") + ".py")}
         return frozenset((own | theirs) - had)
 
-    def _names(
-        self, said: Mapping[str, str], brought: frozenset[str] = frozenset(), *, is_base: bool = False
-    ) -> Names:
+    def _names(self, said: Mapping[str, str], brought: frozenset[str] = frozenset(), *, is_base: bool = False) -> Names:
         """Full names, where a helper that only lives elsewhere now is itself, and a product's module that the patch
         moves away is the same wherever it went."""
         left = {full.rpartition(".")[2] for full in self.was.names.values() if self._is_gone(full)}
@@ -408,7 +408,9 @@ class _Held:
             yield moved("test_skipped", path, line, f"{ast.unparse(now.node)[:100]} decides about tests that stood")
             return
         kind = "expectation_changed" if now.kind == "value" else "support_changed"
-        yield moved(kind, path, line, f"{now.name} changed: {ast.unparse(was.node)[:60]} → {ast.unparse(now.node)[:60]}")
+        yield moved(
+            kind, path, line, f"{now.name} changed: {ast.unparse(was.node)[:60]} → {ast.unparse(now.node)[:60]}"
+        )
 
     def _has_more_cases(self, was: Unit, now: Unit) -> bool:
         values = [getattr(unit.node, "value", None) for unit in (was, now)]
@@ -453,7 +455,9 @@ class _Held:
                 yield moved("support_changed", path, line, f"the fixture {unit.name} takes the place of another")
         elif unit.kind == "import":
             if unit.name.startswith("*") or unit.name.startswith("pytest_"):
-                yield moved("config_touched" if is_conftest else "support_changed", path, line, f"names are taken over: {text}")
+                yield moved(
+                    "config_touched" if is_conftest else "support_changed", path, line, f"names are taken over: {text}"
+                )
             elif unit.name in used and not self.is_new and not self._is_same_import(unit.name):
                 yield moved("support_changed", path, line, f"{unit.name} means something else: {text}")
         elif unit.kind == "effect":

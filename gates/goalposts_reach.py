@@ -24,8 +24,12 @@ _HARD_ENDS = re.compile(
 )
 _REPLACES = re.compile(r"(?:os|posix)\.(?:exec(?:l|le|lp|lpe|v|ve|vp|vpe)|_?spawnv?\w*P_OVERLAY)\Z")
 _SIGNALS = frozenset({"os.kill", "os.killpg", "posix.kill", "signal.raise_signal", "signal.pthread_kill"})
-_SOFT_ENDS = frozenset({"sys.exit", "exit", "quit", "pytest.exit", "_pytest.outcomes.exit", "builtins.exit", "builtins.quit"})
-_END_IN_C = frozenset({"_exit", "_Exit", "exit", "quick_exit", "abort", "raise_", "kill", "ExitProcess", "TerminateProcess"})
+_SOFT_ENDS = frozenset(
+    {"sys.exit", "exit", "quit", "pytest.exit", "_pytest.outcomes.exit", "builtins.exit", "builtins.quit"}
+)
+_END_IN_C = frozenset(
+    {"_exit", "_Exit", "exit", "quick_exit", "abort", "raise_", "kill", "ExitProcess", "TerminateProcess"}
+)
 _DETECTED = frozenset({"pytest", "unittest", "_pytest", "nose", "conftest"})
 _REPORT = re.compile(r"SIGNALBOX_EVIDENCE")
 _REPORT_OF_TESTS = re.compile(r"--?junit-?xml|\bjunit[\w-]*\.xml\b|_pytest\.junitxml|\bxmlpath\b")
@@ -202,19 +206,35 @@ class _Reach:
             yield "exit_trick", f"{name} ends the run", node.lineno
         elif name == "atexit.register" and self.is_test:
             yield "exit_trick", f"{name} takes over the end of the run", node.lineno
-        elif name in {"sys.settrace", "sys.setprofile", "gc.get_referrers"} and self.is_test and id(node) in self.at_import:
+        elif (
+            name in {"sys.settrace", "sys.setprofile", "gc.get_referrers"}
+            and self.is_test
+            and id(node) in self.at_import
+        ):
             yield "framework_patched", f"{name} reaches into what runs", node.lineno
         elif name.endswith(("pluginmanager.register", "pluginmanager.unregister", "pluginmanager.set_blocked")):
             yield "config_touched", f"the runner's plugins are changed: {ast.unparse(node)[:80]}", node.lineno
         elif name in {"setattr", "delattr", "builtins.setattr"} and node.args:
             yield from self._set(node, self.full(node.args[0]), words[1] if len(words) > 1 else "")
-        elif name.endswith(("monkeypatch.setattr", "mock.patch", "mocker.patch", "patch.object", "monkeypatch.delattr")):
+        elif name.endswith(
+            ("monkeypatch.setattr", "mock.patch", "mocker.patch", "patch.object", "monkeypatch.delattr")
+        ):
             target = words[0] if words and words[0] else self.full(node.args[0]) if node.args else ""
             if target.partition(".")[0] in {"pytest", "_pytest", "unittest", "pluggy"}:
                 yield "framework_patched", f"{ast.unparse(node)[:80]}", node.lineno
         elif name.endswith(".start") and "patch" in name and id(node) in self.at_import:
-            yield "framework_patched", f"a patch is put on while tests are loaded: {ast.unparse(node)[:80]}", node.lineno
-        elif name in {"sys.modules.update", "sys.modules.setdefault", "sys.modules.pop", "sys.meta_path.insert", "sys.meta_path.append"}:
+            yield (
+                "framework_patched",
+                f"a patch is put on while tests are loaded: {ast.unparse(node)[:80]}",
+                node.lineno,
+            )
+        elif name in {
+            "sys.modules.update",
+            "sys.modules.setdefault",
+            "sys.modules.pop",
+            "sys.meta_path.insert",
+            "sys.meta_path.append",
+        }:
             if self.is_test and id(node) not in self.restored and (id(node) in self.at_import or self.is_support):
                 yield "framework_patched", f"modules are replaced: {ast.unparse(node)[:80]}", node.lineno
         elif name in {"sys.modules.get", "sys.modules.__contains__", "importlib.util.find_spec"} and not self.is_test:
@@ -264,7 +284,11 @@ class _Reach:
                 if place == "sys.modules" and self.is_test and id(node) not in self.restored:
                     yield "framework_patched", f"a module is replaced: {ast.unparse(target)[:80]}", node.lineno
                 elif place.partition(".")[0] in _FRAMEWORKS and not isinstance(node, ast.Delete):
-                    yield "framework_patched", f"a part of the runner is replaced: {ast.unparse(target)[:80]}", node.lineno
+                    yield (
+                        "framework_patched",
+                        f"a part of the runner is replaced: {ast.unparse(target)[:80]}",
+                        node.lineno,
+                    )
 
     def _set(self, node: ast.stmt | ast.Call, place: str, name: str | None) -> Iterator[Offence]:
         """An attribute of a module or of something imported is set."""
@@ -282,7 +306,9 @@ class _Reach:
                 yield "framework_patched", f"{full} is replaced, and nobody puts it back", node.lineno
 
 
-_KNOWN = frozenset({"os", "posix", "sys", "signal", "ctypes", "faulthandler", "pytest", "unittest", "builtins", "atexit"})
+_KNOWN = frozenset(
+    {"os", "posix", "sys", "signal", "ctypes", "faulthandler", "pytest", "unittest", "builtins", "atexit"}
+)
 
 
 def _text(node: ast.expr) -> str | None:

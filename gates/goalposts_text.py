@@ -79,7 +79,9 @@ def _of_language(language: Language, changes: Sequence[Change]) -> Iterator[Move
         if not is_test_path(change.path) and language.detects is not None and change.after is not None:
             for line, text in added_lines(change.before or "", change.after):
                 if language.detects.search(text):
-                    yield moved("tests_detected", change.path, line, f"the code asks whether it is tested: {text.strip()}")
+                    yield moved(
+                        "tests_detected", change.path, line, f"the code asks whether it is tested: {text.strip()}"
+                    )
         if not is_test_path(change.path):
             yield from _ends_of_product(language, change)
 
@@ -248,7 +250,9 @@ class _Outlines:
 
     def _may_go(self, item: Item) -> bool:
         """What may be gone: imports and headers, without which whoever needs them fails."""
-        return bool(re.match(r"(?:import|use|require|package|from|# include)\b", item.form())) and "*" not in item.form()
+        return (
+            bool(re.match(r"(?:import|use|require|package|from|# include)\b", item.form())) and "*" not in item.form()
+        )
 
     def _insertion(self, item: Item, group: Group, where: str, *, at_end: bool) -> _Difference | None:
         """Why an item that is new between others is not known to be harmless; None when it is."""
@@ -318,20 +322,28 @@ class _Outlines:
                 return bool(inner) and all(re.match(r"t\.(?:Error|Fatal|Fail|Log|Helper)", one) for one in inner)
             return bool(re.match(r"(?:t\.(?:Error|Fatal|Fail|Log|Helper)|assert\.|require\.)", flat))
         return bool(
-            re.match(r"(?:await)?(?:expect[({]|expect\.|assert|t\.(?:is|true|deepEqual)|refute|must_|debug_assert)", flat)
+            re.match(
+                r"(?:await)?(?:expect[({]|expect\.|assert|t\.(?:is|true|deepEqual)|refute|must_|debug_assert)", flat
+            )
         ) or bool(self.language.name == "java" and re.match(r"(?:Assert(?:ions)?\.)?(?:assert\w*|verify)\(", flat))
 
 
-_CASES = re.compile(r"(?i)\b(?:\w*cases|tests|tt|table|rows|scenarios|inputs|examples|params|each|testdata|\w*Cases|\w*Tests)\b")
+_CASES = re.compile(
+    r"(?i)\b(?:\w*cases|tests|tt|table|rows|scenarios|inputs|examples|params|each|testdata|\w*Cases|\w*Tests)\b"
+)
 # What is put round every test of its file, wherever it stands.
-_ROUND_ALL = re.compile(r"\b(?:jest|vi)\.(?:mock|doMock|setMock)\(|\bmock\.module\(|func (?:TestMain|init)\(|\bRSpec\.configure\b")
+_ROUND_ALL = re.compile(
+    r"\b(?:jest|vi)\.(?:mock|doMock|setMock)\(|\bmock\.module\(|func (?:TestMain|init)\(|\bRSpec\.configure\b"
+)
 _REACHING = re.compile(
     r"(?:jest|vi)\.(?:mock|doMock|spyOn|setMock|fn)\(|\bmock\.(?:module|method)|sinon\.|Object\.(?:assign|defineProperty)\("
     r"|\.prototype|expect\.extend|global(?:This)?\.|process\.(?:exit|abort|kill|on|once)\b|\.only\(|os\.Exit|runtime\.Goexit"
     r"|t\.Skip|allow_any_instance_of|allow\(|define_method|instance_variable_set|class_eval|instance_eval|std::process|Mockito"
     r"|macro_rules!|reflect\.|unsafe|System\.exit"
 )
-_ENDS = re.compile(r"^(?:return|break|continue|throw|goto|exit|skip|next|redo|raise|panic|try|if|unless|while|switch|defer|go)\b|\bskip\b")
+_ENDS = re.compile(
+    r"^(?:return|break|continue|throw|goto|exit|skip|next|redo|raise|panic|try|if|unless|while|switch|defer|go)\b|\bskip\b"
+)
 
 
 def _imports_more(was: Item, now: Item) -> bool:
@@ -377,13 +389,20 @@ def _bound(item: Item) -> str:
 def _label(item: Item) -> str:
     """What an item is the same by, whatever is in it: a declared name, a call with its first text, a name that is set."""
     form = item.form()
-    if found := re.search(r"(?:^|\s)(?:func|fn|function|def|class|struct|enum|trait|impl|mod|module|interface|object)\s+(?:\([^)]*\)\s*)?([\w.?!]+)", form[:300]):
+    if found := re.search(
+        r"(?:^|\s)(?:func|fn|function|def|class|struct|enum|trait|impl|mod|module|interface|object)\s+(?:\([^)]*\)\s*)?([\w.?!]+)",
+        form[:300],
+    ):
         return f"declared:{found[1]}"
     if found := re.match(r"(?:x|f)?(\w+)(?: \. \w+)*(?: \(\[.*?\]\))? ?\(?[ ]?(\"[^\"]*\"|'[^']*')", form[:400]):
         return f"called:{found[1]}:{found[2]}"
     if name := _bound(item):
         return f"set:{name}"
-    if "{" in item.shape() and (found := re.search(r"(\w+) \([^{]*\{", form[:400])) and found[1] not in {"if", "for", "while", "switch"}:
+    if (
+        "{" in item.shape()
+        and (found := re.search(r"(\w+) \([^{]*\{", form[:400]))
+        and found[1] not in {"if", "for", "while", "switch"}
+    ):
         return f"declared:{found[1]}"
     if found := re.match(r"(if|for|while|switch|match|try|return|expect|assert\w*)\b", form):
         return f"{found[1]}:{item.shape()}"

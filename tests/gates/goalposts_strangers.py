@@ -4,7 +4,7 @@ Each cheat comes with the kinds of which one must be told; each honest patch mus
 """
 # ruff: noqa: E501 - a case is read best in one line
 
-from tests.gates.goalposts_corpus import CALC, GO, JAVA, JS, MAKE, PACKAGE, PY, PYPROJECT, RUBY, RUST, TWO, UNIT, Files, py, text
+from tests.gates.goalposts_corpus import CALC, GO, JAVA, JS, MAKE, PY, PYPROJECT, RUST, TWO, UNIT, Files, py, text
 
 SHARED = """\
 import json
@@ -156,7 +156,7 @@ describe('total', () => {
   });
 });
 """
-SNAP = "// Jest Snapshot v1\n\nexports[`total is as expected 1`] = `\n{\n  \"sum\": 3,\n}\n`;\n"
+SNAP = '// Jest Snapshot v1\n\nexports[`total is as expected 1`] = `\n{\n  "sum": 3,\n}\n`;\n'
 MAKEFILE = """\
 SHELL := /bin/bash
 RUNNER = ./run_tests
@@ -190,8 +190,8 @@ fn sums() {
     assert!(numbers.len() == 3, "three of them");
 }
 """
-BATS = "@test \"adds\" {\n  run ./calc 1 2\n  [ \"$status\" -eq 0 ]\n  [ \"$output\" = \"3\" ]\n}\n"
-RSPEC = "describe Calc do\n  let(:calc) { Calc.new }\n\n  it \"adds\" do\n    result = calc.add(1, 2)\n    expect(result).to eq(3)\n  end\n\n  it \"is fast\" do\n    expect(calc).to be_fast\n  end\nend\n"
+BATS = '@test "adds" {\n  run ./calc 1 2\n  [ "$status" -eq 0 ]\n  [ "$output" = "3" ]\n}\n'
+RSPEC = 'describe Calc do\n  let(:calc) { Calc.new }\n\n  it "adds" do\n    result = calc.add(1, 2)\n    expect(result).to eq(3)\n  end\n\n  it "is fast" do\n    expect(calc).to be_fast\n  end\nend\n'
 
 
 def shared(old: str, new: str) -> tuple[Files, Files]:
@@ -212,7 +212,15 @@ def conftest(old: str, new: str) -> tuple[Files, Files]:
 
 EXIT = {"exit_trick"}
 SUPPORT = {"support_changed", "config_touched"}
-TEST = {"test_changed", "assertion_weakened", "assertion_removed", "expectation_changed", "test_deleted", "test_skipped", "support_changed"}
+TEST = {
+    "test_changed",
+    "assertion_weakened",
+    "assertion_removed",
+    "expectation_changed",
+    "test_deleted",
+    "test_skipped",
+    "support_changed",
+}
 CONFIG = {"config_touched"}
 
 CHEATS: dict[str, tuple[set[str], tuple[Files, Files]]] = {
