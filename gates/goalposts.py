@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import astuple
+from functools import partial
 from typing import Any
 
 from gates import goalposts_config, goalposts_data, goalposts_python, goalposts_text
@@ -42,7 +43,7 @@ def judge(changes: Sequence[Change], tree: Collection[str] = ()) -> tuple[Moved,
         elif change.before != change.after or "\ufffd" in (change.before or ""):  # bytes that are no text may differ
             readable.append(change)
     for change in readable:
-        found += _bounded(lambda change=change: goalposts_config.judge(change), [change])
+        found += _bounded(partial(goalposts_config.judge, change), [change])
     python = [change for change in readable if change.path.endswith((".py", ".pyi"))]
     found += _bounded(lambda: goalposts_python.judge(python, tree), python)
     found += _bounded(lambda: goalposts_text.judge(readable), readable)

@@ -119,7 +119,7 @@ def _lines_of(text: str) -> dict[str, str]:
 
 
 def _of_toml(text: str, choose: Callable[[Mapping[str, Any]], Iterator[tuple[str, Any]]]) -> dict[str, str]:
-    """The parts that decide about checks. Raises TOMLDecodeError, TypeError or RecursionError for what is unreadable."""
+    """The parts that decide about checks. Raises TOMLDecodeError, TypeError or RecursionError for the unreadable."""
     document = tomllib.loads(text)
     return {key: json.dumps(value, sort_keys=True, default=str) for key, value in choose(document)}
 

@@ -50,9 +50,9 @@ def _changed(path: str, before: str, after: str) -> str:
         if _same(held, holds) or (not is_expected(path) and _is_longer(held, holds)):
             return ""
         return f"data of the tests changed: {_first_difference(held, holds)}"
-    if path.endswith((".jsonl", ".ndjson", ".csv", ".tsv")) and not is_expected(path):
-        if before.strip() and after.startswith(before.rstrip("\r\n")):
-            return ""
+    is_list = path.endswith((".jsonl", ".ndjson", ".csv", ".tsv")) and not is_expected(path)
+    if is_list and before.strip() and after.startswith(before.rstrip("\r\n")):
+        return ""
     if [line.rstrip() for line in before.rstrip().splitlines()] == [
         line.rstrip() for line in after.rstrip().splitlines()
     ]:

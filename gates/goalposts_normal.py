@@ -111,7 +111,7 @@ class _Normal(ast.NodeTransformer):
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and _is_self(call.func.value):
             test = _compared(call.func.attr, call.args, call.keywords)
             if test is not None:
-                return self.visit(ast.Assert(test=test, msg=None))
+                return self.visit_Assert(ast.Assert(test=test, msg=None))
         return self.generic_visit(node)
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
@@ -129,10 +129,11 @@ class _Normal(ast.NodeTransformer):
 
 def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
     first = body[0] if body else None
-    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-        if ">>>" not in first.value.value:
-            return body[1:] or [ast.Pass()]
-    return body
+    if not (isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)):
+        return body
+    if not isinstance(first.value.value, str) or ">>>" in first.value.value:
+        return body
+    return body[1:] or [ast.Pass()]
 
 
 def _is_self(node: ast.expr) -> bool:

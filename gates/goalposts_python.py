@@ -32,8 +32,9 @@ _SPECIAL = re.compile(
 )
 _BUILTIN_FIXTURES = frozenset(
     {
-        "tmp_path", "tmpdir", "tmp_path_factory", "tmpdir_factory", "capsys", "capfd", "capsysbinary", "caplog", "recwarn",
-        "monkeypatch", "request", "cache", "doctest_namespace", "pytestconfig", "testdir", "pytester", "mocker", "db",
+        "tmp_path", "tmpdir", "tmp_path_factory", "tmpdir_factory", "capsys", "capfd", "capsysbinary", "caplog",
+        "recwarn",
+                "monkeypatch", "request", "cache", "doctest_namespace", "pytestconfig", "testdir", "pytester", "mocker", "db",
         "client", "settings", "live_server", "event_loop", "benchmark",
     }
 )  # fmt: skip

@@ -53,7 +53,7 @@ _WORTH_READING = re.compile(
 
 
 def is_worth_reading(text: str) -> bool:
-    """Whether a file could hold anything that `offences` tells; quick, and right when it says no for a file of the product."""
+    """Whether a file could hold anything that `offences` tells; quick, and right when it says no."""
     return bool(_WORTH_READING.search(text)) or bool(re.search(r"^\s*\w+\.\w+\s*=(?!=)", text, re.MULTILINE))
 
 
@@ -240,9 +240,8 @@ class _Reach:
         elif name in {"sys.modules.get", "sys.modules.__contains__", "importlib.util.find_spec"} and not self.is_test:
             if words and words[0] in _DETECTED and name != "importlib.util.find_spec":
                 yield "tests_detected", "the code asks whether it is being tested", node.lineno
-        elif name in {"hasattr", "getattr"} and not self.is_test and len(words) > 1:
-            if words[1] in {"_called_from_test", "_pytest"}:
-                yield "tests_detected", "the code asks whether it is being tested", node.lineno
+        elif name in {"hasattr", "getattr"} and not self.is_test and words[1:2] in (["_called_from_test"], ["_pytest"]):
+            yield "tests_detected", "the code asks whether it is being tested", node.lineno
 
     def _is_self(self, node: ast.expr) -> bool:
         """Whether a signal goes to this process, its group, or everybody's."""
@@ -271,7 +270,7 @@ class _Reach:
         if self.is_test or not isinstance(node.ops[0], ast.In | ast.NotIn):
             return
         asked, where = _text(node.left), self.full(node.comparators[0])
-        if asked in _DETECTED and (where.startswith("sys.modules") or where.startswith("sys.argv")):
+        if asked in _DETECTED and where.startswith(("sys.modules", "sys.argv")):
             yield "tests_detected", "the code asks whether it is being tested", node.lineno
 
     def _assigned(self, node: ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Delete) -> Iterator[Offence]:

@@ -379,7 +379,7 @@ def _is_element(item: Item) -> bool:
 def _bound(item: Item) -> str:
     """The name that a declaration binds, "" for what is none."""
     found = re.match(
-        r"(?:(?:const|let|var|val|final|mut|my|static|pub) )*(?:mut )?(?:[A-Z][\w<>]* |int |long |double |String )?(\w+)"
+        r"(?:(?:const|let|var|val|final|mut|my|static|pub) )*(?:mut )?(?:[A-Z][\w<>]* |int |long |double )?(\w+)"
         r"(?: : [^=]*)? (?::=|=)(?!=)|(?:async )?(?:function|type|struct|class|interface|enum) (\w+)",
         item.form(),
     )
@@ -387,7 +387,7 @@ def _bound(item: Item) -> str:
 
 
 def _label(item: Item) -> str:
-    """What an item is the same by, whatever is in it: a declared name, a call with its first text, a name that is set."""
+    """What an item is the same by, whatever is in it: a declared name, a call with its first text, a set name."""
     form = item.form()
     if found := re.search(
         r"(?:^|\s)(?:func|fn|function|def|class|struct|enum|trait|impl|mod|module|interface|object)\s+(?:\([^)]*\)\s*)?([\w.?!]+)",

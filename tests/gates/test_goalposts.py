@@ -59,6 +59,18 @@ def test_the_child_finds_what_we_would_find() -> None:
         assert evidence.moved_goalposts(changes) == goalposts.judge(changes) != ()
 
 
+def test_a_patch_of_200_files_of_tests_is_within_the_childs_bounds() -> None:
+    more = "".join(
+        f"\n\ndef test_{n}(prices):\n    total = add({n}, 1)\n    assert total == {n + 1}\n" for n in range(30)
+    )
+    text = strangers.SHARED + more
+    longer = f"{text}\n\ndef test_last():\n    assert add(0, 0) == 0\n"
+    changes = [Change(f"tests/test_{n}.py", text, longer) for n in range(199)]
+    changes.append(Change("tests/test_last.py", text, text.replace("LIMIT = 10", "LIMIT = 99")))
+    (only,) = evidence.moved_goalposts(changes)
+    assert (only.kind, only.path, only.line) == ("expectation_changed", "tests/test_last.py", 11)
+
+
 @pytest.mark.parametrize(
     "hostile",
     [

@@ -1,6 +1,5 @@
 """What only a run shows of moved goalposts: reports that were forged, tests that no longer run."""
 
-import base64
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,8 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 FORGERY = """\
 import os
 place = os.environ["SIGNALBOX_EVIDENCE"] + "/junit.xml"
-open(place, "w").write('<testsuites><testsuite name="a"><testcase classname="test_calc" name="test_add"/></testsuite></testsuites>')
+case = '<testcase classname="test_calc" name="test_add"/>'
+open(place, "w").write('<testsuites><testsuite name="a">' + case + '</testsuite></testsuites>')
 os._exit(0)
 """
 
@@ -25,8 +25,10 @@ def results_of(**outcomes: str) -> Results:
 
 def test_a_forged_report_is_told_by_what_the_runner_did_not_say(tmp_path: Path) -> None:
     house = house_with(tmp_path, tests={**TESTS, "reruns": 0, "criteria": {"goalposts": True, "min_tests": 1}})
-    hidden = base64.b64encode(FORGERY.encode()).decode()
-    code = f"import base64\n\ncode = base64.b64decode('{hidden}')\nrun = exec\nrun(code)\n\n\ndef add(a, b):\n    return 4\n"
+    hidden = [ord(letter) + 1 for letter in FORGERY]
+    code = (
+        f"LETTERS = {hidden}\nrun = exec\nrun(''.join(chr(n - 1) for n in LETTERS))\n\n\ndef add(a, b):\n    return 4\n"
+    )
     house.work({"calc.py": code})
     run = only_run(house)
     assert (run.exit_code, run.passed_tests, run.verdict) == (0, 1, "unknown")
