@@ -33,9 +33,8 @@ _SPECIAL = re.compile(
 _BUILTIN_FIXTURES = frozenset(
     {
         "tmp_path", "tmpdir", "tmp_path_factory", "tmpdir_factory", "capsys", "capfd", "capsysbinary", "caplog",
-        "recwarn",
-                "monkeypatch", "request", "cache", "doctest_namespace", "pytestconfig", "testdir", "pytester", "mocker", "db",
-        "client", "settings", "live_server", "event_loop", "benchmark",
+        "recwarn", "monkeypatch", "request", "cache", "doctest_namespace", "pytestconfig", "testdir", "pytester",
+        "mocker", "db", "client", "settings", "live_server", "event_loop", "benchmark",
     }
 )  # fmt: skip
 _QUIET_HOOKS = frozenset({"pytest_addoption", "pytest_configure", "pytest_report_header"})
