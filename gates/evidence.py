@@ -9,7 +9,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,8 +186,11 @@ def read(kind: str, source: bytes | Path, tree: Tree = NO_TREE) -> Any:
     return _ask(kind, data, tree if kind not in TEST_KINDS else NO_TREE)
 
 
-def moved_goalposts(changes: Sequence[goalposts.Change]) -> tuple[goalposts.Moved, ...]:
-    """`goalposts.judge` in the bounded child, since the files are an agent's. Raises EvidenceRefused as `read` does."""
+def moved_goalposts(changes: Sequence[goalposts.Change], paths: Iterable[str] = ()) -> tuple[goalposts.Moved, ...]:
+    """`goalposts.judge` in the bounded child, since the files are an agent's. `paths` are those of the base's tree.
+
+    Raises EvidenceRefused as `read` does.
+    """
     texts = [
         [
             one.path,
@@ -195,7 +198,9 @@ def moved_goalposts(changes: Sequence[goalposts.Change]) -> tuple[goalposts.Move
         ]
         for one in changes
     ]
-    found: tuple[goalposts.Moved, ...] = _ask("goalposts", json.dumps(texts).encode(), NO_TREE)
+    found: tuple[goalposts.Moved, ...] = _ask(
+        "goalposts", json.dumps(texts).encode(), Tree(dict.fromkeys(paths, UNKNOWN_LENGTH))
+    )
     return found
 
 

@@ -1,110 +1,187 @@
-"""Pure: the goalposts of Python tests, by the syntax trees before and after.
+"""Pure: the goalposts of Python tests and of what they stand on, by the syntax trees before and after.
 
-Every assertion has a strength: how much of a wrong result it would still let by. A test of the patched tree is held
-against the one of the base that it was, wherever it moved to; each assertion of the base must find one of at least
-its strength about the same subject.
+What stood at the base may change only where it can be shown to ask for no less (goalposts_harmless); what is new may
+not reach into what stood. A test that changed beyond that is held against the one that it was, wherever it moved to, so
+that the move can be named: each assertion of the base must find one of at least its strength about the same subject.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
 import re
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from gates.goalposts import Change, Moved, is_test_path, moved
+from gates import goalposts_reach
+from gates.goalposts_assertions import EXACTLY, NOTHING, Asserted, asserted, dotted
+from gates.goalposts_harmless import Names, difference, has_more, loads_only, used_names
+from gates.goalposts_moves import Change, Moved, moved
+from gates.goalposts_normal import imported, nodes_of, normal
+from gates.goalposts_paths import is_collected, is_test_path, shadowed
 
-# What an assertion of that kind pins down.
-NOTHING, PRESENT, PARTLY, NEARLY, EXACTLY = 0, 1, 2, 3, 4
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
 
-_COLLECTED_FILE = re.compile(r"(?:.*/)?(?:test_[^/]*|[^/]*_test|tests?)\.py\Z")
-_BROAD = frozenset({"Exception", "BaseException", "object"})
-_SWALLOWS = _BROAD | {"AssertionError"}
-_METHODS = {
-    "assertEqual": EXACTLY, "assertEquals": EXACTLY, "assertIs": EXACTLY, "assertDictEqual": EXACTLY,
-    "assertListEqual": EXACTLY, "assertTupleEqual": EXACTLY, "assertSetEqual": EXACTLY, "assertSequenceEqual": EXACTLY,
-    "assertMultiLineEqual": EXACTLY, "assertIsNone": EXACTLY, "assertCountEqual": NEARLY,
-    "assertQuerySetEqual": EXACTLY,
-    "assertAlmostEqual": NEARLY, "assertRaises": NEARLY, "assertRaisesRegex": EXACTLY, "assertRegex": NEARLY,
-    "assertTrue": PRESENT, "assertFalse": PARTLY, "assertIsNotNone": PRESENT, "assertIsInstance": PRESENT,
-    "assert_called_once_with": EXACTLY, "assert_has_calls": EXACTLY, "assert_called_with": NEARLY,
-    "assert_called_once": NEARLY, "assert_not_called": NEARLY, "assert_any_call": PARTLY, "assert_called": PRESENT,
-    "assert_allclose": NEARLY, "assert_almost_equal": NEARLY, "assert_array_equal": EXACTLY, "assert_equal": EXACTLY,
-}  # fmt: skip
-_TOLERANCES = ("rel", "abs", "rtol", "atol", "rel_tol", "abs_tol", "delta", "tolerance", "tol", "eps", "epsilon")
-_DIGITS = ("places", "decimal", "significant", "ndigits")
-_HELPERS = re.compile(r"(?:assert|check|expect|verify|ensure)_\w+\Z")
-_ENVIRONMENT = re.compile(r"environ|getenv|\bCI\b|sys\.platform|platform\.system")
-
-
-@dataclass(frozen=True, slots=True)
-class Asserted:
-    """One assertion: about what (`subject`), how strongly, and the tolerance it allows."""
-
-    subject: str
-    strength: int
-    text: str
-    line: int
-    expected: str = ""
-    tolerance: tuple[tuple[str, float], ...] = ()
-    conditional: bool = False
+# Names by which a runner finds what it runs round other tests.
+_SPECIAL = re.compile(
+    r"(?:setup|teardown)_(?:module|class|method|function)\Z|(?:setUp|tearDown)(?:Module|Class|TestData)?\Z|load_tests\Z"
+    r"|pytest_\w+|pytestmark\Z|collect_ignore(?:_glob)?\Z|__(?:test|getattr|dir|all|doctest_skip|init_subclass|new|init)__\Z"
+    r"|asyncSetUp\Z|asyncTearDown\Z|addCleanup\Z|run\Z|debug\Z|runTest\Z|setup\Z|teardown\Z|fail\Z|assert\w+|databases\Z"
+)
+_BUILTIN_FIXTURES = frozenset(
+    {
+        "tmp_path", "tmpdir", "tmp_path_factory", "tmpdir_factory", "capsys", "capfd", "capsysbinary", "caplog",
+        "recwarn", "monkeypatch", "request", "cache", "doctest_namespace", "pytestconfig", "testdir", "pytester",
+        "mocker", "db", "client", "settings", "live_server", "event_loop", "benchmark",
+    }
+)  # fmt: skip
+_QUIET_HOOKS = frozenset({"pytest_addoption", "pytest_configure", "pytest_report_header"})
+_QUIET_HOOK_CALLS = frozenset({"addoption", "addini", "getgroup", "addinivalue_line", "append", "getoption"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Test:
-    """One test function with what decides about it from outside: skips of itself, its class and its module."""
+    """One test function with what decides about it from outside: skips of its class and its module, a condition.
+
+    What is in it is looked at when somebody asks: of most tests, nobody does.
+    """
 
     __test__ = False
 
     path: str
     name: str
-    line: int
-    asserted: tuple[Asserted, ...]
-    skips: int
-    cases: tuple[str, ...]
-    calls: frozenset[str]
-    mocks: frozenset[str]
+    node: _Function
+    skips_outside: int
     conditional: bool
-    is_async: bool
-    yields: bool
+    text: str
+    names: Mapping[str, str]
+
+    @property
+    def line(self) -> int:
+        """Where its name stands."""
+        return self.node.lineno
+
+    @cached_property
+    def asserted(self) -> tuple[Asserted, ...]:
+        """What it asserts."""
+        return tuple(asserted(self.node))
+
+    @cached_property
+    def cases(self) -> tuple[str, ...]:
+        """The cases that parametrize gives it, in words."""
+        return tuple(_cases(self.node))
+
+    @property
+    def skips(self) -> int:
+        """How often something keeps it from counting."""
+        return self.skips_outside + self._inside[0]
+
+    @property
+    def calls(self) -> frozenset[str]:
+        """The functions that it calls, by their last names."""
+        return self._inside[1]
+
+    @property
+    def mocks(self) -> frozenset[str]:
+        """What it replaces."""
+        return self._inside[2]
+
+    @property
+    def is_async(self) -> bool:
+        """Whether somebody has to await it."""
+        return isinstance(self.node, ast.AsyncFunctionDef)
+
+    @property
+    def yields(self) -> bool:
+        """Whether calling it runs nothing."""
+        return self._inside[3]
+
+    @cached_property
+    def _inside(self) -> tuple[int, frozenset[str], frozenset[str], bool]:
+        return _looked_through(self.node)
 
 
-@dataclass(slots=True)
-class _File:
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One thing that a file of tests binds or does when it is loaded: `key` says where, `kind` what it is.
+
+    Kinds: test, function, class (its head), value, import, effect.
+    """
+
+    kind: str
+    key: str
+    node: ast.stmt
+    name: str
+
+
+@dataclass
+class File:
     """What one version of a file holds."""
 
+    path: str
+    text: str = ""
     tests: dict[str, Test] = field(default_factory=dict)
     shadowed: list[tuple[str, int]] = field(default_factory=list)
-    offences: list[tuple[str, str, int]] = field(default_factory=list)
+    units: list[Unit] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
+    tree: ast.Module | None = None
     readable: bool = True
 
+    @cached_property
+    def lines(self) -> list[str]:
+        """The text, line by line."""
+        return self.text.splitlines()
 
-def judge(changes: Sequence[Change]) -> list[Moved]:
-    """Where the Python files of a patch move goalposts."""
+    def words_of(self, node: ast.stmt) -> list[str]:
+        """The lines of a statement with its decorators."""
+        first = min([node.lineno, *(one.lineno for one in getattr(node, "decorator_list", []))])
+        return self.lines[first - 1 : node.end_lineno]
+
+    def offences(self) -> list[goalposts_reach.Offence]:
+        """What reaches beyond the file's own code."""
+        if self.tree is None or not goalposts_reach.is_worth_reading(self.text):
+            return []
+        return list(goalposts_reach.offences(self.tree, self.path, is_test_path(self.path)))
+
+
+@dataclass
+class _Moves:
+    """What the files of a patch tell each other: what came, what went, and where from."""
+
+    new: list[Test] = field(default_factory=list)
+    homes: dict[str, str] = field(default_factory=dict)
+    gone: frozenset[str] = frozenset()
+    came_from: dict[str, str] = field(default_factory=dict)
+
+
+def judge(changes: Sequence[Change], tree: Collection[str] = ()) -> list[Moved]:
+    """Where the Python files of a patch move goalposts; `tree` holds the paths of the base, where they are known.
+
+    The files are read twice, and one after the other: the trees of a large patch do not fit into the reader's memory.
+    """
+    texts = {change.path: change.before for change in changes}
+    moves = _moves(changes)
+    renamed = set(moves.came_from.values())
     found: list[Moved] = []
-    before = {change.path: _read(change.path, change.before) for change in changes}
-    after = {change.path: _read(change.path, change.after) for change in changes}
-    new = [test for path, file in after.items() for name, test in file.tests.items() if name not in before[path].tests]
     for change in changes:
-        was, now = before[change.path], after[change.path]
+        if change.path in renamed and change.after is None:
+            continue
+        origin = moves.came_from.get(change.path, change.path)
+        was, now = _read(origin, texts[origin]), _read(change.path, change.after)
         if change.after is not None and not now.readable and was.readable:
             found.append(moved("unreadable", change.path, 0, "the file is no longer Python"))
             continue
-        for name, test in was.tests.items():
-            same = now.tests.get(name) or _elsewhere(test, new)
-            if same is None:
-                where = "renamed so that nobody collects it" if _is_left(name, change.after) else "gone"
-                kind = "test_uncollected" if _is_left(name, change.after) else "test_deleted"
-                found.append(moved(kind, change.path, 0, f"the test {name} is {where}"))
-            else:
-                found += _compared(test, same)
-        for name, line in now.shadowed:
-            if (name not in {other for other, _ in was.shadowed}) and name in was.tests:
-                found.append(moved("test_deleted", change.path, line, f"the test {name} is replaced by a later one"))
-        had = Counter((kind, what) for kind, what, _ in was.offences)
-        for kind, what, line in now.offences:
+        if change.before is None and change.after is not None and (module := shadowed(change.path, tree)):
+            found.append(moved("module_shadowed", change.path, 0, f"it stands before the module {module} of that name"))
+        if is_test_path(change.path) or is_test_path(origin):
+            found += _Held(was, now, moves, tree, is_new=texts[origin] is None).judge()
+        elif change.before is not None and change.after is not None:
+            found += _examples(was, now)
+        offences = now.offences()
+        had = Counter((kind, what) for kind, what, _ in was.offences()) if offences else Counter()
+        for kind, what, line in offences:
             if had[kind, what]:
                 had[kind, what] -= 1
             else:
@@ -112,21 +189,435 @@ def judge(changes: Sequence[Change]) -> list[Moved]:
     return found
 
 
-def _is_left(name: str, text: str | None) -> bool:
-    """Whether the body of a test lives on under a name that is not collected."""
-    stem = name.rpartition("::")[2].removeprefix("test").strip("_")
-    return bool(text and stem and re.search(rf"\bdef\s+\w*{re.escape(stem)}\w*\s*\(", text))
+def _moves(changes: Sequence[Change]) -> _Moves:
+    """What moves between files: tests that are new where they are, helpers word for word, whole files."""
+    moves = _Moves(gone=frozenset(_module_of(change.path) for change in changes if change.after is None))
+    if not any(_lost_names(change) for change in changes):
+        return moves
+    keys: list[dict[str, frozenset[str]]] = [{}, {}]
+    forms: list[set[tuple[str, str, str]]] = [set(), set()]
+    tests: list[tuple[str, list[Test]]] = []
+    for change in changes:
+        if not is_test_path(change.path):
+            continue
+        versions = [_read(change.path, change.before), _read(change.path, change.after)]
+        bound = [frozenset(u.key for u in file.units if u.kind not in {"import", "effect"}) for file in versions]
+        for side, file in enumerate(versions):
+            keys[side][change.path] = bound[side]
+            forms[side] |= {
+                (_module_of(file.path), unit.name, normal(unit.node, file.names))
+                for unit in file.units
+                if unit.kind in {"function", "class", "value"}
+                and "::" not in unit.key
+                and unit.key not in bound[1 - side]
+            }
+        if is_collected(change.path):
+            tests.append((change.path, [t for name, t in versions[1].tests.items() if name not in versions[0].tests]))
+    moves.came_from = _renamed(changes, *keys)
+    for path, new in tests:
+        had = keys[0][moves.came_from[path]] if path in moves.came_from else frozenset()
+        moves.new += [test for test in new if test.name not in had]
+    both = set.intersection(*({(name, form) for _, name, form in side} for side in forms))
+    for module, name, form in forms[0] | forms[1]:
+        if (name, form) in both:
+            parts = module.split(".")
+            # As a module of its package, or of a folder that is on the path of imports by itself.
+            moves.homes |= {".".join([*parts[at:], name]): name for at in range(len(parts))}
+    return moves
 
 
-def _elsewhere(test: Test, new: list[Test]) -> Test | None:
-    """The test in its new place: of the same name, or that asks all this one asked."""
-    stem = test.name.rpartition("::")[2]
-    asked = Counter(one.subject for one in test.asserted)
-    for other in new:
-        if other.name.rpartition("::")[2] == stem or (asked and not asked - Counter(o.subject for o in other.asserted)):
-            new.remove(other)
-            return other
-    return None
+def _module_of(path: str) -> str:
+    return path.removesuffix(".py").removesuffix("/__init__").removeprefix("src/").replace("/", ".")
+
+
+_BINDS = re.compile(r"^(?:\s*(?:async\s+)?(?:def|class)\s+|(?=\w+\s*[:=]))(\w+)", re.MULTILINE)
+
+
+def _lost_names(change: Change) -> bool:
+    """Whether a file no longer binds some name that it bound, by its lines: only then something may have moved."""
+    had = Counter(_BINDS.findall(change.before or ""))
+    return bool(had and had - Counter(_BINDS.findall(change.after or "")))
+
+
+def _renamed(
+    changes: Sequence[Change], before: Mapping[str, frozenset[str]], after: Mapping[str, frozenset[str]]
+) -> dict[str, str]:
+    """New files of tests that are old ones under another name: new path -> old path, by most of what they bind."""
+    olds = [change.path for change in changes if change.after is None and before.get(change.path)]
+    by_key: dict[str, list[str]] = {}
+    for old in olds:
+        for key in before[old]:
+            by_key.setdefault(key, []).append(old)
+    found: dict[str, str] = {}
+    for change in changes:
+        if change.before is not None or change.after is None or change.path not in after:
+            continue
+        shared = Counter(old for key in after[change.path] for old in by_key.get(key, ()))
+        for old, number in shared.most_common():
+            is_whole = 2 * number >= len(before[old]) and is_collected(old) <= is_collected(change.path)
+            if is_whole and old not in found.values():
+                found[change.path] = old
+                break
+    return found
+
+
+def _examples(was: File, now: File) -> Iterator[Moved]:
+    """Examples in docstrings of the product that are held to be true: one that shows another result."""
+    had = {unit.key: unit.node for unit in was.units if isinstance(unit.node, _Function)}
+    for unit in now.units:
+        node = had.get(unit.key)
+        if isinstance(unit.node, _Function) and isinstance(node, _Function) and node is not unit.node:
+            old, new = (_examples_of(ast.get_docstring(one) or "") for one in (node, unit.node))
+            if gone := [example for example in old if example not in new]:
+                kind = "expectation_changed" if len(new) >= len(old) else "test_deleted"
+                told = f"the example of {unit.name} is gone or shows something else: {gone[0]}"
+                yield moved(kind, now.path, unit.node.lineno, told)
+
+
+def _examples_of(text: str) -> list[str]:
+    """The examples of a docstring, each with its result."""
+    found: list[str] = []
+    taking = False
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith(">>> "):
+            found.append(line)
+            taking = True
+        elif taking and line:
+            found[-1] += f" {line}"
+        else:
+            taking = False
+    return found
+
+
+# --- one file of tests against what it was ------------------------------------------------------------------------
+
+
+class _Held:
+    """Holds a file of tests against what it was, thing by thing."""
+
+    def __init__(self, was: File, now: File, moves: _Moves, tree: Collection[str], *, is_new: bool) -> None:
+        self.was = was
+        self.now = now
+        self.moves = moves
+        self.is_new = is_new
+        self.tree = tree
+        self.before = self._names(was.names, is_base=True)
+        self.after = self._names(now.names, self._brought(now))
+        self.same_names = all(now.names.get(name) == full for name, full in was.names.items())
+
+    def _brought(self, now: File) -> frozenset[str]:
+        """Helpers that this version calls and that the base's file did not have: nobody has looked at them."""
+        had = {unit.name for unit in self.was.units} | self.was.names.keys()
+        own = {unit.name for unit in now.units if unit.kind in {"function", "class"}}
+        theirs = {name for name, full in now.names.items() if is_test_path(full.replace(".", "/") + ".py")}
+        return frozenset((own | theirs) - had)
+
+    def _names(self, said: Mapping[str, str], brought: frozenset[str] = frozenset(), *, is_base: bool = False) -> Names:
+        """Full names, where a helper that only lives elsewhere now is itself, and a product's module that the patch
+        moves away is the same wherever it went."""
+        left = {full.rpartition(".")[2] for full in self.was.names.values() if self._is_gone(full)}
+        names = {}
+        for name, full in said.items():
+            last = full.rpartition(".")[2]
+            home = self.moves.homes.get(full)
+            if home is not None:
+                names[name] = home
+            elif last in left and is_base <= self._is_gone(full):
+                names[name] = f"moved.{last}"
+            else:
+                names[name] = full
+        return Names(names, brought)
+
+    def _is_gone(self, full: str) -> bool:
+        return full in self.moves.gone or full.rpartition(".")[0] in self.moves.gone
+
+    def judge(self) -> Iterator[Moved]:
+        now = self.now
+        for name, test in self.was.tests.items():
+            same = now.tests.get(name) or _elsewhere(test, self.moves.new)
+            if same is None:
+                left = _is_left(name, now.tree)
+                kind, where = (
+                    ("test_uncollected", "renamed so that nobody collects it") if left else ("test_deleted", "gone")
+                )
+                yield moved(kind, now.path, 0, f"the test {name} is {where}")
+            else:
+                yield from self._test(test, same)
+        for name, line in now.shadowed:
+            if (name not in {other for other, _ in self.was.shadowed}) and name in self.was.tests:
+                yield moved("test_deleted", now.path, line, f"the test {name} is replaced by a later one")
+        if now.readable and self.was.readable:
+            yield from self._units()
+
+    def _test(self, test: Test, now: Test) -> Iterator[Moved]:
+        is_same = test.text == now.text and self.same_names and now.path == self.now.path
+        if is_same and now.skips_outside <= test.skips_outside and now.conditional <= test.conditional:
+            return
+        after = self.after if now.path == self.now.path else self._names(now.names)
+        odd = difference(test.node, now.node, self.before, after, is_test=True)
+        outside = now.skips > test.skips or (now.conditional and not test.conditional)
+        if odd is None and not outside:
+            return
+        told = list(_compared(test, now))
+        yield from told
+        if not told and odd is not None:
+            yield moved("test_changed", now.path, odd.line, f"{now.name}: {odd.what}")
+
+    # -- helpers, fixtures, values, and what runs at loading
+
+    def _units(self) -> Iterator[Moved]:
+        olds: dict[str, list[Unit]] = {}
+        for unit in self.was.units:
+            olds.setdefault(unit.key, []).append(unit)
+        for unit in self.now.units:
+            same = olds.get(unit.key)
+            if same:
+                yield from self._changed(same.pop(0), unit)
+            elif unit.kind != "test" or not self.is_new:
+                yield from self._come(unit)
+        for left in olds.values():
+            for unit in left:
+                yield from self._left(unit)
+
+    def _changed(self, was: Unit, now: Unit) -> Iterator[Moved]:
+        """A thing that stood, as it is now."""
+        path, line = self.now.path, now.node.lineno
+        if was.kind == "test" and now.kind == "test":
+            return
+        is_same = was.kind == now.kind and self.same_names and was.kind in {"function", "value"}
+        if is_same and self.was.words_of(was.node) == self.now.words_of(now.node):
+            return
+        if was.kind == "import" and now.kind == "import":
+            yield from self._imports(was, now)
+            return
+        if was.kind == now.kind == "function":
+            assert isinstance(was.node, _Function) and isinstance(now.node, _Function)  # noqa: PT018
+            if odd := difference(was.node, now.node, self.before, self.after, is_test=False):
+                what = "the fixture" if _is_fixture(now.node) else "the helper"
+                yield moved("support_changed", path, odd.line, f"{what} {now.name} changed: {odd.what}")
+            return
+        if was.kind == now.kind == "class":
+            if _head_of(was.node, self.before) != _head_of(now.node, self.after):
+                yield moved("support_changed", path, line, f"the class {now.name} stands on something else")
+            return
+        if was.kind == now.kind and normal(was.node, self.before.imported) == normal(now.node, self.after.imported):
+            return
+        if was.kind == now.kind == "value" and self._has_more_cases(was, now):
+            return
+        if _SPECIAL.match(now.name):
+            yield moved("test_skipped", path, line, f"{ast.unparse(now.node)[:100]} decides about tests that stood")
+            return
+        kind = "expectation_changed" if now.kind == "value" else "support_changed"
+        yield moved(
+            kind, path, line, f"{now.name} changed: {ast.unparse(was.node)[:60]} → {ast.unparse(now.node)[:60]}"
+        )
+
+    def _has_more_cases(self, was: Unit, now: Unit) -> bool:
+        values = [getattr(unit.node, "value", None) for unit in (was, now)]
+        if values[0] is None or values[1] is None or self.now.tree is None:
+            return False
+        return _is_iterated(now.name, self.now.tree) and has_more(values[0], values[1], self.before, self.after)
+
+    def _imports(self, was: Unit, now: Unit) -> Iterator[Moved]:
+        """A name that is imported from elsewhere now is another thing for every test that says it."""
+        old, new = self.before.imported.get(was.name), self.after.imported.get(now.name)
+        if old != new and was.name in used_names(self.was.tree or ast.Module([], [])):
+            told = f"{now.name} is no longer {self.was.names.get(was.name)} but {self.now.names.get(now.name)}"
+            yield moved("support_changed", self.now.path, now.node.lineno, told)
+
+    def _left(self, unit: Unit) -> Iterator[Moved]:
+        """A thing that stood and is gone: whoever needs it fails, but for what nobody calls by name."""
+        node = unit.node
+        hidden = isinstance(node, _Function) and (_is_fixture(node) or _SPECIAL.match(unit.name))
+        if unit.kind == "effect" or hidden or (unit.kind == "value" and _SPECIAL.match(unit.name)):
+            if _is_said_elsewhere(unit, self.moves.homes):
+                return
+            told = f"this is gone: {unit.name if hidden else ast.unparse(node)[:100]}"
+            yield moved("support_changed", self.now.path, 0, told)
+        elif unit.kind in {"function", "class", "value", "import"} and hasattr(builtins, unit.name):
+            yield moved("support_changed", self.now.path, 0, f"{unit.name} means the builtin again")
+
+    def _come(self, unit: Unit) -> Iterator[Moved]:
+        """A thing that the patch brings: it may not change what stood."""
+        path, node, line = self.now.path, unit.node, unit.node.lineno
+        is_conftest = path.rpartition("/")[2] == "conftest.py"
+        if self.is_new and not (is_conftest and self._has_tests_below()):
+            # Nothing stood here. What reaches out of its own file, goalposts_reach tells.
+            return
+        text, used = " ".join(self.now.words_of(node))[:100], self._used
+        if isinstance(node, _Function) and _is_hook(node):
+            if not _is_quiet_hook(node):
+                yield moved("config_touched", path, line, f"the hook {unit.name} takes part in every test's run")
+        elif isinstance(node, _Function) and _is_fixture(node):
+            if _is_autouse(node):
+                yield moved("config_touched", path, line, f"the fixture {unit.name} is used by every test")
+            elif _fixture_name(node) in self._asked_for or (is_conftest and _fixture_name(node) in _BUILTIN_FIXTURES):
+                yield moved("support_changed", path, line, f"the fixture {unit.name} takes the place of another")
+        elif unit.kind == "import":
+            if unit.name.startswith("*") or unit.name.startswith("pytest_"):
+                yield moved(
+                    "config_touched" if is_conftest else "support_changed", path, line, f"names are taken over: {text}"
+                )
+            elif unit.name in used and not self.is_new and not self._is_same_import(unit.name):
+                yield moved("support_changed", path, line, f"{unit.name} means something else: {text}")
+        elif unit.kind == "effect":
+            if not (isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)):
+                yield moved("support_changed", path, line, f"this runs when the tests are loaded: {text}")
+        elif _SPECIAL.match(unit.name) and unit.kind != "test":
+            kind = "config_touched" if is_conftest else "support_changed"
+            yield moved(kind, path, line, f"{unit.name} takes part in tests that stood: {text}")
+        elif unit.name in used and not self.is_new and not self._was_imported(unit):
+            yield moved("support_changed", path, line, f"{unit.name} means something else: {text}")
+
+    def _is_same_import(self, name: str) -> bool:
+        """Whether a name that is imported once more still is what it was."""
+        same = self.was.names.get(name) == self.now.names.get(name)
+        return same or name in self.moves.homes.values()
+
+    @cached_property
+    def _used(self) -> frozenset[str]:
+        """Every name that stood in the file, of whatever kind."""
+        return _said(self.was.tree) if self.was.tree is not None else frozenset()
+
+    @cached_property
+    def _asked_for(self) -> frozenset[str]:
+        """The fixtures that something in the file takes."""
+        tree = self.was.tree
+        nodes = nodes_of(tree) if tree is not None else []
+        return frozenset(node.arg for node in nodes if isinstance(node, ast.arg)) | frozenset(
+            node.value
+            for call in nodes
+            if isinstance(call, ast.Call) and dotted(call.func).rpartition(".")[2] in {"usefixtures", "getfixturevalue"}
+            for node in call.args
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        )
+
+    def _was_imported(self, unit: Unit) -> bool:
+        """Whether a helper came home: it was imported, and now stands here word for word."""
+        return unit.name in self.moves.homes.values() and unit.name in self.was.names
+
+    def _has_tests_below(self) -> bool:
+        """Whether tests stood in the folder of this file, or below; taken for so where the tree is not known."""
+        folder = self.now.path.rpartition("/")[0]
+        prefix = f"{folder}/" if folder else ""
+        return not self.tree or any(path.startswith(prefix) and is_test_path(path) for path in self.tree)
+
+
+def _is_said_elsewhere(unit: Unit, homes: Mapping[str, str]) -> bool:
+    return unit.name in homes.values()
+
+
+def _said(tree: ast.AST) -> frozenset[str]:
+    """Every name that code reads, binds or takes; short words in quotes, since fixtures and attributes are named so,
+    too; and what its classes ask of themselves."""
+    found = set()
+    for node in nodes_of(tree):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.arg):
+            found.add(node.arg)
+        elif isinstance(node, ast.Constant):
+            if isinstance(node.value, str) and len(node.value) < 80 and node.value.isidentifier():
+                found.add(node.value)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}:
+            found.add(node.attr)
+    return frozenset(found)
+
+
+def _is_iterated(name: str, tree: ast.Module) -> bool:
+    """Whether a name is only ever gone through case by case, or asked for one of its keys, and never held against."""
+    said: set[int] = set()
+    through: set[int] = set()
+    against: set[int] = set()
+
+    def mine(node: ast.AST) -> set[int]:
+        return {id(one) for one in ast.walk(node) if isinstance(one, ast.Name) and one.id == name}
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load):
+            said.add(id(node))
+        elif isinstance(node, ast.Call) and dotted(node.func).endswith("parametrize") and len(node.args) > 1:
+            through |= mine(node.args[1])
+        elif isinstance(node, ast.For | ast.comprehension):
+            through |= mine(node.iter)
+        elif isinstance(node, ast.Subscript) and _text_key(node):
+            through |= mine(node.value)
+        elif isinstance(node, ast.Compare):
+            against |= {id(one) for side in (node.left, *node.comparators) for one in _whole_names(side)}
+    return bool(said) and said <= through - against
+
+
+def _text_key(node: ast.Subscript) -> bool:
+    """Whether what is asked for is a key, and no place in an order."""
+    return not isinstance(node.slice, ast.Slice) and not (
+        isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, int)
+    )
+
+
+def _whole_names(node: ast.AST) -> Iterator[ast.Name]:
+    """The names in one side of a comparison that stand for all they hold, not for what is under a key."""
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+        yield from _whole_names(node.slice)
+        return
+    if isinstance(node, ast.Name):
+        yield node
+    for inner in ast.iter_child_nodes(node):
+        yield from _whole_names(inner)
+
+
+def _head_of(node: ast.stmt, names: Names) -> str:
+    assert isinstance(node, ast.ClassDef)
+    return normal(ast.ClassDef("", node.bases, node.keywords, [ast.Pass()], node.decorator_list), names.imported)
+
+
+def _is_fixture(node: _Function) -> bool:
+    return any(
+        dotted(one.func if isinstance(one, ast.Call) else one).rpartition(".")[2] in {"fixture", "yield_fixture"}
+        for one in node.decorator_list
+    )
+
+
+def _fixture_name(node: _Function) -> str:
+    for decorator in node.decorator_list:
+        if isinstance(decorator, ast.Call):
+            for keyword in decorator.keywords:
+                if keyword.arg == "name" and isinstance(keyword.value, ast.Constant):
+                    return str(keyword.value.value)
+    return node.name
+
+
+def _is_autouse(node: _Function) -> bool:
+    for decorator in node.decorator_list:
+        if isinstance(decorator, ast.Call):
+            for keyword in decorator.keywords:
+                if keyword.arg == "autouse" and not (
+                    isinstance(keyword.value, ast.Constant) and not keyword.value.value
+                ):
+                    return True
+    return False
+
+
+def _is_hook(node: _Function) -> bool:
+    return node.name.startswith("pytest_") or any(
+        dotted(one.func if isinstance(one, ast.Call) else one).rpartition(".")[2] == "hookimpl"
+        for one in node.decorator_list
+    )
+
+
+def _is_quiet_hook(node: _Function) -> bool:
+    """Whether a hook only names options and marks, whatever it is called by."""
+    if node.name not in _QUIET_HOOKS or node.decorator_list:
+        return False
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Call) and dotted(inner.func).rpartition(".")[2] not in _QUIET_HOOK_CALLS:
+            return False
+        if isinstance(inner, ast.Attribute | ast.Subscript) and isinstance(inner.ctx, ast.Store | ast.Del):
+            return False
+    # An option that has a name of the runner's own, or a default of it, is a setting.
+    return not any(
+        isinstance(inner, ast.Constant) and inner.value in {"addopts", "-k", "-m", "--deselect", "--ignore"}
+        for inner in ast.walk(node)
+    )
 
 
 # --- one test against what it was ---------------------------------------------------------------------------------
@@ -200,45 +691,142 @@ def _weaker(was: Asserted, now: Asserted, test: Test) -> Iterator[Moved]:
         yield moved("expectation_changed", test.path, now.line, told)
 
 
+def _form(test: Test) -> str:
+    return ast.dump(ast.Module(test.node.body, []))
+
+
+def _is_left(name: str, tree: ast.Module | None) -> bool:
+    """Whether the body of a test lives on under a name that is not collected."""
+    stem = name.rpartition("::")[2].removeprefix("test").strip("_")
+    names = [node.name for node in ast.walk(tree) if isinstance(node, _Function)] if tree else []
+    return bool(stem) and any(stem in one for one in names)
+
+
+def _elsewhere(test: Test, new: list[Test]) -> Test | None:
+    """The test in its new place: of the same name, or that asks all this one asked."""
+    stem = test.name.rpartition("::")[2]
+    form = _form(test)
+    if same := next((other for other in new if _form(other) == form), None):
+        new.remove(same)
+        return same
+    asked = Counter(one.subject for one in test.asserted)
+    for other in new:
+        if other.name.rpartition("::")[2] == stem or (asked and not asked - Counter(o.subject for o in other.asserted)):
+            new.remove(other)
+            return other
+    return None
+
+
 # --- one version of one file --------------------------------------------------------------------------------------
 
 
-def _read(path: str, text: str | None) -> _File:
-    file = _File()
+def _read(path: str, text: str | None) -> File:
+    file = File(path, text or "")
     if text is None:
         return file
     try:
-        tree = ast.parse(text)
+        file.tree = tree = ast.parse(text)
         is_test = is_test_path(path)
-        if _COLLECTED_FILE.match(path):
+        file.names = {name: _absolute(full, path) for name, full in imported(list(_imports(tree))).items()}
+        if is_test:
             module_skips = sum(map(_is_skip_statement, tree.body)) + sum(map(_is_unset, tree.body))
-            for test in _tests(tree.body, path, "", module_skips, conditional=False):
+            gone = _unbound(tree.body)
+            for test in _tests(tree.body, file, "", module_skips, conditional=False):
+                if test.name in gone:
+                    continue
                 if test.name in file.tests:
                     file.shadowed.append((test.name, test.line))
                 file.tests[test.name] = test
-        file.offences = list(_offences(tree, path, is_test))
+        file.units = list(_units(tree.body, "", "", file.tests.keys()))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         file.readable = False
+        file.tree = None
     return file
 
 
-def _tests(body: Sequence[ast.stmt], path: str, prefix: str, skips: int, *, conditional: bool) -> Iterator[Test]:
+def _unbound(body: Sequence[ast.stmt], prefix: str = "") -> set[str]:
+    """The tests whose names are deleted, or bound to something else, behind them."""
+    found: set[str] = set()
+    defined: set[str] = set()
     for node in body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, _Function):
+            defined.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            defined.add(node.name)
+            found |= _unbound(node.body, f"{prefix}{node.name}::")
+        else:
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store | ast.Del) and inner.id in defined:
+                    found.add(f"{prefix}{inner.id}")
+    return found
+
+
+def _imports(node: ast.AST) -> Iterator[ast.stmt]:
+    """Every import, at whatever depth; statements stand in statements only, so expressions are passed over."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for inner in getattr(node, name, None) or ():
+            if isinstance(inner, ast.Import | ast.ImportFrom):
+                yield inner
+            else:
+                yield from _imports(inner)
+
+
+def _absolute(full: str, path: str) -> str:
+    """The full name of what a file imports relative to its own package."""
+    level = len(full) - len(full.lstrip("."))
+    if not level:
+        return full
+    package = path.split("/")[:-level]
+    return ".".join([*package, full.lstrip(".")])
+
+
+def _units(body: Sequence[ast.stmt], prefix: str, under: str, tests: Collection[str]) -> Iterator[Unit]:
+    """What a file binds and does, each under its name: those of classes under theirs, and under what condition."""
+    effects = {id(node) for node in loads_only(body)}
+    for node in body:
+        if isinstance(node, _Function):
+            name = f"{prefix}{node.name}"
+            yield Unit("test" if name in tests else "function", f"{under}{name}", node, node.name)
+        elif isinstance(node, ast.ClassDef):
+            yield Unit("class", f"{under}{prefix}{node.name}", node, node.name)
+            yield from _units(node.body, f"{prefix}{node.name}::", under, tests)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            for name in imported([node]):
+                yield Unit("import", f"{under}{prefix}import {name}", node, name)
+        elif isinstance(node, ast.If | ast.Try):
+            if any(id(inner) in effects for inner in ast.walk(node)):
+                yield Unit("effect", f"{under}{prefix}{ast.unparse(node)}", node, "")
+            head = f"if {ast.unparse(node.test)}" if isinstance(node, ast.If) else "try"
+            for at, inner in enumerate((node.body, node.orelse, getattr(node, "finalbody", []))):
+                yield from _units(inner, prefix, f"{under}{head}/{at}::", tests)
+            for handler in getattr(node, "handlers", []):
+                yield from _units(handler.body, prefix, f"{under}{head}/except::", tests)
+        elif id(node) in effects or isinstance(node, ast.Delete):
+            yield Unit("effect", f"{under}{prefix}{ast.unparse(node)}", node, "")
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                yield Unit("value", f"{under}{prefix}{ast.unparse(target)}", node, ast.unparse(target))
+
+
+def _tests(body: Sequence[ast.stmt], file: File, prefix: str, skips: int, *, conditional: bool) -> Iterator[Test]:
+    for node in body:
+        if isinstance(node, _Function):
             if node.name.startswith("test"):
-                yield _test(node, path, prefix, skips, conditional)
+                outside = skips + sum(map(_is_skip, node.decorator_list))
+                words = "\n".join(file.words_of(node))
+                yield Test(file.path, f"{prefix}{node.name}", node, outside, conditional, words, file.names)
         elif isinstance(node, ast.ClassDef) and _is_test_class(node):
             inside = skips + sum(map(_is_skip, node.decorator_list))
             inside += sum(map(_is_skip_statement, node.body)) + sum(map(_is_unset, node.body))
-            yield from _tests(node.body, path, f"{prefix}{node.name}::", inside, conditional=conditional)
+            yield from _tests(node.body, file, f"{prefix}{node.name}::", inside, conditional=conditional)
         elif isinstance(node, ast.If):
-            yield from _tests([*node.body, *node.orelse], path, prefix, skips, conditional=True)
+            yield from _tests([*node.body, *node.orelse], file, prefix, skips, conditional=True)
         elif isinstance(node, ast.Try):
-            yield from _tests(node.body, path, prefix, skips, conditional=conditional)
+            yield from _tests(node.body, file, prefix, skips, conditional=conditional)
 
 
 def _is_test_class(node: ast.ClassDef) -> bool:
-    bases = [_name(base).rpartition(".")[2] for base in node.bases]
+    bases = [dotted(base).rpartition(".")[2] for base in node.bases]
     if any(base.endswith(("TestCase", "TestSuite")) for base in bases):
         return True
     has_init = any(isinstance(inner, ast.FunctionDef) and inner.name in {"__init__", "__new__"} for inner in node.body)
@@ -247,7 +835,7 @@ def _is_test_class(node: ast.ClassDef) -> bool:
 
 def _is_skip(node: ast.expr) -> bool:
     """A decorator or mark that keeps a test from counting."""
-    name = _name(node.func if isinstance(node, ast.Call) else node)
+    name = dotted(node.func if isinstance(node, ast.Call) else node)
     return name.rpartition(".")[2] in {
         "skip",
         "skipif",
@@ -261,7 +849,7 @@ def _is_skip(node: ast.expr) -> bool:
 
 def _is_skip_statement(node: ast.stmt) -> bool:
     """`pytestmark = pytest.mark.skip`, and pytest.skip(…, allow_module_level=True)."""
-    if isinstance(node, ast.Assign) and any(_name(target) == "pytestmark" for target in node.targets):
+    if isinstance(node, ast.Assign) and any(dotted(target) == "pytestmark" for target in node.targets):
         marks = node.value.elts if isinstance(node.value, ast.List | ast.Tuple) else [node.value]
         return any(map(_is_skip, marks))
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and _is_skip(node.value)
@@ -269,45 +857,34 @@ def _is_skip_statement(node: ast.stmt) -> bool:
 
 def _is_unset(node: ast.stmt) -> bool:
     """`__test__ = False`, and `del test_x`-like ways to leave."""
-    if isinstance(node, ast.Assign) and any(_name(target) == "__test__" for target in node.targets):
+    if isinstance(node, ast.Assign) and any(dotted(target) == "__test__" for target in node.targets):
         return isinstance(node.value, ast.Constant) and not node.value.value
     return False
 
 
-def _test(node: ast.FunctionDef | ast.AsyncFunctionDef, path: str, prefix: str, skips: int, conditional: bool) -> Test:
-    skips += sum(map(_is_skip, node.decorator_list))
+def _looked_through(node: _Function) -> tuple[int, frozenset[str], frozenset[str], bool]:
+    """How often a test skips itself, what it calls, what it mocks, and whether it is a generator."""
+    skips = 0
     calls: set[str] = set()
     mocks: set[str] = set()
     yields = False
     for inner in ast.walk(node):
         if isinstance(inner, ast.Call):
-            name = _name(inner.func)
+            name = dotted(inner.func)
             calls.add(name.rpartition(".")[2])
             if name.rpartition(".")[2] in {"skip", "xfail", "skipTest", "importorskip"}:
                 skips += 1
             mocks.update(_mocked(inner, name))
         elif isinstance(inner, ast.Raise) and inner.exc is not None:
             raised = inner.exc.func if isinstance(inner.exc, ast.Call) else inner.exc
-            skips += _name(raised).rpartition(".")[2] in {"SkipTest", "Skipped"}
+            skips += dotted(raised).rpartition(".")[2] in {"SkipTest", "Skipped"}
         elif isinstance(inner, ast.Yield | ast.YieldFrom):
             yields = True
         elif isinstance(inner, ast.Assign):
             for target in inner.targets:
                 if isinstance(target, ast.Attribute) and isinstance(inner.value, ast.Lambda | ast.Call):
-                    mocks.add(_name(target))
-    return Test(
-        path=path,
-        name=f"{prefix}{node.name}",
-        line=node.lineno,
-        asserted=tuple(_Assertions().of(node)),
-        skips=skips,
-        cases=tuple(_cases(node)),
-        calls=frozenset(calls),
-        mocks=frozenset(mocks),
-        conditional=conditional,
-        is_async=isinstance(node, ast.AsyncFunctionDef),
-        yields=yields,
-    )
+                    mocks.add(dotted(target))
+    return skips, frozenset(calls), frozenset(mocks), yields
 
 
 def _mocked(call: ast.Call, name: str) -> Iterator[str]:
@@ -317,397 +894,18 @@ def _mocked(call: ast.Call, name: str) -> Iterator[str]:
         if isinstance(first, ast.Constant) and isinstance(first.value, str):
             yield first.value
         elif len(call.args) > 1 and isinstance(call.args[1], ast.Constant) and isinstance(call.args[1].value, str):
-            yield f"{_name(first)}.{call.args[1].value}"
+            yield f"{dotted(first)}.{call.args[1].value}"
 
 
-def _cases(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+def _cases(node: _Function) -> Iterator[str]:
     """The cases that parametrize gives a test, in words."""
     for decorator in node.decorator_list:
         if (
             isinstance(decorator, ast.Call)
-            and _name(decorator.func).endswith("parametrize")
+            and dotted(decorator.func).endswith("parametrize")
             and len(decorator.args) > 1
         ):
             if isinstance(decorator.args[1], ast.List | ast.Tuple | ast.Set):
                 yield from (ast.unparse(element) for element in decorator.args[1].elts)
             else:
                 yield ast.unparse(decorator.args[1])
-
-
-class _Assertions:
-    """Walks one test and weighs what it asserts."""
-
-    def __init__(self) -> None:
-        self.found: list[Asserted] = []
-
-    def of(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[Asserted]:
-        self._body(node.body, dead=False, conditional=False)
-        return self.found
-
-    def _body(self, body: Sequence[ast.stmt], *, dead: bool, conditional: bool) -> None:
-        for statement in body:
-            self._statement(statement, dead, conditional)
-            if isinstance(statement, ast.Return | ast.Raise | ast.Break | ast.Continue) or _ends(statement):
-                dead = True  # nothing behind it is reached
-
-    def _statement(self, node: ast.stmt, dead: bool, conditional: bool) -> None:
-        if isinstance(node, ast.Assert):
-            for one in _of_expression(node.test):
-                self._keep(one, node, dead, conditional)
-        elif isinstance(node, ast.Expr | ast.Assign | ast.AnnAssign | ast.Return):
-            if node.value is not None:
-                self._calls(node.value, node, dead, conditional)
-        elif isinstance(node, ast.With | ast.AsyncWith):
-            swallowed = dead
-            for item in node.items:
-                context = item.context_expr
-                if isinstance(context, ast.Call):
-                    name = _name(context.func)
-                    if name.endswith("suppress") and any(
-                        _name(a).rpartition(".")[2] in _SWALLOWS for a in context.args
-                    ):
-                        swallowed = True
-                    raised = _raises(context, name)
-                    if raised is not None:
-                        self._keep(raised, node, dead, conditional)
-            self._body(node.body, dead=swallowed, conditional=conditional)
-        elif isinstance(node, ast.If):
-            never = isinstance(node.test, ast.Constant) and not node.test.value
-            if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-                never = True
-            self._body(node.body, dead=dead or never, conditional=True)
-            self._body(node.orelse, dead=dead, conditional=conditional or not never)
-        elif isinstance(node, ast.For | ast.AsyncFor):
-            empty = isinstance(node.iter, ast.List | ast.Tuple | ast.Set) and not node.iter.elts
-            self._body(node.body, dead=dead or empty, conditional=conditional)
-        elif isinstance(node, ast.While):
-            never = isinstance(node.test, ast.Constant) and not node.test.value
-            self._body(node.body, dead=dead or never, conditional=conditional)
-        elif isinstance(node, ast.Try):
-            swallowed = any(map(_swallows, node.handlers))
-            self._body(node.body, dead=dead or swallowed, conditional=conditional)
-            for handler in node.handlers:
-                self._body(handler.body, dead=dead, conditional=True)
-            self._body(node.orelse, dead=dead, conditional=conditional)
-            self._body(node.finalbody, dead=dead, conditional=conditional)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            self._body(node.body, dead=dead, conditional=conditional)
-        elif isinstance(node, ast.Match):
-            for case in node.cases:
-                self._body(case.body, dead=dead, conditional=True)
-
-    def _calls(self, value: ast.expr, node: ast.stmt, dead: bool, conditional: bool) -> None:
-        for call in ast.walk(value):
-            if isinstance(call, ast.Call):
-                for one in _of_call(call):
-                    self._keep(one, node, dead, conditional)
-
-    def _keep(self, one: Asserted, node: ast.stmt, dead: bool, conditional: bool) -> None:
-        strength = NOTHING if dead else one.strength
-        self.found.append(
-            Asserted(one.subject, strength, one.text, node.lineno, one.expected, one.tolerance, conditional)
-        )
-
-
-def _ends(statement: ast.stmt) -> bool:
-    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
-        return False
-    name = _name(statement.value.func)
-    return name in {"sys.exit", "os._exit", "exit", "quit", "pytest.skip", "pytest.exit", "self.skipTest"}
-
-
-def _swallows(handler: ast.ExceptHandler) -> bool:
-    """Whether an except clause takes a failed assertion and goes on."""
-    if handler.type is not None:
-        caught = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
-        if not any(_name(one).rpartition(".")[2] in _SWALLOWS for one in caught):
-            return False
-    for inner in ast.walk(handler):
-        if isinstance(inner, ast.Raise | ast.Assert):
-            return False
-        if isinstance(inner, ast.Call) and _name(inner.func).rpartition(".")[2] in {"fail", "exit"}:
-            return False
-    return True
-
-
-def _of_expression(test: ast.expr) -> Iterator[Asserted]:
-    """What `assert test` pins down."""
-    text = ast.unparse(test)
-    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
-        for value in test.values:
-            yield from _of_expression(value)
-        return
-    if isinstance(test, ast.BoolOp):  # or: the weakest decides, and a constant truth decides for good
-        parts = [one for value in test.values for one in _of_expression(value)]
-        weakest = min((one.strength for one in parts), default=NOTHING)
-        yield Asserted(parts[0].subject if parts else text, min(weakest, PARTLY), text, 0, text)
-        return
-    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-        inner = next(_of_expression(test.operand), None)
-        yield Asserted(f"not {inner.subject}" if inner else text, PARTLY, text, 0)
-        return
-    if isinstance(test, ast.Compare):
-        yield _of_comparison(test, text)
-        return
-    if isinstance(test, ast.Constant):
-        yield Asserted(text, NOTHING if test.value else PARTLY, text, 0)
-        return
-    if isinstance(test, ast.Tuple | ast.List | ast.Dict | ast.Lambda | ast.JoinedStr):
-        yield Asserted(text, NOTHING, text, 0)  # always true, or about nothing
-        return
-    if isinstance(test, ast.Call):
-        yield _of_predicate(test, text)
-        return
-    yield Asserted(text, PRESENT, text, 0)
-
-
-def _of_comparison(test: ast.Compare, text: str) -> Asserted:
-    left, operator, right = test.left, test.ops[0], test.comparators[0]
-    subject, other = ast.unparse(left), ast.unparse(right)
-    if len(test.ops) > 1:
-        return Asserted(ast.unparse(right), PARTLY, text, 0, text)
-    if isinstance(left, ast.Constant) and not isinstance(right, ast.Constant):
-        subject, other, left, right = other, subject, right, left
-    if subject == other:
-        return Asserted(subject, NOTHING, text, 0)
-    if isinstance(operator, ast.Eq | ast.Is):
-        tolerance = _tolerance(right) or _tolerance(left)
-        anything = _name(right).rpartition(".")[2] == "ANY"
-        strength = PRESENT if anything else NEARLY if tolerance is not None else EXACTLY
-        expected = _without_tolerance(right)
-        return Asserted(_without_tolerance(left), strength, text, 0, expected, tolerance or ())
-    if isinstance(operator, ast.IsNot | ast.NotEq):
-        absent = isinstance(right, ast.Constant) and right.value in (None, "", 0, False)
-        return Asserted(subject, PRESENT if absent else PARTLY, text, 0, other)
-    if isinstance(operator, ast.Lt | ast.LtE | ast.Gt | ast.GtE) and (bound := _number(right)) is not None:
-        slack = bound if isinstance(operator, ast.Lt | ast.LtE) else -bound
-        return Asserted(subject, PARTLY, text, 0, "", (("bound", slack),))
-    return Asserted(subject if not isinstance(operator, ast.In | ast.NotIn) else other, PARTLY, text, 0, subject)
-
-
-def _of_predicate(call: ast.Call, text: str) -> Asserted:
-    name = _name(call.func).rpartition(".")[2]
-    subject = ast.unparse(call.args[0]) if call.args else ast.unparse(call.func)
-    if name in {"isinstance", "hasattr", "callable", "bool", "issubclass"}:
-        return Asserted(subject, PRESENT, text, 0)
-    tolerance = _tolerance(call)
-    if tolerance is not None:
-        return Asserted(subject, NEARLY, text, 0, "", tolerance)
-    if name in {"all", "any"}:
-        return Asserted(text.removeprefix(name), NEARLY if name == "all" else PARTLY, text, 0)
-    # The truth of a call's answer: weaker than a comparison of that answer.
-    return Asserted(text, PRESENT, text, 0)
-
-
-def _of_call(call: ast.Call) -> Iterator[Asserted]:
-    """What a call of an assertion method or helper pins down; other calls are none."""
-    full = _name(call.func)
-    name = full.rpartition(".")[2]
-    text = ast.unparse(call)
-    if raised := _raises(call, full):
-        if len(call.args) > 1:  # with a callable; the context form is seen at its `with`
-            yield raised
-        return
-    if name in {"assertTrue", "assertFalse", "assert_"} and call.args:
-        inner = list(_of_expression(call.args[0]))
-        weight = PARTLY if name == "assertFalse" else None
-        yield from (
-            Asserted(one.subject, one.strength if weight is None else min(one.strength, weight), text, 0, one.expected)
-            for one in inner
-        )
-        return
-    known = _METHODS.get(name)
-    if known is None:
-        if not (re.match(r"assert[A-Z_]", name) or _HELPERS.match(name) or full in {"pytest.fail", "self.fail"}):
-            return
-        known = PARTLY
-    if name.startswith("assert_") and isinstance(call.func, ast.Attribute) and "call" in name:
-        expected = ", ".join(ast.unparse(argument) for argument in call.args)
-        yield Asserted(ast.unparse(call.func.value), known, text, 0, expected)
-        return
-    arguments = [ast.unparse(argument) for argument in call.args]
-    if len(arguments) > 1 and arguments[0] == arguments[1]:
-        known = NOTHING
-    tolerance = _tolerance(call) or ()
-    subject, expected = (
-        (arguments[0], arguments[1]) if len(arguments) > 1 else (arguments[0] if arguments else full, "")
-    )
-    if len(call.args) > 1 and isinstance(call.args[0], ast.Constant) and not isinstance(call.args[1], ast.Constant):
-        subject, expected = expected, subject
-    yield Asserted(subject, known, text, 0, expected, tolerance)
-
-
-def _raises(call: ast.Call, name: str) -> Asserted | None:
-    last = name.rpartition(".")[2]
-    if last not in {"raises", "assertRaises", "assertRaisesRegex", "warns", "assertWarns", "deprecated_call"}:
-        return None
-    errors = [ast.unparse(call.args[0])] if call.args else ["anything"]
-    if call.args and isinstance(call.args[0], ast.Tuple):
-        errors = [ast.unparse(element) for element in call.args[0].elts]
-    broad = any(error.rpartition(".")[2] in _BROAD for error in errors)
-    exact = last == "assertRaisesRegex" or any(keyword.arg == "match" for keyword in call.keywords)
-    strength = PRESENT if broad else EXACTLY if exact else NEARLY
-    return Asserted("raises", strength, ast.unparse(call), 0, ", ".join(sorted(errors)))
-
-
-def _tolerance(node: ast.expr) -> tuple[tuple[str, float], ...] | None:
-    """How far off a comparison may be, wider is more; None for what allows nothing."""
-    if not isinstance(node, ast.Call):
-        return None
-    name = _name(node.func).rpartition(".")[2]
-    close = {"approx", "isclose", "allclose", "assert_allclose", "assertAlmostEqual", "assert_almost_equal", "round"}
-    if name not in close:
-        return None
-    found = []
-    for keyword in node.keywords:
-        number = _number(keyword.value)
-        if keyword.arg in _TOLERANCES and number is not None:
-            found.append((keyword.arg, number))
-        elif keyword.arg in _DIGITS and number is not None:
-            found.append((keyword.arg, -number))
-    positional = {"approx": (1, "rel"), "assertAlmostEqual": (2, "places"), "round": (1, "ndigits")}.get(name)
-    if positional and len(node.args) > positional[0]:
-        number = _number(node.args[positional[0]])
-        if number is not None:
-            found.append((positional[1], -number if positional[1] in _DIGITS else number))
-    return tuple(sorted(found))
-
-
-def _without_tolerance(node: ast.expr) -> str:
-    if isinstance(node, ast.Call) and _name(node.func).rpartition(".")[2] in {"approx", "round"} and node.args:
-        return ast.unparse(node.args[0])
-    return ast.unparse(node)
-
-
-def _number(node: ast.expr) -> float | None:
-    try:
-        value = ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return None
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _name(node: ast.expr) -> str:
-    """`a.b.c` of a name or attribute, "" for anything else."""
-    parts = []
-    while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
-        node = node.value
-    if isinstance(node, ast.Name):
-        parts.append(node.id)
-    elif parts:
-        parts.append("")
-    return ".".join(reversed(parts))
-
-
-# --- what ends, forges or detects a run ---------------------------------------------------------------------------
-
-_FRAMEWORKS = {"pytest", "_pytest", "unittest", "builtins", "__builtins__", "doctest", "nose"}
-
-
-def _offences(tree: ast.Module, path: str, is_test: bool) -> Iterator[tuple[str, str, int]]:
-    """(kind, what, line) of everything in a file that could reach beyond its own tests."""
-    is_conftest = path.rpartition("/")[2] == "conftest.py"
-    at_import = {id(inner) for node in _at_import(tree.body) for inner in ast.walk(node)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            yield from _bad_call(node, is_test, at_import)
-        elif isinstance(node, ast.Raise) and node.exc is not None and (is_test or id(node) in at_import):
-            raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
-            if _name(raised) == "SystemExit":
-                yield "exit_trick", "raise SystemExit ends the run", node.lineno
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if re.search(r"SIGNALBOX_EVIDENCE|--?junit-?xml|\bjunit\w*\.xml\b", node.value):
-                yield "report_forged", f"the tests' own report is named: {node.value[:80]}", node.lineno
-            elif node.value == "PYTEST_CURRENT_TEST" and not is_test:
-                yield "tests_detected", "the code asks whether it is being tested", node.lineno
-        elif isinstance(node, ast.Compare) and not is_test:
-            asked = ast.unparse(node.left).strip("'\"") if _name(node.comparators[0]) == "sys.modules" else ""
-            if asked in {"pytest", "unittest", "_pytest", "nose", "conftest"}:
-                yield "tests_detected", "the code asks whether it is being tested", node.lineno
-        elif isinstance(node, ast.FunctionDef) and node.name == "__eq__" and _returns_true(node):
-            yield "framework_patched", "__eq__ says that it is equal to anything", node.lineno
-        elif isinstance(node, ast.Assign | ast.AugAssign):
-            yield from _bad_assignment(node, is_test)
-    if is_conftest:
-        yield from _of_conftest(tree)
-
-
-def _at_import(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements that importing a module runs, without the guard of its main program."""
-    for node in body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            continue
-        if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test):
-            continue
-        if isinstance(node, ast.If | ast.Try | ast.With | ast.For | ast.While):
-            yield from _at_import(node.body)
-            yield from _at_import(getattr(node, "orelse", []))
-            yield from _at_import(getattr(node, "finalbody", []))
-        else:
-            yield node
-
-
-def _bad_call(node: ast.Call, is_test: bool, at_import: set[int]) -> Iterator[tuple[str, str, int]]:
-    name = _name(node.func)
-    if name in {"os._exit", "os.abort", "os.kill", "os.killpg"} and (name == "os._exit" or is_test):
-        yield "exit_trick", f"{name} ends the process past everybody", node.lineno
-    elif name in {"sys.exit", "exit", "quit", "pytest.exit"} and (is_test or id(node) in at_import):
-        yield "exit_trick", f"{name} ends the run", node.lineno
-    elif name in {"atexit.register", "os.execv", "os.execve", "os.execvp", "signal.raise_signal"} and is_test:
-        yield "exit_trick", f"{name} takes over the end of the run", node.lineno
-    elif name == "setattr" and node.args and _name(node.args[0]).partition(".")[0] in _FRAMEWORKS:
-        yield "framework_patched", f"{ast.unparse(node)[:80]}", node.lineno
-    elif name.endswith("monkeypatch.setattr") and node.args:
-        first = node.args[0]
-        target = first.value if isinstance(first, ast.Constant) else _name(first)
-        if isinstance(target, str) and target.partition(".")[0] in {"pytest", "_pytest", "unittest"}:
-            yield "framework_patched", f"{ast.unparse(node)[:80]}", node.lineno
-
-
-def _bad_assignment(node: ast.Assign | ast.AugAssign, is_test: bool) -> Iterator[tuple[str, str, int]]:
-    for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-        if (isinstance(target, ast.Attribute) and _name(target).partition(".")[0] in _FRAMEWORKS) or (
-            isinstance(target, ast.Attribute)
-            and _name(target) in {"sys.excepthook", "threading.excepthook"}
-            and is_test
-        ):
-            yield "framework_patched", f"{_name(target)} is replaced", node.lineno
-        elif isinstance(target, ast.Subscript) and is_test:
-            if _name(target.value) == "sys.modules":
-                yield "framework_patched", f"a module is replaced: {ast.unparse(target)[:80]}", node.lineno
-            elif _name(target.value) == "__builtins__":
-                yield "framework_patched", "a builtin is replaced", node.lineno
-
-
-def _returns_true(node: ast.FunctionDef) -> bool:
-    returns = [inner for inner in ast.walk(node) if isinstance(inner, ast.Return)]
-    return bool(returns) and all(isinstance(one.value, ast.Constant) and one.value.value is True for one in returns)
-
-
-def _of_conftest(tree: ast.Module) -> Iterator[tuple[str, str, int]]:
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            body = ast.unparse(node)
-            # With a sum of its body, so that a changed one is told as a new one is.
-            if node.name.startswith("pytest_"):
-                yield "config_touched", f"the hook {node.name} ({zlib.crc32(body.encode()):08x})", node.lineno
-            elif _is_autouse(node) and re.search(r"\bsetattr\(|\bpatch\(|\.patch\b|\.skip\(", body):
-                told = f"the fixture {node.name} changes every test ({zlib.crc32(body.encode()):08x})"
-                yield "config_touched", told, node.lineno
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            for target in targets:
-                if _name(target) in {"collect_ignore", "collect_ignore_glob", "pytest_plugins"}:
-                    yield "config_touched", f"{ast.unparse(node)[:120]}", node.lineno
-
-
-def _is_autouse(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    for decorator in node.decorator_list:
-        if isinstance(decorator, ast.Call):
-            for keyword in decorator.keywords:
-                if keyword.arg == "autouse" and not (
-                    isinstance(keyword.value, ast.Constant) and not keyword.value.value
-                ):
-                    return True
-    return False

@@ -1,11 +1,10 @@
-"""Pure: the goalposts of tests in other languages than Python, by rules over their text.
+"""Pure: the goalposts of tests in other languages than Python, by the outlines of their files before and after.
 
-A test is the text from its declaration to the next one; its assertions are the statements that ask something. Every
-assertion that stood in a test must still stand in it, in the same words: what is merely rewritten is told too, since
-text rules cannot see that it asks the same.
+What stood in a file of tests may only be laid out differently; between it may come whole tests, assertions, cases,
+imports and names that were not there (goalposts_outline, goalposts_languages). A test that changed beyond that is held
+against what it was by patterns of its assertions, so that the move can be named: text rules cannot see that other words
+ask the same.
 """
-
-# ruff: noqa: E501 - a pattern is read best in one piece
 
 from __future__ import annotations
 
@@ -13,91 +12,417 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import cached_property
 
-from gates.goalposts import Change, Moved, moved
+from gates.goalposts_languages import Language, language_of
+from gates.goalposts_moves import Change, Moved, added_lines, moved
+from gates.goalposts_outline import Group, Item, Unmatched, outline
+from gates.goalposts_paths import is_data, is_test_path
 
 _STATEMENT_LINES = 20
+_MAX_DIFFERENCES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Language:
-    """How one language declares tests (group `name`), asserts, skips, singles out, and ends a run."""
+class _Difference:
+    """One thing in a file of tests that changed; `gone` is its form at the base where it only may have moved away."""
 
-    files: re.Pattern[str]
-    test: re.Pattern[str]
-    assertion: re.Pattern[str]
-    weak: re.Pattern[str]
-    skip: re.Pattern[str]
-    focus: re.Pattern[str] | None = None
-    exit: re.Pattern[str] | None = None
-    exit_anywhere: bool = False
+    line: int
+    what: str
+    gone: str = ""
 
 
-_NEVER = re.compile(r"(?!)")
+def judge(changes: Sequence[Change]) -> list[Moved]:
+    """Where tests in other languages than Python, and what they stand on, ask for less."""
+    found: list[Moved] = []
+    by_language: dict[str, tuple[Language, list[Change]]] = {}
+    for change in changes:
+        language = language_of(change.path)
+        if change.path.endswith((".py", ".pyi")):
+            continue
+        if language is not None:
+            by_language.setdefault(language.name, (language, []))[1].append(change)
+        elif is_test_path(change.path) and not is_data(change.path) and not change.path.endswith((".md", ".gitkeep")):
+            found += _of_other(change)
+    for language, mine in by_language.values():
+        found += _of_language(language, mine)
+    return found
 
-LANGUAGES = (
-    Language(  # JavaScript, TypeScript: jest, vitest, mocha, node:test, jasmine
-        files=re.compile(r".*[._-](?:test|spec)\.[cm]?[jt]sx?\Z|(?:.*/)?(?:__tests__|tests?|spec)/.*\.[cm]?[jt]sx?\Z"),
-        test=re.compile(
-            r"^[ \t]*(?:[xf])?(?:it|test)(?:\.\w+)*(?:\(\s*\[[^\]]*\]\s*\)|`[^`]*`)?\s*\(\s*(?P<q>['\"`])(?P<name>.*?)(?P=q)", re.MULTILINE
-        ),
-        assertion=re.compile(r"\bexpect\s*\(|\bassert(?:\.\w+)?\s*\(|\bshould\.|\bt\.(?:is|true|false|deepEqual|equal)\("),
-        weak=re.compile(
-            r"toBeTruthy|toBeDefined|not\.toBeNull|not\.toBeUndefined|expect\.anything|toBeInstanceOf|toHaveProperty"
-            r"|assert\.ok|assert\(\s*true|toBeGreaterThan|toMatchObject|expect\(true\)"
-        ),
-        skip=re.compile(r"\b(?:it|test|describe|suite)\.(?:skip|todo|fixme|failing)\b|\bx(?:it|describe|test)\s*\(|\bskip:\s*true|\bt\.skip\(|this\.skip\("),
-        focus=re.compile(r"\b(?:it|test|describe|suite)\.only\b|\bf(?:it|describe)\s*\(|\bonly:\s*true"),
-        exit=re.compile(r"\bprocess\.(?:exit|abort|kill)\s*\(|process\.exitCode\s*="),
-    ),
-    Language(  # Go
-        files=re.compile(r".*_test\.go\Z"),
-        test=re.compile(r"^func\s+(?P<name>(?:Test|Fuzz|Example|Benchmark)\w*)\s*\(", re.MULTILINE),
-        assertion=re.compile(r"\bt\.(?:Error|Errorf|Fatal|Fatalf|Fail|FailNow)\(|\b(?:assert|require|is|qt|cmp)\.\w+\("),
-        weak=re.compile(r"\.(?:NotNil|NotEmpty|True|NoError|Contains|InDelta|InEpsilon|t\.Log)\b"),
-        skip=re.compile(r"\b[tb]\.Skip(?:f|Now)?\(|testing\.Short\(\)|^//go:build\s+(?:ignore|never)|^// \+build\s+ignore", re.MULTILINE),
-        exit=re.compile(r"\bos\.Exit\(\s*0?\s*\)|\bsyscall\.Exit\("),
-    ),
-    Language(  # Rust: tests stand beside what they test
-        files=re.compile(r".*\.rs\Z"),
-        test=re.compile(
-            r"(?P<attributes>(?:^[ \t]*#\[[^\n]*\]\s*\n)*^[ \t]*#\[(?:\w+::)*(?:test|rstest|test_case)\b[^\n]*\]\s*\n(?:^[ \t]*#\[[^\n]*\]\s*\n)*)"
-            r"[ \t]*(?:pub\s+)?(?:async\s+)?fn\s+(?P<name>\w+)", re.MULTILINE
-        ),
-        assertion=re.compile(r"\b(?:debug_)?assert(?:_\w+)?!\s*\(|\bpanic!\(|\bunreachable!\(|\.(?:unwrap_err|expect_err)\("),
-        weak=re.compile(r"assert!\s*\((?:true|.*\.is_(?:ok|some|err|none)\(\))"),
-        skip=re.compile(r"#\[\s*ignore|#\[should_panic|#\[cfg\(any\(\)\)\]|#!?\[cfg\(not\(test\)\)\]"),
-        exit=re.compile(r"\bstd::process::(?:exit|abort)\(|\bprocess::exit\("),
-    ),
-    Language(  # Java, Kotlin, Scala: JUnit, TestNG
-        files=re.compile(r".*(?:Test|Tests|IT|Spec|TestCase)\.(?:java|kt|scala|groovy)\Z|(?:.*/)?src/test/.*\.(?:java|kt|scala|groovy)\Z"),
-        test=re.compile(
-            r"(?P<attributes>(?:^[ \t]*@[^\n]*\n)*^[ \t]*@(?:Test|ParameterizedTest|RepeatedTest|Property)\b[^\n]*?(?:\n(?:[ \t]*@[^\n]*\n)*)?)"
-            r"[ \t]*(?:(?:public|private|protected|internal|static|final|suspend|void|fun)\s+|@\w+\s+)*`?(?P<name>\w[\w ]*)`?\s*\(", re.MULTILINE
-        ),
-        assertion=re.compile(r"\b(?:Assert(?:ions)?\.)?(?:assert\w+|fail|verify)\s*\(|\bassertThat\s*\(|\.should\w*\("),
-        weak=re.compile(r"assert(?:NotNull|True|DoesNotThrow|InstanceOf)\s*\(|isNotNull\(\)|isNotEmpty\(\)"),
-        skip=re.compile(r"@(?:Disabled|Ignore)\b|\bassum(?:e|ing)\w*\s*\(|enabled\s*=\s*false|@(?:Disabled|Enabled)(?:If|On)"),
-        exit=re.compile(r"\bSystem\.exit\s*\(|\bexitProcess\s*\(|Runtime\.getRuntime\(\)\.halt"),
-    ),
-    Language(  # Ruby: RSpec, Minitest
-        files=re.compile(r".*_(?:spec|test)\.rb\Z|(?:.*/)?test_[^/]*\.rb\Z"),
-        test=re.compile(r"^[ \t]*(?:(?:x|f)?(?:it|specify|example|test|scenario)\s*\(?\s*(?P<q>['\"])(?P<name>.*?)(?P=q)|def\s+(?P<def>test_\w+[?!]?))", re.MULTILINE),
-        assertion=re.compile(r"\bexpect\b\s*[({]|\bassert(?:_\w+)?\b|\brefute(?:_\w+)?\b|\.should(?:_not)?\b|\bmust_\w+"),
-        weak=re.compile(r"be_truthy|not_to be_nil|be_present|assert_not_nil|refute_nil|\bassert\s+true|be_a\b"),
-        skip=re.compile(r"^[ \t]*x(?:it|describe|context|specify)\b|^[ \t]*(?:skip|pending)\b|\bskip:\s*true|,\s*:(?:skip|pending)\b", re.MULTILINE),
-        focus=re.compile(r"^[ \t]*f(?:it|describe|context)\b|,\s*(?::focus\b|focus:\s*true)", re.MULTILINE),
-        exit=re.compile(r"\bexit!|\bat_exit\b|\babort\b\s*\(?['\"]?|\bProcess\.exit|^[ \t]*exit(?:\s|\(|$)", re.MULTILINE),
-    ),
-    Language(  # shell: bats, and plain test scripts
-        files=re.compile(r".*\.bats\Z"),
-        test=re.compile(r"^@test\s+(?P<q>['\"])(?P<name>.*?)(?P=q)", re.MULTILINE),
-        assertion=re.compile(r"^\s*(?:\[\[?\s|assert_\w+|test\s|refute_\w+)", re.MULTILINE),
-        weak=_NEVER,
-        skip=re.compile(r"^\s*skip\b", re.MULTILINE),
-        exit=re.compile(r"^\s*exit\s+0", re.MULTILINE),
-    ),
-)  # fmt: skip
+
+def _of_language(language: Language, changes: Sequence[Change]) -> Iterator[Moved]:
+    ours = [change for change in changes if is_test_path(change.path) or language.name == "rust"]
+    came = _Came(ours, language)
+    odd = {change.path: _differences(language, change, came) for change in ours if change.before is not None}
+    changed = [change for change in ours if change.before is None or odd[change.path]]
+    before = [test for change in changed for test in _tests(language, change.path, change.before or "")]
+    after = [test for change in changed for test in _tests(language, change.path, change.after or "")]
+    by_place = {(test.path, test.name): test for test in after}
+    known = {(test.path, test.name) for test in before}
+    new = [test for test in after if (test.path, test.name) not in known]
+    named = set()
+    for test in before:
+        now = by_place.get((test.path, test.name)) or _elsewhere(test, new)
+        moves = [moved("test_deleted", test.path, 0, f"the test “{test.name}” is gone")] if now is None else []
+        if now is not None:
+            moves = list(_compared(language, test, now))
+        named |= {test.path} if moves else set()
+        yield from moves
+    for change in ours:
+        # What could not be named by its kind is told in its own words.
+        if change.path not in named:
+            for one in odd.get(change.path, [])[:_MAX_DIFFERENCES]:
+                kind = "test_changed" if language.test.search(change.before or "") else "support_changed"
+                yield moved(kind, change.path, one.line, one.what)
+        yield from _of_file(language, change)
+    for change in changes:
+        if not is_test_path(change.path) and language.detects is not None and change.after is not None:
+            for line, text in added_lines(change.before or "", change.after):
+                if language.detects.search(text):
+                    yield moved(
+                        "tests_detected", change.path, line, f"the code asks whether it is tested: {text.strip()}"
+                    )
+        if not is_test_path(change.path):
+            yield from _ends_of_product(language, change)
+
+
+def _ends_of_product(language: Language, change: Change) -> Iterator[Moved]:
+    """Where loading the product ends the process."""
+    path = change.path
+    if change.after is None or re.search(r"(?:^|/)(?:bin|cli|cmd|scripts|main)(?:/|\.|$)", path):
+        return
+    if language.name == "javascript":
+        pattern = re.compile(r"^process\.(?:exit|abort|reallyExit)\s*\(|process\.reallyExit|process\[['\"]\w*[eE]xit")
+    elif language.name == "go":
+        inits = re.findall(r"^func init\(\) \{.*?^\}", change.after, re.MULTILINE | re.DOTALL)
+        if not any("Exit(" in one for one in inits) or "Exit(" in (change.before or ""):
+            return
+        pattern = re.compile(r"\b(?:os|syscall)\.Exit\(")
+    else:
+        return
+    for line, text in added_lines(change.before or "", change.after):
+        if pattern.search(text):
+            yield moved("exit_trick", path, line, f"loading the code ends the process: {text.strip()}")
+
+
+def _of_other(change: Change) -> Iterator[Moved]:
+    """A program of the tests in a language that nobody here reads: lines may come at its end only."""
+    if change.before is None or change.before == change.after:
+        return
+    was = [line.strip() for line in change.before.splitlines() if line.strip()]
+    now = [line.strip() for line in (change.after or "").splitlines() if line.strip()]
+    if change.after is None:
+        yield moved("test_deleted", change.path, 0, "a file of the tests is gone")
+    elif now[: len(was)] != was:
+        line = next((number for number, _ in added_lines(change.before, change.after)), 0)
+        yield moved("support_changed", change.path, line, "a file of the tests changed, in a language that is not read")
+
+
+# --- an outline against what it was -------------------------------------------------------------------------------
+
+
+def _outline_of(text: str | None, language: Language) -> Group:
+    try:
+        return outline(text or "", language.name)
+    except Unmatched:
+        return Group("")
+
+
+class _Came:
+    """The forms of all that the patched files hold, read when somebody misses something."""
+
+    def __init__(self, changes: Sequence[Change], language: Language) -> None:
+        self.changes = changes
+        self.language = language
+
+    @cached_property
+    def forms(self) -> frozenset[str]:
+        """Every statement's form, at whatever depth."""
+        outlines = (_outline_of(change.after, self.language) for change in self.changes)
+        return frozenset(item.form() for group in outlines for item in _all_items(group))
+
+    def __contains__(self, form: str) -> bool:
+        return form in self.forms
+
+
+def _all_items(group: Group) -> Iterator[Item]:
+    for item in group.items:
+        yield item
+        for inner in item.groups():
+            if inner.opener in {"{", "("}:
+                yield from _all_items(inner)
+
+
+def _differences(language: Language, change: Change, came: _Came) -> list[_Difference]:
+    """What changed in a file that stood, and is not known to be harmless."""
+    assert change.before is not None
+    if change.after is None:
+        gone = [item for item in _outline_of(change.before, language).items if _is_worth(item, language, change.path)]
+        missed = [item for item in gone if item.form() not in came]
+        return [_Difference(0, f"this is gone: {_shown(missed[0])}")] if missed else []
+    try:
+        was, now = outline(change.before, language.name), outline(change.after, language.name)
+    except Unmatched as problem:
+        old = [line.strip() for line in change.before.splitlines() if line.strip()]
+        new = [line.strip() for line in change.after.splitlines() if line.strip()]
+        if old == new or (language.name == "rust" and not language.test.search(change.before)):
+            return []
+        return [_Difference(0, f"the file changed and cannot be read: {problem}")]
+    if not is_test_path(change.path):  # Rust keeps tests beside what they test
+        was, now = (_only_tests(group) for group in (was, now))
+    if was.form() == now.form():
+        return []
+    used = frozenset(re.findall(r"[A-Za-z_]\w*", change.before))
+    found = list(_Outlines(language, used).groups(was, now, ""))
+    return [one for one in found if not one.gone or one.gone not in came]
+
+
+def _only_tests(group: Group) -> Group:
+    """The items of a Rust file that belong to its tests."""
+    mine = [item for item in group.items if re.search(r"# \[(?:cfg \([^)]*\btest\b|(?:\w+ :: )*test\b)", item.form())]
+    return Group("", mine, group.line)
+
+
+def _is_worth(item: Item, language: Language, path: str) -> bool:
+    if language.name == "rust" and not is_test_path(path):
+        return bool(_only_tests(Group("", [item])).items)
+    return not re.match(r"(?:import|package|use|require)\b", item.form())
+
+
+class _Outlines:
+    """Holds an outline against what it was."""
+
+    def __init__(self, language: Language, used: frozenset[str]) -> None:
+        self.language = language
+        self.used = used
+
+    def groups(self, was: Group, now: Group, where: str) -> Iterator[_Difference]:
+        """What differs between two groups; `where` are the words round them."""
+        old, new = [item.form() for item in was.items], [item.form() for item in now.items]
+        if was.opener == "(":
+            yield from self._arguments(was, now, where)
+            return
+        for what, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+            if what == "equal":
+                continue
+            left = list(was.items[a:b])
+            for item in now.items[c:d]:
+                same = next((one for one in left if _label(one) == _label(item)), None)
+                if same is not None:
+                    left.remove(same)
+                    yield from self._items(same, item, where)
+                else:
+                    last = b == len(was.items) and was.opener == "{" and _is_body_of_test(where)
+                    if odd := self._insertion(item, now, where, at_end=last):
+                        yield odd
+            for item in left:
+                if not self._may_go(item):
+                    yield _Difference(now.line, f"this is gone or changed: {_shown(item)}", item.form())
+
+    def _arguments(self, was: Group, now: Group, where: str) -> Iterator[_Difference]:
+        if len(was.items) != len(now.items):
+            yield _Difference(now.line, f"{where}: {_short(was.form())} → {_short(now.form())}")
+            return
+        for old, new in zip(was.items, now.items, strict=True):
+            if old.form() != new.form():
+                yield from self._items(old, new, where)
+
+    def _items(self, was: Item, now: Item, where: str) -> Iterator[_Difference]:
+        """What differs between two items that are the same by their label."""
+        if was.form() == now.form() or (self.language.name == "go" and _imports_more(was, now)):
+            return
+        if was.shape() != now.shape():
+            yield _Difference(now.line, f"{_shown(was)} → {_shown(now)}")
+            return
+        words = ""
+        for old, new in zip(was.parts, now.parts, strict=True):
+            if isinstance(old, Group) and isinstance(new, Group):
+                if old.form() == new.form():
+                    continue
+                inside = f"{where} {words}"[-200:]
+                if old.opener == "[" and not _is_of_cases(inside):
+                    yield _Difference(new.line or now.line, f"{_shown(was)} → {_shown(now)}")
+                else:
+                    is_block = old.opener == "{" and not all(map(_is_element, old.items))
+                    yield from self.groups(old, new, f"{inside} {{" if is_block else inside)
+            elif isinstance(new, str) and new[:1] not in {'"', "'", "`"}:
+                words += f" {new}"
+
+    def _may_go(self, item: Item) -> bool:
+        """What may be gone: imports and headers, without which whoever needs them fails."""
+        return (
+            bool(re.match(r"(?:import|use|require|package|from|# include)\b", item.form())) and "*" not in item.form()
+        )
+
+    def _insertion(self, item: Item, group: Group, where: str, *, at_end: bool) -> _Difference | None:
+        """Why an item that is new between others is not known to be harmless; None when it is."""
+        form = item.form()
+        odd = _Difference(item.line, f"this is new between what was asked: {_shown(item)}")
+        flat = form.replace(" ", "")
+        plain = _plain(item)
+        is_round = self.language.round is not None and self.language.round.search(plain)
+        if is_round and (_ROUND_ALL.search(plain) or not self._is_whole_test(form)):
+            return _Difference(item.line, f"this runs round the tests that stood: {_shown(item)}")
+        if form.startswith(("//go:build", "// +build")):
+            return odd
+        if self._is_test(item) or self._is_import(form):
+            return None
+        if _REACHING.search(flat):
+            return odd
+        if group.opener == "[" or (group.opener == "{" and _is_element(item)):
+            return None if _is_of_cases(where) else odd
+        if self._is_assertion(item):
+            return None
+        if _ENDS.search(form):
+            return odd
+        if at_end:
+            return None
+        name = _bound(item)
+        return None if name and name not in self.used else odd
+
+    def _is_test(self, item: Item) -> bool:
+        form = item.form()
+        if self.language.name == "javascript":
+            return bool(re.match(r"(?:it|test|describe|suite|context|specify)\b", form))
+        if self.language.name == "go":
+            found = re.match(r"func (?:\([^)]*\) )?(\w+)", form)
+            return bool(found and found[1] not in {"init", "TestMain"} and found[1] not in self.used) or bool(
+                re.match(r"t \. Run \(", form)
+            )
+        if self.language.name == "rust":
+            found = re.search(r"\bfn (\w+)|\bmod (\w+)", form)
+            return bool(found and not re.search(r"macro_rules", form) and (found[1] or found[2]) not in self.used)
+        if self.language.name == "java":
+            return bool(re.search(r"@ (?:Test|ParameterizedTest|RepeatedTest|Nested)\b", form)) or (
+                _label(item).split(":")[-1] not in self.used and "{" in item.shape() and "static {" not in item.shape()
+            )
+        if self.language.name == "ruby":
+            return bool(re.match(r"(?:it|specify|describe|context|example|scenario|test|def test_\w+)\b", form))
+        return form.startswith("@test")
+
+    @staticmethod
+    def _is_whole_test(form: str) -> bool:
+        """Whether an item is a test or a suite, in whose block something may stand round its own tests."""
+        return bool(re.match(r"(?:describe|context|suite|it|test|specify|func Test\w+|@test)\b", form))
+
+    @staticmethod
+    def _is_import(form: str) -> bool:
+        if re.match(r"(?:import|use|require|require_relative|package|using|# include)\b", form):
+            return "*" not in form and "fake" not in form.lower() and not re.search(r"\bas (?:expect|it|test)\b", form)
+        return bool(re.match(r"(?:const|let|var) .* = require \(", form))
+
+    def _is_assertion(self, item: Item) -> bool:
+        """Whether a statement only asks: an assertion, or in Go a condition with nothing but a failure in its block."""
+        form = item.form()
+        flat = form.replace(" ", "")
+        if self.language.name == "go":
+            if form.startswith("if "):
+                blocks = [group for group in item.groups() if group.opener == "{"]
+                inner = [one.form().replace(" ", "") for block in blocks for one in block.items]
+                return bool(inner) and all(re.match(r"t\.(?:Error|Fatal|Fail|Log|Helper)", one) for one in inner)
+            return bool(re.match(r"(?:t\.(?:Error|Fatal|Fail|Log|Helper)|assert\.|require\.)", flat))
+        return bool(
+            re.match(
+                r"(?:await)?(?:expect[({]|expect\.|assert|t\.(?:is|true|deepEqual)|refute|must_|debug_assert)", flat
+            )
+        ) or bool(self.language.name == "java" and re.match(r"(?:Assert(?:ions)?\.)?(?:assert\w*|verify)\(", flat))
+
+
+_CASES = re.compile(
+    r"(?i)\b(?:\w*cases|tests|tt|table|rows|scenarios|inputs|examples|params|each|testdata|\w*Cases|\w*Tests)\b"
+)
+# What is put round every test of its file, wherever it stands.
+_ROUND_ALL = re.compile(
+    r"\b(?:jest|vi)\.(?:mock|doMock|setMock)\(|\bmock\.module\(|func (?:TestMain|init)\(|\bRSpec\.configure\b"
+)
+_REACHING = re.compile(
+    r"(?:jest|vi)\.(?:mock|doMock|spyOn|setMock|fn)\(|\bmock\.(?:module|method)|sinon\.|Object\.(?:assign|defineProperty)\("
+    r"|\.prototype|expect\.extend|global(?:This)?\.|process\.(?:exit|abort|kill|on|once)\b|\.only\(|os\.Exit|runtime\.Goexit"
+    r"|t\.Skip|allow_any_instance_of|allow\(|define_method|instance_variable_set|class_eval|instance_eval|std::process|Mockito"
+    r"|macro_rules!|reflect\.|unsafe|System\.exit"
+)
+_ENDS = re.compile(
+    r"^(?:return|break|continue|throw|goto|exit|skip|next|redo|raise|panic|try|if|unless|while|switch|defer|go)\b|\bskip\b"
+)
+
+
+def _imports_more(was: Item, now: Item) -> bool:
+    """Whether two import blocks of Go bind the same names to the same packages, as far as both bind them."""
+    forms = [re.fullmatch(r"import \((.*)\)", item.form()) for item in (was, now)]
+    if forms[0] is None or forms[1] is None:
+        return False
+    old, new = (re.findall(r"(?:(\w+|\.) )?\"([^\"]+)\"", form[1]) for form in forms if form is not None)
+    names = [{alias or path.rpartition("/")[2]: path for alias, path in said} for said in (old, new)]
+    return "." not in names[1].keys() - names[0].keys() and all(
+        names[1].get(name, path) == path for name, path in names[0].items()
+    )
+
+
+def _is_of_cases(where: str) -> bool:
+    """Whether the words of the statement round a literal say that it holds cases, and do not assert."""
+    here = where.rpartition("{")[2]
+    return bool(_CASES.search(here)) and not re.search(r"\bexpect|assert|require|[sS]hould|Equal", here)
+
+
+def _is_body_of_test(where: str) -> bool:
+    return bool(re.search(r"\b(?:it|test|func Test\w*|fn|void|specify|def test_\w+)\b", where))
+
+
+def _is_element(item: Item) -> bool:
+    """Whether an item of a block is an element of a literal: a group, a constant, or a key with its value."""
+    first = item.parts[0]
+    if isinstance(first, Group):
+        return len(item.parts) <= 2
+    return len(item.parts) > 1 and item.parts[1] == ":"
+
+
+def _bound(item: Item) -> str:
+    """The name that a declaration binds, "" for what is none."""
+    found = re.match(
+        r"(?:(?:const|let|var|val|final|mut|my|static|pub) )*(?:mut )?(?:[A-Z][\w<>]* |int |long |double )?(\w+)"
+        r"(?: : [^=]*)? (?::=|=)(?!=)|(?:async )?(?:function|type|struct|class|interface|enum) (\w+)",
+        item.form(),
+    )
+    return (found[1] or found[2]) if found else ""
+
+
+def _label(item: Item) -> str:
+    """What an item is the same by, whatever is in it: a declared name, a call with its first text, a set name."""
+    form = item.form()
+    if found := re.search(
+        r"(?:^|\s)(?:func|fn|function|def|class|struct|enum|trait|impl|mod|module|interface|object)\s+(?:\([^)]*\)\s*)?([\w.?!]+)",
+        form[:300],
+    ):
+        return f"declared:{found[1]}"
+    if found := re.match(r"(?:x|f)?(\w+)(?: \. \w+)*(?: \(\[.*?\]\))? ?\(?[ ]?(\"[^\"]*\"|'[^']*')", form[:400]):
+        return f"called:{found[1]}:{found[2]}"
+    if name := _bound(item):
+        return f"set:{name}"
+    if (
+        "{" in item.shape()
+        and (found := re.search(r"(\w+) \([^{]*\{", form[:400]))
+        and found[1] not in {"if", "for", "while", "switch"}
+    ):
+        return f"declared:{found[1]}"
+    if found := re.match(r"(if|for|while|switch|match|try|return|expect|assert\w*)\b", form):
+        return f"{found[1]}:{item.shape()}"
+    return item.shape()
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _plain(item: Item) -> str:
+    """An item about as somebody would write it."""
+    return re.sub(r" ?([.;,()\[\]{}@#!]) ?", r"\1", item.form())
+
+
+def _shown(item: Item) -> str:
+    return _short(_plain(item))
+
+
+# --- one test against what it was ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,32 +433,6 @@ class _Test:
     text: str
     assertions: tuple[str, ...]
     skips: int
-
-
-def judge(changes: Sequence[Change]) -> list[Moved]:
-    """Where tests in the languages above ask for less."""
-    found: list[Moved] = []
-    for language in LANGUAGES:
-        mine = [change for change in changes if language.files.match(change.path)]
-        if mine:
-            found += _of_language(language, mine)
-    return found
-
-
-def _of_language(language: Language, changes: Sequence[Change]) -> Iterator[Moved]:
-    before = [test for change in changes for test in _tests(language, change.path, change.before or "")]
-    after = [test for change in changes for test in _tests(language, change.path, change.after or "")]
-    by_place = {(test.path, test.name): test for test in after}
-    known = {(test.path, test.name) for test in before}
-    new = [test for test in after if (test.path, test.name) not in known]
-    for test in before:
-        now = by_place.get((test.path, test.name)) or _elsewhere(test, new)
-        if now is None:
-            yield moved("test_deleted", test.path, 0, f"the test “{test.name}” is gone")
-            continue
-        yield from _compared(language, test, now)
-    for change in changes:
-        yield from _of_file(language, change, new)
 
 
 def _elsewhere(test: _Test, new: list[_Test]) -> _Test | None:
@@ -160,8 +459,10 @@ def _compared(language: Language, test: _Test, now: _Test) -> Iterator[Moved]:
         yield moved("expectation_changed", now.path, now.line, f"“{now.name}” asks something else: {gone[0]}")
 
 
-def _of_file(language: Language, change: Change, new: Sequence[_Test]) -> Iterator[Moved]:
+def _of_file(language: Language, change: Change) -> Iterator[Moved]:
     before, after = _code(change.before or ""), _code(change.after or "")
+    if language.name == "go":  # programs within texts end other processes
+        before, after = (re.sub(r"`[^`]*`", lambda raw: "\n" * raw[0].count("\n"), text) for text in (before, after))
     if not after:
         return
     # Skips of whole suites stand outside the tests; those of tests that are new with the patch take nothing away.
@@ -172,8 +473,7 @@ def _of_file(language: Language, change: Change, new: Sequence[_Test]) -> Iterat
         yield moved("test_skipped", change.path, _line(language.skip, after), "a suite of tests is skipped")
     if language.focus is not None and _count(language.focus, after) > _count(language.focus, before):
         yield moved("test_skipped", change.path, _line(language.focus, after), "only some tests are run")
-    is_test = language.test.search(after) is not None or "_test" in change.path or "spec" in change.path
-    if language.exit is not None and is_test and not change.path.endswith(".rs"):
+    if language.exit is not None and is_test_path(change.path):
         if _count(language.exit, after) > _count(language.exit, before):
             yield moved("exit_trick", change.path, _line(language.exit, after), "the test program is ended from within")
     elif language.exit is not None and change.path.endswith(".rs"):
@@ -181,6 +481,14 @@ def _of_file(language: Language, change: Change, new: Sequence[_Test]) -> Iterat
         now = sum(_count(language.exit, test.text) for test in _tests(language, change.path, change.after or ""))
         if now > was:
             yield moved("exit_trick", change.path, 0, "the test program is ended from within")
+    if change.before is None and re.search(r"(?:^|/)__mocks__/", change.path):
+        yield moved("subject_mocked", change.path, 0, "a module is mocked for every test")
+    if language.name == "go" and change.path.endswith("_test.go"):
+        for line, text in added_lines(before, after):
+            if found := re.match(r"func\s+(TestMain|init)\s*\(", text):
+                yield moved("support_changed", change.path, line, f"{found[1]} runs round every test of its package")
+    if language.name == "ruby" and change.before is None and "RSpec.configure" in after:
+        yield moved("support_changed", change.path, 0, "what runs round every test is configured")
     yield from _mocked(change)
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gates import coverage, criteria, environment, evidence, flaky_reruns, goalposts, junit, sarif
+from gates import coverage, criteria, environment, evidence, flaky_reruns, goalposts, goalposts_count, junit, sarif
 from gates.coverage import Coverage
 from gates.evidence import SHARD, TEST_KINDS, EvidenceRefused, Missing, Tree
 from gates.goalposts import Change, Moved, moved
-from gates.junit import ERROR, FAIL, Results, TestCase
+from gates.junit import ERROR, FAIL, SKIP, Results, TestCase
 from gates.models import FlakyTest, Gate, GateRun
 from gates.reading import UNKNOWN_LENGTH
 from gates.runner import Execution
@@ -160,7 +160,9 @@ def measure(
         found, new = _against_base(gate_run, gathered.found, base, says)
     if gathered.coverage is not None:
         results = _with_coverage(gate_run, gathered.coverage, results, says, told)
-    clean = _goalposts(gate_run, gate, execute, says, told) if "goalposts" in gate_run.criteria and not broken else None
+    clean = None
+    if "goalposts" in gate_run.criteria and not broken:
+        clean = _goalposts(gate_run, gate, execute, says, told, gathered.results, executed.output)
     anything = gathered.results is not None or gathered.coverage is not None or gathered.found is not None
     results = replace(
         results,
@@ -332,7 +334,13 @@ def _says_something(line: str) -> bool:
 
 
 def _goalposts(
-    gate_run: GateRun, gate: Gate, execute: Execute | None, says: dict[str, str], told: dict[str, Any]
+    gate_run: GateRun,
+    gate: Gate,
+    execute: Execute | None,
+    says: dict[str, str],
+    told: dict[str, Any],
+    results: Results | None,
+    output: str,
 ) -> bool | None:
     """Whether the patch left the goalposts where they were; None when that could not be found out."""
     if not gate_run.base_tree:
@@ -340,16 +348,18 @@ def _goalposts(
         return None
     try:
         changes = _changes(gate_run)
-        found = list(evidence.moved_goalposts(changes))
+        paths = [file.path for file in git.files(gate_run.project.mirror, gate_run.base_tree)]
+        found = list(evidence.moved_goalposts(changes, paths))
     except (EvidenceRefused, git.GitFailed, git.UnknownCommit) as problem:
         says["goalposts"] = f"what the patch changed could not be looked at: {problem}"
         return None
+    found += _counted(gate_run, gate, results, output, by_us=execute is not None)
     if gate.base_tests:
         try:
             if execute is None:
                 further, unknown = [], "nobody ran the tests of the base on the patched source"
             else:
-                further, unknown = _base_tests(gate_run, gate, changes, execute, told)
+                further, unknown = _base_tests(gate_run, gate, changes, execute, told, results)
         except git.GitFailed as problem:
             further, unknown = [], str(problem)
         found += further
@@ -359,6 +369,21 @@ def _goalposts(
     says["goalposts"] = goalposts.told(found)
     told["goalposts"] = [[one.kind, one.path, one.line, one.what] for one in found[:MOVED_SHOWN]]
     return not found
+
+
+def _counted(gate_run: GateRun, gate: Gate, results: Results | None, output: str, *, by_us: bool) -> list[Moved]:
+    """What the number of tests that ran says: against the base's, where it was measured, and the runner's own word."""
+    if results is None:
+        return []
+    found: list[Moved] = []
+    base = GateRun.objects.on_base(gate_run)
+    if base is not None and base.parsed:
+        rows = base.results.exclude(outcome=SKIP).values_list("test_key", "file", "classname")
+        before = {key: file or classname for key, file, classname in rows}
+        found += goalposts_count.missing(before, goalposts_count.ran(results), "on the base")
+    if by_us and gate.shards == 1 and "junit" in gate.evidence:
+        found += goalposts_count.contradicted(gate_run.command, output, results, gate.evidence["junit"])
+    return found
 
 
 def _changes(gate_run: GateRun) -> list[Change]:
@@ -379,9 +404,15 @@ def _changes(gate_run: GateRun) -> list[Change]:
 
 
 def _base_tests(
-    gate_run: GateRun, gate: Gate, changes: Sequence[Change], execute: Execute, told: dict[str, Any]
+    gate_run: GateRun,
+    gate: Gate,
+    changes: Sequence[Change],
+    execute: Execute,
+    told: dict[str, Any],
+    results: Results | None,
 ) -> tuple[list[Moved], str]:
-    """Run the tests as the base has them against the patched source; what fails, and why it is not known if it is not.
+    """Run the tests as the base has them against the patched source; what fails, or no longer runs with the patch's
+    own tests, and why it is not known if it is not.
 
     Where the patch touches no file of the tests, the run itself was that.
     """
@@ -412,8 +443,12 @@ def _base_tests(
     told["base_tests"] |= {"total": gathered.results.total, "failed": gathered.results.failed}
     if not failed and executed.exit_code not in _ordinary(gate):
         return [], f"the tests of the base gave up on the patched source, with exit code {executed.exit_code}"
+    fewer = []
+    if results is not None:
+        before = goalposts_count.ran(gathered.results)
+        fewer = goalposts_count.missing(before, goalposts_count.ran(results), "with the tests of the base")
     paths = sorted(overlay)
-    return [
+    return fewer + [
         moved(
             "base_tests_fail",
             next((p for p in paths if _is_of(test, p)), paths[0]),

@@ -30,6 +30,7 @@ class Preset:
     criteria: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
     finding_exit_codes: tuple[int, ...] = ()
+    base_tests: bool = False
 
     def definition(self) -> dict[str, Any]:
         """The fields of a gate."""
@@ -39,6 +40,8 @@ class Preset:
 
 
 TESTED: Mapping[str, Any] = {"max_failures": 0, "min_tests": 1, "goalposts": True}
+# Judged by the exit code: how many tests ran is not known, but whether the patch moved its goalposts is.
+GUARDED: Mapping[str, Any] = {"goalposts": True}
 NOTHING_NEW: Mapping[str, Any] = {"max_new_findings": {"level": "warning", "count": 0}}
 BY_EXIT_CODE = "It writes no report that Signalbox reads, so its exit code alone decides."
 
@@ -97,7 +100,9 @@ def _python(tree: _Tree) -> Iterator[Preset]:
         if "pytest-cov" in named or "pytest_cov" in named:
             command += ["--cov", "--cov-report=xml:{evidence}/coverage.xml"]
             evidence["coverage"] = "coverage.xml"
-        yield Preset("pytest", "pytest", "unit_tests", tuple(command), f"{sign} is there", evidence, TESTED)
+        yield Preset(
+            "pytest", "pytest", "unit_tests", tuple(command), f"{sign} is there", evidence, TESTED, base_tests=True
+        )
     if sign := (tree.has("ruff.toml", ".ruff.toml") or ("[tool.ruff] in pyproject.toml" if "ruff" in tools else "")):
         command = ["ruff", "check", "--no-cache", "--output-format=sarif", "--output-file={evidence}/ruff.sarif", "."]
         yield Preset("ruff", "ruff", "lint", tuple(command), f"{sign} is there", {"sarif": "ruff.sarif"}, NOTHING_NEW)
@@ -135,12 +140,25 @@ def _node(tree: _Tree) -> Iterator[Preset]:
         codes = tuple(range(1, 126))  # it ends with the number of tests that failed
     else:
         report, note = {}, BY_EXIT_CODE
-    yield Preset("npm-test", "npm test", "unit_tests", command, why, report, TESTED if report else {}, note, codes)
+    criteria = TESTED if report else GUARDED
+    yield Preset(
+        "npm-test", "npm test", "unit_tests", command, why, report, criteria, note, codes, base_tests=True,
+    )  # fmt: skip
 
 
 def _go(tree: _Tree) -> Iterator[Preset]:
     if sign := tree.has("go.mod"):
-        yield Preset("go-test", "go test", "unit_tests", ("go", "test", "./..."), f"{sign} is there", note=BY_EXIT_CODE)
+        yield Preset(
+            "go-test",
+            "go test",
+            "unit_tests",
+            ("go", "test", "./..."),
+            f"{sign} is there",
+            {},
+            GUARDED,
+            BY_EXIT_CODE,
+            base_tests=True,
+        )
 
 
 def _rust(tree: _Tree) -> Iterator[Preset]:
@@ -150,11 +168,29 @@ def _rust(tree: _Tree) -> Iterator[Preset]:
     if re.search(r"\[profile\.[\w-]+\.junit\]", tree.text(".config/nextest.toml")):
         command = ("cargo", "nextest", "run", *offline)
         yield Preset(
-            "cargo-nextest", "cargo nextest", "unit_tests", command, ".config/nextest.toml is there", note=BY_EXIT_CODE
+            "cargo-nextest",
+            "cargo nextest",
+            "unit_tests",
+            command,
+            ".config/nextest.toml is there",
+            {},
+            GUARDED,
+            BY_EXIT_CODE,
+            base_tests=True,
         )
     else:
         command = ("cargo", "test", *offline)
-        yield Preset("cargo-test", "cargo test", "unit_tests", command, "Cargo.toml is there", note=BY_EXIT_CODE)
+        yield Preset(
+            "cargo-test",
+            "cargo test",
+            "unit_tests",
+            command,
+            "Cargo.toml is there",
+            {},
+            GUARDED,
+            BY_EXIT_CODE,
+            base_tests=True,
+        )
 
 
 def _make(tree: _Tree) -> Iterator[Preset]:
@@ -163,7 +199,17 @@ def _make(tree: _Tree) -> Iterator[Preset]:
         if sign and re.search(rf"^{target}\s*:(?!=)", tree.text(sign), re.MULTILINE):
             command = ("make", target)
             why = f"{sign} has a target {target}"
-            yield Preset(f"make-{target}", f"make {target}", "unit_tests", command, why, note=BY_EXIT_CODE)
+            yield Preset(
+                f"make-{target}",
+                f"make {target}",
+                "unit_tests",
+                command,
+                why,
+                {},
+                GUARDED,
+                BY_EXIT_CODE,
+                base_tests=True,
+            )
             return
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from gates import evidence, goalposts
 from gates.goalposts import Change
+from tests.gates import goalposts_strangers as strangers
 from tests.gates.goalposts_corpus import CHEATS, HONEST, Files
 
 
@@ -13,6 +14,11 @@ def changes_of(files: tuple[Files, Files]) -> list[Change]:
     return [
         Change(path, before.get(path), after.get(path, before.get(path))) for path in dict.fromkeys([*before, *after])
     ]
+
+
+def judged(files: tuple[Files, Files]) -> tuple[goalposts.Moved, ...]:
+    """What is told about a patch, the tree of the base known."""
+    return goalposts.judge(changes_of(files), frozenset(files[0]))
 
 
 def test_the_corpus_is_as_large_as_it_was_promised() -> None:
@@ -34,10 +40,35 @@ def test_a_patch_that_adds_tests_moves_nothing(name: str) -> None:
     assert goalposts.judge(changes_of(HONEST[name])) == ()
 
 
+@pytest.mark.parametrize("name", strangers.CHEATS)
+def test_what_a_stranger_got_past_is_told_with_its_place(name: str) -> None:
+    kinds, files = strangers.CHEATS[name]
+    found = judged(files)
+    assert kinds & {one.kind for one in found}, found
+    assert all(one.kind in goalposts.KINDS and one.what and one.path for one in found)
+
+
+@pytest.mark.parametrize("name", strangers.HONEST)
+def test_an_honest_patch_of_any_kind_moves_nothing(name: str) -> None:
+    assert judged(strangers.HONEST[name]) == ()
+
+
 def test_the_child_finds_what_we_would_find() -> None:
     for name in ("a test is deleted", "js: it.only", "fail_under is lowered"):
         changes = changes_of(CHEATS[name][1])
         assert evidence.moved_goalposts(changes) == goalposts.judge(changes) != ()
+
+
+def test_a_patch_of_200_files_of_tests_is_within_the_childs_bounds() -> None:
+    more = "".join(
+        f"\n\ndef test_{n}(prices):\n    total = add({n}, 1)\n    assert total == {n + 1}\n" for n in range(30)
+    )
+    text = strangers.SHARED + more
+    longer = f"{text}\n\ndef test_last():\n    assert add(0, 0) == 0\n"
+    changes = [Change(f"tests/test_{n}.py", text, longer) for n in range(199)]
+    changes.append(Change("tests/test_last.py", text, text.replace("LIMIT = 10", "LIMIT = 99")))
+    (only,) = evidence.moved_goalposts(changes)
+    assert (only.kind, only.path, only.line) == ("expectation_changed", "tests/test_last.py", 11)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,106 @@
+"""Pure: what a file is to the tests, by its path alone: a test, a support of tests, data, configuration, a shadow."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Collection
+
+_TEST_FOLDERS = frozenset(
+    {"test", "tests", "testing", "spec", "specs", "__tests__", "__mocks__", "__snapshots__", "e2e", "testdata"}
+)
+_TEST_FILE = re.compile(
+    r"(?:test_.*|.*_test|tests)\.py\Z|conftest\.py\Z|.*_test\.go\Z|.*[._-](?:test|spec)\.[cm]?[jt]sx?\Z"
+    r"|.*(?:Test|Tests|IT|Spec|TestCase)\.(?:java|kt|scala|groovy|cs|swift)\Z|(?:test_.*|.*_test|.*_spec)\.rb\Z"
+    r"|.*(?:Test|Spec)\.php\Z|.*_test\.(?:exs|dart|cc|cpp|c)\Z|.*\.bats\Z"
+)
+_COLLECTED_FILE = re.compile(r"(?:.*/)?(?:test_[^/]*|[^/]*_test|tests?)\.py\Z")
+_CODE_FILE = re.compile(
+    r".*\.(?:pyi?|[cm]?[jt]sx?|go|rs|java|kts?|scala|groovy|rb|bats|sh|bash|php|cs|swift|exs?|dart|c|cc|cpp|h|hpp|lua|pl|t"
+    r"|R|jl|vue|svelte)\Z"
+)
+_WORDS_FILE = re.compile(r"(?:.*/)?(?:README|CHANGELOG|LICENSE|NOTICE)[^/]*\Z|.*\.md\Z|(?:.*/)?\.git(?:keep|ignore)\Z")
+_EXPECTED_FILE = re.compile(
+    r".*\.(?:snap|golden|approved|ambr)\Z|.*\.(?:golden|approved|expected|verified)\.[^/]+\Z"
+    r"|(?:.*/)?(?:__snapshots__|__image_snapshots__|golden|goldens|snapshots)/.*"
+)
+_WHOLE_FILES = re.compile(
+    r"(?:.*/)?(?:pytest\.ini|\.pytest\.ini|pytest\.toml|\.coveragerc|tox\.ini|noxfile\.py|\.?codecov\.ya?ml"
+    r"|jest\.config\.\w+|vitest\.(?:config|workspace)\.\w+|karma\.conf\.\w+|\.mocharc(?:\.\w+)?|\.nycrc(?:\.\w+)?"
+    r"|\.c8rc(?:\.\w+)?|\.taprc|ava\.config\.\w+|\.npmrc|\.yarnrc(?:\.yml)?|\.pnpmfile\.c?js"
+    r"|playwright\.config\.\w+|cypress\.config\.\w+|\.eslintrc(?:\.\w+)?|eslint\.config\.\w+|\.eslintignore"
+    r"|\.?ruff\.toml|\.?mypy\.ini|\.flake8|\.?pylintrc|\.bandit|bandit\.ya?ml|\.semgrepignore|\.semgrep\.ya?ml"
+    r"|\.golangci\.\w+|\.?clippy\.toml|\.rspec|\.simplecov|phpunit\.xml(?:\.dist)?|nextest\.toml"
+    r"|sonar-project\.properties|\.pre-commit-config\.ya?ml|sitecustomize\.py|usercustomize\.py"
+    r"|\.gitlab-ci\.ya?ml|\.travis\.ya?ml|azure-pipelines\.ya?ml|bitbucket-pipelines\.ya?ml|Jenkinsfile|\.drone\.ya?ml"
+    r"|appveyor\.ya?ml)\Z|(?:.*/)?\.cargo/config(?:\.toml)?\Z"
+    r"|(?:\.github/workflows|\.github/actions|\.circleci|\.buildkite|\.ci)/.*"
+)
+_CI_FOLDER = re.compile(r"\.github/(?:workflows|actions)/.*")
+_CHECK_SCRIPT = re.compile(
+    r"(?:.*/)?(?:run[-_])?(?:unit[-_]|e2e[-_]|all[-_])?(?:tests?|check|checks|ci|cibuild|lint|verify|cov|coverage)"
+    r"(?:[-_][\w-]+)?(?:\.(?:sh|bash|zsh|ps1|bat|cmd))?\Z"
+)
+# Whoever of these names stands first on the path of imports is what every test gets.
+_RUNNERS = frozenset({"pytest", "_pytest", "pluggy", "iniconfig", "nose", "coverage", "xdist", "hypothesis", "mock"})
+
+
+def is_test_path(path: str) -> bool:
+    """Whether a file is of the tests, by the folders and names that their runners go by."""
+    *folders, name = path.split("/")
+    if _TEST_FILE.match(name) or any(folder.lower() in _TEST_FOLDERS for folder in folders):
+        return True
+    return bool(_EXPECTED_FILE.match(path))
+
+
+def is_collected(path: str) -> bool:
+    """Whether pytest looks for tests in a Python file of this name."""
+    return bool(_COLLECTED_FILE.match(path))
+
+
+def is_configuration(path: str) -> bool:
+    """Whether a file as a whole says how tests are found and run, or what CI does."""
+    return bool(_WHOLE_FILES.match(path))
+
+
+def is_ci_job(path: str) -> bool:
+    """Whether a file adds to what CI does without taking from it: workflows stand beside each other."""
+    return bool(_CI_FOLDER.match(path))
+
+
+def is_check_script(path: str) -> bool:
+    """Whether a script's name says that it runs the tests or checks."""
+    name = path.rpartition("/")[2]
+    return bool(_CHECK_SCRIPT.match(path)) and ("." in name or path.startswith(("bin/", "script/", "scripts/")))
+
+
+def is_data(path: str) -> bool:
+    """Whether a file of the tests holds what they are fed with or held against: no program, and no words for people."""
+    return is_test_path(path) and not _CODE_FILE.match(path) and not _WORDS_FILE.match(path)
+
+
+def is_expected(path: str) -> bool:
+    """Whether a data file holds what results are compared with as a whole."""
+    return bool(_EXPECTED_FILE.match(path)) or bool(re.search(r"expect|golden|snapshot|approved|baseline", path))
+
+
+def shadowed(path: str, tree: Collection[str]) -> str:
+    """The module that a new Python file would stand before on the path of imports, or "".
+
+    Of the standard library and the runners at the root or in a folder of tests; of the product (`tree` holds the paths
+    of the base) in a folder of tests.
+    """
+    if not path.endswith(".py"):
+        return ""
+    *folders, name = path.split("/")
+    stem = folders[-1] if name in {"__init__.py", "__main__.py"} and folders else name.removesuffix(".py")
+    place = folders[:-1] if name in {"__init__.py", "__main__.py"} else folders
+    in_tests = bool(place) and is_test_path("/".join([*place, "x"]))
+    outermost = not place or (in_tests and f"{'/'.join(place)}/__init__.py" not in tree)
+    if stem in _RUNNERS and (outermost or place == ["src"]):
+        return stem
+    if stem in sys.stdlib_module_names and outermost:
+        return stem
+    if in_tests and any(f"{root}{stem}{end}" in tree for root in ("", "src/") for end in (".py", "/__init__.py")):
+        return stem
+    return ""
