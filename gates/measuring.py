@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gates import coverage, criteria, environment, evidence, flaky_reruns, goalposts, goalposts_count, junit, sarif
+from gates import coverage, criteria, environment, evidence, flaky_reruns, goalposts, junit, sarif
 from gates.coverage import Coverage
 from gates.evidence import SHARD, TEST_KINDS, EvidenceRefused, Missing, Tree
-from gates.goalposts import Change, Moved, moved
+from gates.goalposts import Change, Moved, count, moved
 from gates.junit import ERROR, FAIL, SKIP, Results, TestCase
 from gates.models import FlakyTest, Gate, GateRun
 from gates.reading import UNKNOWN_LENGTH
@@ -380,9 +380,9 @@ def _counted(gate_run: GateRun, gate: Gate, results: Results | None, output: str
     if base is not None and base.parsed:
         rows = base.results.exclude(outcome=SKIP).values_list("test_key", "file", "classname")
         before = {key: file or classname for key, file, classname in rows}
-        found += goalposts_count.missing(before, goalposts_count.ran(results), "on the base")
+        found += count.missing(before, count.ran(results), "on the base")
     if by_us and gate.shards == 1 and "junit" in gate.evidence:
-        found += goalposts_count.contradicted(gate_run.command, output, results, gate.evidence["junit"])
+        found += count.contradicted(gate_run.command, output, results, gate.evidence["junit"])
     return found
 
 
@@ -445,8 +445,8 @@ def _base_tests(
         return [], f"the tests of the base gave up on the patched source, with exit code {executed.exit_code}"
     fewer = []
     if results is not None:
-        before = goalposts_count.ran(gathered.results)
-        fewer = goalposts_count.missing(before, goalposts_count.ran(results), "with the tests of the base")
+        before = count.ran(gathered.results)
+        fewer = count.missing(before, count.ran(results), "with the tests of the base")
     paths = sorted(overlay)
     return fewer + [
         moved(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gates import goalposts_count
+from gates.goalposts import count
 from gates.junit import Results, TestCase
 from tests.gates.test_measuring import TEST, TESTS, house_with, only_run
 
@@ -54,11 +54,11 @@ def test_a_patch_that_adds_to_a_test_file_is_clean_with_the_tests_of_the_base(tm
 
 
 def test_fewer_tests_are_told_with_their_names_and_skipped_ones_did_not_run() -> None:
-    before = goalposts_count.ran(results_of(a="pass", b="fail", c="skip"))
+    before = count.ran(results_of(a="pass", b="fail", c="skip"))
     assert set(before) == {"a", "b"}
-    assert goalposts_count.missing(before, {"a", "b"}, "on the base") == []
-    assert goalposts_count.missing(before, {"x", "y"}, "on the base") == []
-    (told,) = goalposts_count.missing(before, goalposts_count.ran(results_of(a="pass", b="skip")), "on the base")
+    assert count.missing(before, {"a", "b"}, "on the base") == []
+    assert count.missing(before, {"x", "y"}, "on the base") == []
+    (told,) = count.missing(before, count.ran(results_of(a="pass", b="skip")), "on the base")
     assert (told.kind, told.what) == ("tests_missing", "1 tests ran, 2 on the base; missing: b")
 
 
@@ -77,7 +77,7 @@ def test_fewer_tests_are_told_with_their_names_and_skipped_ones_did_not_run() ->
 )
 def test_pytests_own_last_line_is_held_against_its_report(output: str, kinds: list[str]) -> None:
     command = ["python", "-m", "pytest", "-q"]
-    found = goalposts_count.contradicted(command, output, results_of(a="pass", b="pass"), "junit.xml")
+    found = count.contradicted(command, output, results_of(a="pass", b="pass"), "junit.xml")
     assert [one.kind for one in found] == kinds
-    assert goalposts_count.contradicted(["./run"], output, results_of(a="pass"), "junit.xml") == []
-    assert goalposts_count.contradicted(command, output, results_of(a="fail"), "junit.xml") == []
+    assert count.contradicted(["./run"], output, results_of(a="pass"), "junit.xml") == []
+    assert count.contradicted(command, output, results_of(a="fail"), "junit.xml") == []

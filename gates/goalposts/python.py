@@ -1,6 +1,6 @@
 """Pure: the goalposts of Python tests and of what they stand on, by the syntax trees before and after.
 
-What stood at the base may change only where it can be shown to ask for no less (goalposts_harmless); what is new may
+What stood at the base may change only where it can be shown to ask for no less (`harmless`); what is new may
 not reach into what stood. A test that changed beyond that is held against the one that it was, wherever it moved to, so
 that the move can be named: each assertion of the base must find one of at least its strength about the same subject.
 """
@@ -15,14 +15,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from gates import goalposts_reach
-from gates.goalposts_assertions import EXACTLY, NOTHING, Asserted, asserted, dotted
-from gates.goalposts_harmless import Names, difference, has_more, loads_only, used_names
-from gates.goalposts_moves import Change, Moved, moved
-from gates.goalposts_normal import imported, nodes_of, normal
-from gates.goalposts_paths import is_collected, is_test_path, shadowed
-
-_Function = ast.FunctionDef | ast.AsyncFunctionDef
+from gates.goalposts.assertions import EXACTLY, NOTHING, Asserted, dotted
+from gates.goalposts.harmless import Names, difference, has_more, used_names
+from gates.goalposts.moves import Change, Moved, moved
+from gates.goalposts.normal import nodes_of, normal
+from gates.goalposts.paths import is_collected, is_test_path, shadowed
+from gates.goalposts.python_files import File, Function, Test, Unit, read
 
 # Names by which a runner finds what it runs round other tests.
 _SPECIAL = re.compile(
@@ -39,111 +37,6 @@ _BUILTIN_FIXTURES = frozenset(
 )  # fmt: skip
 _QUIET_HOOKS = frozenset({"pytest_addoption", "pytest_configure", "pytest_report_header"})
 _QUIET_HOOK_CALLS = frozenset({"addoption", "addini", "getgroup", "addinivalue_line", "append", "getoption"})
-
-
-@dataclass
-class Test:
-    """One test function with what decides about it from outside: skips of its class and its module, a condition.
-
-    What is in it is looked at when somebody asks: of most tests, nobody does.
-    """
-
-    __test__ = False
-
-    path: str
-    name: str
-    node: _Function
-    skips_outside: int
-    conditional: bool
-    text: str
-    names: Mapping[str, str]
-
-    @property
-    def line(self) -> int:
-        """Where its name stands."""
-        return self.node.lineno
-
-    @cached_property
-    def asserted(self) -> tuple[Asserted, ...]:
-        """What it asserts."""
-        return tuple(asserted(self.node))
-
-    @cached_property
-    def cases(self) -> tuple[str, ...]:
-        """The cases that parametrize gives it, in words."""
-        return tuple(_cases(self.node))
-
-    @property
-    def skips(self) -> int:
-        """How often something keeps it from counting."""
-        return self.skips_outside + self._inside[0]
-
-    @property
-    def calls(self) -> frozenset[str]:
-        """The functions that it calls, by their last names."""
-        return self._inside[1]
-
-    @property
-    def mocks(self) -> frozenset[str]:
-        """What it replaces."""
-        return self._inside[2]
-
-    @property
-    def is_async(self) -> bool:
-        """Whether somebody has to await it."""
-        return isinstance(self.node, ast.AsyncFunctionDef)
-
-    @property
-    def yields(self) -> bool:
-        """Whether calling it runs nothing."""
-        return self._inside[3]
-
-    @cached_property
-    def _inside(self) -> tuple[int, frozenset[str], frozenset[str], bool]:
-        return _looked_through(self.node)
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """One thing that a file of tests binds or does when it is loaded: `key` says where, `kind` what it is.
-
-    Kinds: test, function, class (its head), value, import, effect.
-    """
-
-    kind: str
-    key: str
-    node: ast.stmt
-    name: str
-
-
-@dataclass
-class File:
-    """What one version of a file holds."""
-
-    path: str
-    text: str = ""
-    tests: dict[str, Test] = field(default_factory=dict)
-    shadowed: list[tuple[str, int]] = field(default_factory=list)
-    units: list[Unit] = field(default_factory=list)
-    names: dict[str, str] = field(default_factory=dict)
-    tree: ast.Module | None = None
-    readable: bool = True
-
-    @cached_property
-    def lines(self) -> list[str]:
-        """The text, line by line."""
-        return self.text.splitlines()
-
-    def words_of(self, node: ast.stmt) -> list[str]:
-        """The lines of a statement with its decorators."""
-        first = min([node.lineno, *(one.lineno for one in getattr(node, "decorator_list", []))])
-        return self.lines[first - 1 : node.end_lineno]
-
-    def offences(self) -> list[goalposts_reach.Offence]:
-        """What reaches beyond the file's own code."""
-        if self.tree is None or not goalposts_reach.is_worth_reading(self.text):
-            return []
-        return list(goalposts_reach.offences(self.tree, self.path, is_test_path(self.path)))
 
 
 @dataclass
@@ -169,7 +62,7 @@ def judge(changes: Sequence[Change], tree: Collection[str] = ()) -> list[Moved]:
         if change.path in renamed and change.after is None:
             continue
         origin = moves.came_from.get(change.path, change.path)
-        was, now = _read(origin, texts[origin]), _read(change.path, change.after)
+        was, now = read(origin, texts[origin]), read(change.path, change.after)
         if change.after is not None and not now.readable and was.readable:
             found.append(moved("unreadable", change.path, 0, "the file is no longer Python"))
             continue
@@ -200,7 +93,7 @@ def _moves(changes: Sequence[Change]) -> _Moves:
     for change in changes:
         if not is_test_path(change.path):
             continue
-        versions = [_read(change.path, change.before), _read(change.path, change.after)]
+        versions = [read(change.path, change.before), read(change.path, change.after)]
         bound = [frozenset(u.key for u in file.units if u.kind not in {"import", "effect"}) for file in versions]
         for side, file in enumerate(versions):
             keys[side][change.path] = bound[side]
@@ -263,10 +156,10 @@ def _renamed(
 
 def _examples(was: File, now: File) -> Iterator[Moved]:
     """Examples in docstrings of the product that are held to be true: one that shows another result."""
-    had = {unit.key: unit.node for unit in was.units if isinstance(unit.node, _Function)}
+    had = {unit.key: unit.node for unit in was.units if isinstance(unit.node, Function)}
     for unit in now.units:
         node = had.get(unit.key)
-        if isinstance(unit.node, _Function) and isinstance(node, _Function) and node is not unit.node:
+        if isinstance(unit.node, Function) and isinstance(node, Function) and node is not unit.node:
             old, new = (_examples_of(ast.get_docstring(one) or "") for one in (node, unit.node))
             if gone := [example for example in old if example not in new]:
                 kind = "expectation_changed" if len(new) >= len(old) else "test_deleted"
@@ -391,7 +284,7 @@ class _Held:
             yield from self._imports(was, now)
             return
         if was.kind == now.kind == "function":
-            assert isinstance(was.node, _Function) and isinstance(now.node, _Function)  # noqa: PT018
+            assert isinstance(was.node, Function) and isinstance(now.node, Function)  # noqa: PT018
             if odd := difference(was.node, now.node, self.before, self.after, is_test=False):
                 what = "the fixture" if _is_fixture(now.node) else "the helper"
                 yield moved("support_changed", path, odd.line, f"{what} {now.name} changed: {odd.what}")
@@ -428,7 +321,7 @@ class _Held:
     def _left(self, unit: Unit) -> Iterator[Moved]:
         """A thing that stood and is gone: whoever needs it fails, but for what nobody calls by name."""
         node = unit.node
-        hidden = isinstance(node, _Function) and (_is_fixture(node) or _SPECIAL.match(unit.name))
+        hidden = isinstance(node, Function) and (_is_fixture(node) or _SPECIAL.match(unit.name))
         if unit.kind == "effect" or hidden or (unit.kind == "value" and _SPECIAL.match(unit.name)):
             if _is_said_elsewhere(unit, self.moves.homes):
                 return
@@ -442,13 +335,13 @@ class _Held:
         path, node, line = self.now.path, unit.node, unit.node.lineno
         is_conftest = path.rpartition("/")[2] == "conftest.py"
         if self.is_new and not (is_conftest and self._has_tests_below()):
-            # Nothing stood here. What reaches out of its own file, goalposts_reach tells.
+            # Nothing stood here. What reaches out of its own file, `reach` tells.
             return
         text, used = " ".join(self.now.words_of(node))[:100], self._used
-        if isinstance(node, _Function) and _is_hook(node):
+        if isinstance(node, Function) and _is_hook(node):
             if not _is_quiet_hook(node):
                 yield moved("config_touched", path, line, f"the hook {unit.name} takes part in every test's run")
-        elif isinstance(node, _Function) and _is_fixture(node):
+        elif isinstance(node, Function) and _is_fixture(node):
             if _is_autouse(node):
                 yield moved("config_touched", path, line, f"the fixture {unit.name} is used by every test")
             elif _fixture_name(node) in self._asked_for or (is_conftest and _fixture_name(node) in _BUILTIN_FIXTURES):
@@ -570,14 +463,14 @@ def _head_of(node: ast.stmt, names: Names) -> str:
     return normal(ast.ClassDef("", node.bases, node.keywords, [ast.Pass()], node.decorator_list), names.imported)
 
 
-def _is_fixture(node: _Function) -> bool:
+def _is_fixture(node: Function) -> bool:
     return any(
         dotted(one.func if isinstance(one, ast.Call) else one).rpartition(".")[2] in {"fixture", "yield_fixture"}
         for one in node.decorator_list
     )
 
 
-def _fixture_name(node: _Function) -> str:
+def _fixture_name(node: Function) -> str:
     for decorator in node.decorator_list:
         if isinstance(decorator, ast.Call):
             for keyword in decorator.keywords:
@@ -586,7 +479,7 @@ def _fixture_name(node: _Function) -> str:
     return node.name
 
 
-def _is_autouse(node: _Function) -> bool:
+def _is_autouse(node: Function) -> bool:
     for decorator in node.decorator_list:
         if isinstance(decorator, ast.Call):
             for keyword in decorator.keywords:
@@ -597,14 +490,14 @@ def _is_autouse(node: _Function) -> bool:
     return False
 
 
-def _is_hook(node: _Function) -> bool:
+def _is_hook(node: Function) -> bool:
     return node.name.startswith("pytest_") or any(
         dotted(one.func if isinstance(one, ast.Call) else one).rpartition(".")[2] == "hookimpl"
         for one in node.decorator_list
     )
 
 
-def _is_quiet_hook(node: _Function) -> bool:
+def _is_quiet_hook(node: Function) -> bool:
     """Whether a hook only names options and marks, whatever it is called by."""
     if node.name not in _QUIET_HOOKS or node.decorator_list:
         return False
@@ -698,7 +591,7 @@ def _form(test: Test) -> str:
 def _is_left(name: str, tree: ast.Module | None) -> bool:
     """Whether the body of a test lives on under a name that is not collected."""
     stem = name.rpartition("::")[2].removeprefix("test").strip("_")
-    names = [node.name for node in ast.walk(tree) if isinstance(node, _Function)] if tree else []
+    names = [node.name for node in ast.walk(tree) if isinstance(node, Function)] if tree else []
     return bool(stem) and any(stem in one for one in names)
 
 
@@ -715,197 +608,3 @@ def _elsewhere(test: Test, new: list[Test]) -> Test | None:
             new.remove(other)
             return other
     return None
-
-
-# --- one version of one file --------------------------------------------------------------------------------------
-
-
-def _read(path: str, text: str | None) -> File:
-    file = File(path, text or "")
-    if text is None:
-        return file
-    try:
-        file.tree = tree = ast.parse(text)
-        is_test = is_test_path(path)
-        file.names = {name: _absolute(full, path) for name, full in imported(list(_imports(tree))).items()}
-        if is_test:
-            module_skips = sum(map(_is_skip_statement, tree.body)) + sum(map(_is_unset, tree.body))
-            gone = _unbound(tree.body)
-            for test in _tests(tree.body, file, "", module_skips, conditional=False):
-                if test.name in gone:
-                    continue
-                if test.name in file.tests:
-                    file.shadowed.append((test.name, test.line))
-                file.tests[test.name] = test
-        file.units = list(_units(tree.body, "", "", file.tests.keys()))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        file.readable = False
-        file.tree = None
-    return file
-
-
-def _unbound(body: Sequence[ast.stmt], prefix: str = "") -> set[str]:
-    """The tests whose names are deleted, or bound to something else, behind them."""
-    found: set[str] = set()
-    defined: set[str] = set()
-    for node in body:
-        if isinstance(node, _Function):
-            defined.add(node.name)
-        elif isinstance(node, ast.ClassDef):
-            defined.add(node.name)
-            found |= _unbound(node.body, f"{prefix}{node.name}::")
-        else:
-            for inner in ast.walk(node):
-                if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store | ast.Del) and inner.id in defined:
-                    found.add(f"{prefix}{inner.id}")
-    return found
-
-
-def _imports(node: ast.AST) -> Iterator[ast.stmt]:
-    """Every import, at whatever depth; statements stand in statements only, so expressions are passed over."""
-    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
-        for inner in getattr(node, name, None) or ():
-            if isinstance(inner, ast.Import | ast.ImportFrom):
-                yield inner
-            else:
-                yield from _imports(inner)
-
-
-def _absolute(full: str, path: str) -> str:
-    """The full name of what a file imports relative to its own package."""
-    level = len(full) - len(full.lstrip("."))
-    if not level:
-        return full
-    package = path.split("/")[:-level]
-    return ".".join([*package, full.lstrip(".")])
-
-
-def _units(body: Sequence[ast.stmt], prefix: str, under: str, tests: Collection[str]) -> Iterator[Unit]:
-    """What a file binds and does, each under its name: those of classes under theirs, and under what condition."""
-    effects = {id(node) for node in loads_only(body)}
-    for node in body:
-        if isinstance(node, _Function):
-            name = f"{prefix}{node.name}"
-            yield Unit("test" if name in tests else "function", f"{under}{name}", node, node.name)
-        elif isinstance(node, ast.ClassDef):
-            yield Unit("class", f"{under}{prefix}{node.name}", node, node.name)
-            yield from _units(node.body, f"{prefix}{node.name}::", under, tests)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            for name in imported([node]):
-                yield Unit("import", f"{under}{prefix}import {name}", node, name)
-        elif isinstance(node, ast.If | ast.Try):
-            if any(id(inner) in effects for inner in ast.walk(node)):
-                yield Unit("effect", f"{under}{prefix}{ast.unparse(node)}", node, "")
-            head = f"if {ast.unparse(node.test)}" if isinstance(node, ast.If) else "try"
-            for at, inner in enumerate((node.body, node.orelse, getattr(node, "finalbody", []))):
-                yield from _units(inner, prefix, f"{under}{head}/{at}::", tests)
-            for handler in getattr(node, "handlers", []):
-                yield from _units(handler.body, prefix, f"{under}{head}/except::", tests)
-        elif id(node) in effects or isinstance(node, ast.Delete):
-            yield Unit("effect", f"{under}{prefix}{ast.unparse(node)}", node, "")
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                yield Unit("value", f"{under}{prefix}{ast.unparse(target)}", node, ast.unparse(target))
-
-
-def _tests(body: Sequence[ast.stmt], file: File, prefix: str, skips: int, *, conditional: bool) -> Iterator[Test]:
-    for node in body:
-        if isinstance(node, _Function):
-            if node.name.startswith("test"):
-                outside = skips + sum(map(_is_skip, node.decorator_list))
-                words = "\n".join(file.words_of(node))
-                yield Test(file.path, f"{prefix}{node.name}", node, outside, conditional, words, file.names)
-        elif isinstance(node, ast.ClassDef) and _is_test_class(node):
-            inside = skips + sum(map(_is_skip, node.decorator_list))
-            inside += sum(map(_is_skip_statement, node.body)) + sum(map(_is_unset, node.body))
-            yield from _tests(node.body, file, f"{prefix}{node.name}::", inside, conditional=conditional)
-        elif isinstance(node, ast.If):
-            yield from _tests([*node.body, *node.orelse], file, prefix, skips, conditional=True)
-        elif isinstance(node, ast.Try):
-            yield from _tests(node.body, file, prefix, skips, conditional=conditional)
-
-
-def _is_test_class(node: ast.ClassDef) -> bool:
-    bases = [dotted(base).rpartition(".")[2] for base in node.bases]
-    if any(base.endswith(("TestCase", "TestSuite")) for base in bases):
-        return True
-    has_init = any(isinstance(inner, ast.FunctionDef) and inner.name in {"__init__", "__new__"} for inner in node.body)
-    return node.name.startswith("Test") and not has_init
-
-
-def _is_skip(node: ast.expr) -> bool:
-    """A decorator or mark that keeps a test from counting."""
-    name = dotted(node.func if isinstance(node, ast.Call) else node)
-    return name.rpartition(".")[2] in {
-        "skip",
-        "skipif",
-        "skipIf",
-        "skipUnless",
-        "xfail",
-        "expectedFailure",
-        "skip_unless",
-    }
-
-
-def _is_skip_statement(node: ast.stmt) -> bool:
-    """`pytestmark = pytest.mark.skip`, and pytest.skip(…, allow_module_level=True)."""
-    if isinstance(node, ast.Assign) and any(dotted(target) == "pytestmark" for target in node.targets):
-        marks = node.value.elts if isinstance(node.value, ast.List | ast.Tuple) else [node.value]
-        return any(map(_is_skip, marks))
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and _is_skip(node.value)
-
-
-def _is_unset(node: ast.stmt) -> bool:
-    """`__test__ = False`, and `del test_x`-like ways to leave."""
-    if isinstance(node, ast.Assign) and any(dotted(target) == "__test__" for target in node.targets):
-        return isinstance(node.value, ast.Constant) and not node.value.value
-    return False
-
-
-def _looked_through(node: _Function) -> tuple[int, frozenset[str], frozenset[str], bool]:
-    """How often a test skips itself, what it calls, what it mocks, and whether it is a generator."""
-    skips = 0
-    calls: set[str] = set()
-    mocks: set[str] = set()
-    yields = False
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.Call):
-            name = dotted(inner.func)
-            calls.add(name.rpartition(".")[2])
-            if name.rpartition(".")[2] in {"skip", "xfail", "skipTest", "importorskip"}:
-                skips += 1
-            mocks.update(_mocked(inner, name))
-        elif isinstance(inner, ast.Raise) and inner.exc is not None:
-            raised = inner.exc.func if isinstance(inner.exc, ast.Call) else inner.exc
-            skips += dotted(raised).rpartition(".")[2] in {"SkipTest", "Skipped"}
-        elif isinstance(inner, ast.Yield | ast.YieldFrom):
-            yields = True
-        elif isinstance(inner, ast.Assign):
-            for target in inner.targets:
-                if isinstance(target, ast.Attribute) and isinstance(inner.value, ast.Lambda | ast.Call):
-                    mocks.add(dotted(target))
-    return skips, frozenset(calls), frozenset(mocks), yields
-
-
-def _mocked(call: ast.Call, name: str) -> Iterator[str]:
-    """What mock.patch, mocker.patch, patch.object, monkeypatch.setattr and create_autospec replace."""
-    if re.search(r"(?:^|\.)patch(?:\.object)?$|(?:^|\.)setattr$", name) and call.args:
-        first = call.args[0]
-        if isinstance(first, ast.Constant) and isinstance(first.value, str):
-            yield first.value
-        elif len(call.args) > 1 and isinstance(call.args[1], ast.Constant) and isinstance(call.args[1].value, str):
-            yield f"{dotted(first)}.{call.args[1].value}"
-
-
-def _cases(node: _Function) -> Iterator[str]:
-    """The cases that parametrize gives a test, in words."""
-    for decorator in node.decorator_list:
-        if (
-            isinstance(decorator, ast.Call)
-            and dotted(decorator.func).endswith("parametrize")
-            and len(decorator.args) > 1
-        ):
-            if isinstance(decorator.args[1], ast.List | ast.Tuple | ast.Set):
-                yield from (ast.unparse(element) for element in decorator.args[1].elts)
-            else:
-                yield ast.unparse(decorator.args[1])

@@ -1,6 +1,6 @@
 """Pure: whether what changed in a Python function that stood in the tests can be shown to ask for no less.
 
-What is allowed is listed; everything else is a change. A function may be written differently (goalposts_normal), its
+What is allowed is listed; everything else is a change. A function may be written differently (`normal`), its
 variables may have other names, more may be asserted at any place, an assertion may become a narrower one, and more may
 be done after all that was done before. What comes in between may set only names that were not there.
 """
@@ -14,8 +14,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gates.goalposts_assertions import dotted, is_narrower
-from gates.goalposts_normal import nodes_of, normal, numbered
+from gates.goalposts.assertions import dotted, is_narrower
+from gates.goalposts.normal import nodes_of, normal, numbered
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 # Fixtures of the runners that do nothing until they are used.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from gates.goalposts_moves import Moved, moved
+from gates.goalposts.moves import Moved, moved
 from gates.junit import SKIP, Results
 
 _SUMMARY = re.compile(r"^=* *((?:\d+ [a-z]+(?:, )?)+) in [\d.]+ ?s", re.MULTILINE)

@@ -4,9 +4,9 @@ What stood in the tests, in what they stand on and in what decides about checks 
 to ask for no less; everything else goes to a person (decision 0027). Nothing here says that a patch cheats. What only
 adds tests moves nothing.
 
-One module for each kind of file: Python is read by its syntax tree (`goalposts_python`, and `goalposts_reach` for what
-code reaches beyond itself), other languages by their tokens (`goalposts_text`), data by its content
-(`goalposts_data`), configuration by the parts that decide (`goalposts_config`). Runs in evidence.py's bounded child:
+One module for each kind of file: Python is read by its syntax tree (`goalposts.python`, and `goalposts.reach` for what
+code reaches beyond itself), other languages by their tokens (`goalposts.text`), data by its content
+(`goalposts.data`), configuration by the parts that decide (`goalposts.config`). Runs in evidence.py's bounded child:
 standard library only.
 """
 
@@ -17,9 +17,9 @@ from dataclasses import astuple
 from functools import partial
 from typing import Any
 
-from gates import goalposts_config, goalposts_data, goalposts_python, goalposts_text
-from gates.goalposts_moves import KINDS, Change, Moved, moved
-from gates.goalposts_paths import is_configuration, is_test_path
+from gates.goalposts import config, data, python, text
+from gates.goalposts.moves import KINDS, Change, Moved, moved
+from gates.goalposts.paths import is_configuration, is_test_path
 
 __all__ = [
     "KINDS", "Change", "Moved", "from_lines", "is_configuration", "is_test_path", "judge", "moved", "read_changes",
@@ -43,11 +43,11 @@ def judge(changes: Sequence[Change], tree: Collection[str] = ()) -> tuple[Moved,
         elif change.before != change.after or "\ufffd" in (change.before or ""):  # bytes that are no text may differ
             readable.append(change)
     for change in readable:
-        found += _bounded(partial(goalposts_config.judge, change), [change])
-    python = [change for change in readable if change.path.endswith((".py", ".pyi"))]
-    found += _bounded(lambda: goalposts_python.judge(python, tree), python)
-    found += _bounded(lambda: goalposts_text.judge(readable), readable)
-    found += _bounded(lambda: goalposts_data.judge(readable), readable)
+        found += _bounded(partial(config.judge, change), [change])
+    of_python = [change for change in readable if change.path.endswith((".py", ".pyi"))]
+    found += _bounded(lambda: python.judge(of_python, tree), of_python)
+    found += _bounded(lambda: text.judge(readable), readable)
+    found += _bounded(lambda: data.judge(readable), readable)
     order = {kind: place for place, kind in enumerate(KINDS)}
     once = dict.fromkeys(found)
     return tuple(sorted(once, key=lambda one: (order[one.kind], one.path, one.line, one.what)))[:MAX_MOVED]

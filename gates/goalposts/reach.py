@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from gates.goalposts_assertions import dotted
-from gates.goalposts_normal import nodes_of
-from gates.goalposts_paths import is_collected
+from gates.goalposts.assertions import dotted
+from gates.goalposts.normal import nodes_of
+from gates.goalposts.paths import is_collected
 
 _FRAMEWORKS = frozenset({"pytest", "_pytest", "unittest", "builtins", "__builtins__", "doctest", "nose", "pluggy"})
 # What ends a process past everybody who waits for its end.

@@ -12,8 +12,8 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from gates.goalposts_moves import Change, Moved, added_lines, moved
-from gates.goalposts_paths import is_check_script, is_ci_job, is_configuration
+from gates.goalposts.moves import Change, Moved, added_lines, moved
+from gates.goalposts.paths import is_check_script, is_ci_job, is_configuration
 
 _THRESHOLD = re.compile(
     r"[\"']?\b(fail[_-]under|min[_-]coverage|branches|functions|lines|statements|threshold|minimum|minimum_coverage|"

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gates.goalposts_moves import Change, Moved, added_lines, moved
-from gates.goalposts_paths import is_data, is_expected
+from gates.goalposts.moves import Change, Moved, added_lines, moved
+from gates.goalposts.paths import is_data, is_expected
 
 _SNAPSHOT = re.compile(r"^exports\[`(.+?)`\] = `(.*?)`;", re.MULTILINE | re.DOTALL)
 _AMBER = re.compile(r"^# name: (.+?)\n(.*?)^# ---$", re.MULTILINE | re.DOTALL)

@@ -1,7 +1,7 @@
 """Pure: the goalposts of tests in other languages than Python, by the outlines of their files before and after.
 
 What stood in a file of tests may only be laid out differently; between it may come whole tests, assertions, cases,
-imports and names that were not there (goalposts_outline, goalposts_languages). A test that changed beyond that is held
+imports and names that were not there (`outline`, `languages`). A test that changed beyond that is held
 against what it was by patterns of its assertions, so that the move can be named: text rules cannot see that other words
 ask the same.
 """
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
 
-from gates.goalposts_languages import Language, language_of
-from gates.goalposts_moves import Change, Moved, added_lines, moved
-from gates.goalposts_outline import Group, Item, Unmatched, outline
-from gates.goalposts_paths import is_data, is_test_path
+from gates.goalposts.languages import Language, language_of
+from gates.goalposts.moves import Change, Moved, added_lines, moved
+from gates.goalposts.outline import Group, Item, Unmatched, outline
+from gates.goalposts.paths import is_data, is_test_path
 
 _STATEMENT_LINES = 20
 _MAX_DIFFERENCES = 5
