@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.core.exceptions import BadRequest
+from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
@@ -14,9 +15,10 @@ from django.views.decorators.http import require_POST, require_safe
 from ledger import rendering, review_words, reviewing
 from ledger.models import Patch, PatchPolicy
 from ledger.review_api import place_in
-from pipeline import pages
+from pipeline import pages, taskspec
 from pipeline.auth import signed_in
-from pipeline.models import Phase, Project, Workstream
+from pipeline.events import Event
+from pipeline.models import Phase, Project, Task, Workstream
 from pipeline.refusals import Refused
 from pipeline.rest import BadQuery
 
@@ -129,12 +131,15 @@ def patch_interdiff(request: HttpRequest, pk: str, against: str) -> HttpResponse
 @require_safe
 @signed_in
 def policy(request: HttpRequest, key: str) -> HttpResponse:
-    """The effective policy of a project, or of a phase or workstream in it, each value with the layer that set it."""
+    """The effective policy of a project, or of a phase, workstream or task in it: what each layer sets, who set it and
+    when, and each value that holds with the layer that it is from.
+    """
     who = request.principal  # type: ignore[attr-defined]
     project = get_object_or_404(Project.objects.visible_to(who), key=key)
     filters = pages.Filters(request)
     filters.id("phase")
     filters.id("workstream")
+    filters.id("task")
     try:
         place = place_in(project, {} if filters.errors else filters)
     except BadQuery as problem:
@@ -142,6 +147,7 @@ def policy(request: HttpRequest, key: str) -> HttpResponse:
     except Refused as problem:
         raise Http404 from problem
     effective = PatchPolicy.objects.effective(project, *place)
+    layers = _layers(project, *place)
     values = [
         {
             "name": name,
@@ -149,6 +155,7 @@ def policy(request: HttpRequest, key: str) -> HttpResponse:
             "shown": review_words.value(told["value"]),
             "entries_hidden": told["value"] if isinstance(told["value"], list) and len(told["value"]) > LISTED else [],
             **told,
+            "source": _source(layers, name, told["layer"]),
         }
         for name, told in reviewing.explain(effective).items()
     ]
@@ -159,7 +166,8 @@ def policy(request: HttpRequest, key: str) -> HttpResponse:
             "project": project,
             "filters": filters,
             "values": values,
-            "policies": PatchPolicy.objects.over(project, *place),
+            "layers": layers,
+            "chosen_task": place[2],
             "may_admin": who.may("admin", project),
             "phases": Phase.objects.filter(project=project).order_by("key").values_list("pk", "key"),
             "workstreams": Workstream.objects.filter(phase__project=project).order_by("key").values_list("pk", "key"),
@@ -167,6 +175,47 @@ def policy(request: HttpRequest, key: str) -> HttpResponse:
         },
         status=filters.status,
     )
+
+
+def _layers(
+    project: Project, phase: Phase | None, workstream: Workstream | None, task: Task | None
+) -> list[dict[str, Any]]:
+    """What stands over this place, wide to narrow, with what each sets, and who wrote that last."""
+    plans = {
+        layer.name: layer.values for layer in (workstream.layers() if workstream else phase.layers() if phase else [])
+    }
+    if task is not None:
+        plans["task"] = taskspec.delta_values(task.spec)
+    policies = PatchPolicy.objects.over(project, phase, workstream, task)
+    found: list[dict[str, Any]] = []
+    for level, word in PatchPolicy.Level.choices:
+        target: Any = {"phase": phase, "workstream": workstream, "task": task}.get(level)
+        if level in plans:
+            found.append({"level": word, "name": level, "row": target, "target": target, "values": plans[level]})
+        found += [
+            {
+                "level": word, "name": row.layer().name, "row": row, "target": row.target, "values": row.layer().values,
+                "policy": row,
+            }
+            for row in policies
+            if row.level == level
+        ]  # fmt: skip
+    written = Event.objects.filter(subject_id__in=[one["row"].pk for one in found])
+    written = written.filter(Q(kind__endswith=".added") | Q(kind__endswith=".changed") | Q(kind="task.created"))
+    told = written.values_list("subject_id", "actor_name", "created_at").order_by("id")
+    newest = {subject: (name, at) for subject, name, at in told}
+    for one in found:
+        by, at = newest.get(one["row"].pk, ("", one["row"].created_at))
+        one |= {"sets": {name: review_words.value(value) for name, value in one["values"].items()}, "by": by, "at": at}
+    return found
+
+
+def _source(layers: list[dict[str, Any]], constraint: str, layer: str) -> dict[str, Any] | None:
+    """The narrowest of these layers that has this name, holds, and sets the constraint; None for what is built in."""
+    for one in reversed(layers):
+        if one["name"] == layer and constraint in one["sets"] and ("policy" not in one or one["policy"].enabled):
+            return one
+    return None
 
 
 @require_safe

@@ -12,9 +12,12 @@ from tests.factories import (
     make_phase,
     make_project,
     make_run,
+    make_task,
     make_user,
     make_worker,
     make_workstream,
+    sample_repository,
+    task_spec,
 )
 
 pytestmark = [pytest.mark.e2e, pytest.mark.django_db(transaction=True)]
@@ -94,3 +97,18 @@ def test_the_overview_fits_a_telephone(live_server, console, world):
     console.set_viewport_size({"width": 390, "height": 844})
     console.goto(f"{live_server.url}/", wait_until="networkidle")
     assert console.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_ledger_shows_every_column_at_1400_whatever_is_long(console, live_server, nudges):
+    project = make_project(key="a-rather-long-key-of-a-project", repository=sample_repository())
+    task = make_task(
+        make_run(make_workstream(make_phase(project), tasks=[task_spec("settings-are-read-once-and-loudly")]))
+    )
+    make_patch(project, task=task, summary="Make the parser of the configuration take every kind of comment there is")
+    console.set_viewport_size({"width": 1400, "height": 900})
+    console.goto(f"{live_server.url}/ledger/")
+    wide, shown = console.evaluate(
+        "[...document.querySelectorAll('.table-wrap')].map(e => [e.scrollWidth, e.clientWidth])[0]"
+    )
+    assert wide == shown
+    assert console.locator(".table .id").is_visible()

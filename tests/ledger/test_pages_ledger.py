@@ -173,3 +173,14 @@ def test_the_merge_queue_stands_in_the_order_of_landing(client, project):
 
     assert "change 1" not in page
     assert page.index("change 2") < page.index("change 3")
+
+
+def test_a_persons_patch_for_a_task_is_listed_with_the_tasks_run(client, project):
+    run = factories.make_run(factories.make_workstream(factories.make_phase(project)))
+    task = factories.make_task(run)
+    patch = factories.make_patch(project, task=task)
+    signed_in_as(client, project, "viewer")
+    page = client.get(reverse("ledger:list"))
+    assert page.status_code == 200
+    assert reverse("runs:run", args=[run.pk]) in page.text
+    assert f"?task={task.pk}" in page_of(client, patch).text

@@ -7,6 +7,7 @@ from django.test import Client
 from django.urls import reverse
 
 from ledger.models import Patch
+from pipeline.events import Actor
 from pipeline.models import User
 from tests import factories
 from tests.factories import BY
@@ -144,6 +145,46 @@ def test_the_policy_of_a_project_is_explained_and_can_be_tried_out(client: Clien
     assert "Not too many lines" in tried
     assert "Build it" in tried
     assert client.get(f"{reverse('ledger:policy', args=['relay'])}?phase=x").status_code == 400
+
+
+def test_every_layer_says_what_it_sets_who_wrote_it_and_when_and_each_value_where_it_is_from(client: Client) -> None:
+    phase = factories.make_phase(key="build", constraints={"patch": {"max_files_changed": 9}})
+    spec = factories.task_spec("one", constraints_delta={"patch": {"max_lines_changed": 5}})
+    workstream = factories.make_workstream(phase, key="api", tasks=[spec])
+    task = factories.make_task(factories.make_run(workstream, started=True))
+    project = phase.project
+    ada = Actor("user", factories.make_user(username="ada").pk, "ada")
+    first = factories.make_policy(project=project, constraints={"max_lines_changed": 40})
+    second = factories.make_policy(project=project, constraints={"require_issue_ref": True})
+    off = factories.make_policy(project=project, enabled=False, constraints={"max_lines_changed": 1})
+    second.edit(by=ada, constraints={"require_issue_ref": True, "min_reviewers": 2})
+    client.force_login(factories.make_user(is_superuser=True, is_staff=True))
+    address = reverse("ledger:policy", args=[project.key])
+
+    answer = client.get(address, {"task": task.pk})
+
+    layers = {one["row"].pk: one for one in answer.context["layers"]}
+    assert list(layers) == [first.pk, second.pk, off.pk, phase.pk, workstream.pk, task.pk]
+    assert layers[first.pk]["sets"] == {"max_lines_changed": "40"}
+    assert layers[second.pk]["sets"] == {"require_issue_ref": "yes", "min_reviewers": "2"}
+    assert (layers[second.pk]["by"], layers[first.pk]["by"]) == ("ada", factories.BY.name)
+    assert layers[second.pk]["at"] > layers[first.pk]["at"]
+    assert layers[task.pk]["sets"] == {"max_lines_changed": "5"}
+    sources = {one["name"]: one["source"] and one["source"]["row"].pk for one in answer.context["values"]}
+    assert sources["max_lines_changed"] == task.pk
+    assert sources["max_files_changed"] == phase.pk
+    assert sources["min_reviewers"] == second.pk
+    assert sources["forbid_secrets"] is None
+    for one in (first, second, off, phase, workstream, task):
+        assert f'id="layer-{one.pk}"' in answer.text
+        assert f"{reverse('events:list')}?subject={one.pk}" in answer.text
+    assert f'href="#layer-{second.pk}"' in answer.text
+    assert reverse("admin:ledger_patchpolicy_change", args=[second.pk]) in answer.text
+
+    of_project = client.get(address)
+    assert [one["row"].pk for one in of_project.context["layers"]] == [first.pk, second.pk, off.pk]
+    assert client.get(address, {"task": factories.make_task().pk}).status_code == 404
+    assert client.get(address, {"task": "x"}).status_code == 400
 
 
 def test_a_stranger_finds_none_of_it(client: Client, patch: Patch) -> None:
