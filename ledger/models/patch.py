@@ -215,7 +215,7 @@ class PatchQuerySet(models.QuerySet["Patch"]):
                 replaces = _replaceable(replaces, task if worker_id else None)
             elif task is not None:
                 replaces = self._to_repair(task)
-            source = run or rollback_of  # whose plan it belongs to
+            source = run or (task.run if task else rollback_of)  # whose plan it belongs to, with its rules
             linked = rollback_of or replaces
             patch = Patch(
                 project=project,

@@ -10,7 +10,18 @@ from ledger.models import Patch, PatchPolicy
 from pipeline.blockers import Action, blocker
 from pipeline.events import Event
 from pipeline.refusals import InvalidField
-from tests.factories import BY, make_patch, make_policy, new_file_diff
+from tests.factories import (
+    BY,
+    make_patch,
+    make_phase,
+    make_policy,
+    make_project,
+    make_run,
+    make_task,
+    make_workstream,
+    new_file_diff,
+    sample_repository,
+)
 from tests.flows.house import House, piece
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
@@ -157,3 +168,17 @@ def test_a_person_who_was_faster_than_the_validation_wins(house: House, monkeypa
     assert validation.validate(patch.pk) is False
     patch.refresh_from_db()
     assert patch.state == "dropped"
+
+
+def test_a_persons_patch_for_a_task_is_held_to_the_rules_of_the_tasks_plan() -> None:
+    project = make_project(repository=sample_repository())
+    phase = make_phase(project, constraints={"patch": {"max_files_changed": 1}})
+    task = make_task(make_run(make_workstream(phase, constraints={"patch": {"max_lines_changed": 0}})))
+    patch = make_patch(project, task=task)
+
+    validation.validate(patch.pk)
+
+    patch.refresh_from_db()
+    assert (patch.phase_id, patch.workstream_id, patch.run_id) == (phase.pk, task.run.workstream_id, None)
+    assert patch.state == "apply_failed"
+    assert [error["rule"] for error in patch.validation_errors] == ["max_lines_changed"]
