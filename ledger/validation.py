@@ -89,9 +89,8 @@ def judge(patch: Patch) -> dict[str, Any]:
 
 
 def hides_secrets(patch: Patch) -> bool:
-    """Whether nobody is shown the secrets in its text: it was refused for them, or it is not judged yet."""
-    refused = any(error.get("rule") == "forbid_secrets" for error in patch.validation_errors)
-    return refused or patch.state == Patch.State.CREATED
+    """Whether nobody is shown the secrets in its text: until it is found valid, by that rule or an override of it."""
+    return not patch.is_valid
 
 
 def shown(patch: Patch, text: str) -> str:

@@ -153,13 +153,15 @@ def test_only_lines_that_one_asks_for_are_changed() -> None:
 def refused(db: None, nudges: Any) -> Patch:
     """A revision of a patch, both with a secret, of which both were refused."""
     project = make.make_project(key="relay", repository=make.sample_repository())
-    first = make.make_patch(project, diff_text=make.new_file_diff("conf.py", f"KEY = '{SECRET}'  # 1"))
-    second = make.make_patch(project, diff_text=make.new_file_diff("conf.py", f"KEY = '{SECRET}'  # 2"), replaces=first)
-    for one in (first, second):
-        validation.validate(one.pk)
-        one.refresh_from_db()
-        assert one.last_error_code == "forbid_secrets"
-    return second
+    patch = None
+    for number in (1, 2):
+        diff = make.new_file_diff("conf.py", f"KEY = '{SECRET}'  # {number}")
+        patch = make.make_patch(project, diff_text=diff, replaces=patch)
+        validation.validate(patch.pk)
+        patch.refresh_from_db()
+        assert patch.last_error_code == "forbid_secrets"
+    assert patch is not None
+    return patch
 
 
 SECRET = "sk-ant-" + "api03-" + letters(93) + "AA"
@@ -211,12 +213,15 @@ def test_a_refused_secret_is_shown_nowhere_until_somebody_overrides_the_rule(ref
         assert SECRET in told[where], where
 
 
-def test_a_secret_is_not_shown_before_its_patch_is_judged(db: None, nudges: Any, client: Client) -> None:
+def test_a_secret_is_not_shown_of_a_patch_that_nobody_has_judged(db: None, nudges: Any, client: Client) -> None:
     project = make.make_project(repository=make.sample_repository())
     patch = make.make_patch(project, diff_text=make.new_file_diff("conf.py", f"KEY = '{SECRET}'"))
     client.force_login(make.make_user(is_superuser=True))
-    for name in ("patch", "diff"):
-        assert SECRET[:30] not in client.get(reverse(f"ledger:{name}", args=[patch.pk])).content.decode()
+    for _time in ("while it waits", "when it was dropped before anybody judged it"):
+        for name in ("patch", "diff"):
+            assert SECRET[:30] not in client.get(reverse(f"ledger:{name}", args=[patch.pk])).content.decode()
+        patch.refresh_from_db()
+        patch.drop("not wanted", by=make.BY)
 
 
 def test_a_text_that_is_no_diff_is_refused_without_its_secrets(db: None, nudges: Any) -> None:
