@@ -38,7 +38,8 @@ def page_of(client, event):
 
 
 def test_an_edit_of_a_gate_is_shown_as_what_was_added_removed_and_changed(viewer, project):
-    gate = factories.make_gate(project, criteria={"max_failures": 3}, applies_to=["*.py", "docs/**"])
+    told = {"evidence": {"junit": "junit.xml"}, "applies_to": ["*.py", "docs/**"]}
+    gate = factories.make_gate(project, criteria={"max_failures": 3}, **told)
     gate.edit(by=factories.BY, criteria={"max_failures": 5}, applies_to=["*.py", "*.md"], required=False)
 
     page = page_of(viewer, Event.objects.get(kind="gate.changed")).text
