@@ -13,14 +13,14 @@ Severity = Literal["error", "review", "note"]
 
 BUILT_IN_LAYER = "built-in"
 
-# The values of domain.md §2.3.3 for what no layer sets. `protected_paths` alone is always added to: a project that
-# protects one more folder does not mean to open its gates.
+# The values of domain.md §2.3.3 for what no layer sets. What layers say of `protected_paths` is added to those of
+# `ledger.protected`, which hold everywhere: a project that protects one more folder does not mean to open its gates.
 BUILT_IN: Mapping[str, Any] = {
     "allowed_formats": ["unified_diff"],
     "patch_required": True,
     "forbid_binary_patches": True,
     "forbid_touching_paths": [],
-    "protected_paths": protected.GLOBS,
+    "protected_paths": [],
     "require_tests_for_paths": [],
     "require_issue_ref": False,
     "ascii_only": False,

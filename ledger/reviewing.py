@@ -9,7 +9,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 
-from ledger import git, leaks, policy, validation, verdicts
+from ledger import git, leaks, policy, protected, validation, verdicts
 from ledger.models import Patch, PatchPolicy, PatchReview, PolicyOverride
 from ledger.models.review import Reviews, belong_to, facts_of, lapsed_overrides, reviews_of
 from pipeline import events
@@ -350,6 +350,7 @@ def explain(effective: Effective) -> dict[str, Mapping[str, Any]]:
     for name, value in policy.BUILT_IN.items():
         if name not in told:
             told[name] = {"value": value, "layer": policy.BUILT_IN_LAYER, "fold": ""}
-        elif name in ("protected_paths", "generated_paths"):
+        elif name == "generated_paths":
             told[name] = {**told[name], "built_in": value}
+    told["protected_paths"] = {**told["protected_paths"], "built_in": protected.GLOBS}
     return told

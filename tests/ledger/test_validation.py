@@ -182,3 +182,15 @@ def test_a_persons_patch_for_a_task_is_held_to_the_rules_of_the_tasks_plan() -> 
     assert (patch.phase_id, patch.workstream_id, patch.run_id) == (phase.pk, task.run.workstream_id, None)
     assert patch.state == "apply_failed"
     assert [error["rule"] for error in patch.validation_errors] == ["max_lines_changed"]
+
+
+def test_a_snapshot_holds_what_layers_say_and_not_the_long_list_that_holds_everywhere() -> None:
+    project = make_project(repository=sample_repository())
+    make_policy(project=project, constraints={"protected_paths": ["infra/**"]})
+    patch = make_patch(project)
+
+    validation.validate(patch.pk)
+
+    patch.refresh_from_db()
+    assert patch.policy_snapshot["protected_paths"] == ["infra/**"]
+    assert len(Event.objects.get(kind="patch.validated").canonical) < 3_000
