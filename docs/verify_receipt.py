@@ -189,7 +189,8 @@ def faults_of(repository, commit, raw, found, is_shallow):
     if made["committer"][2].isdigit() and landed_at < datetime.fromtimestamp(int(made["committer"][2]), UTC):
         checks.append(("landed at", landed["at"], "before the commit was made"))
     below = commit_of(found, str(base["commit"]))
-    if below or not is_shallow:
+    # A rewind builds its reverses on one another before any has landed, on commits that no clone holds.
+    if below or not (is_shallow or patch["reverses"]):
         checks.append(("base tree", base["tree"], below["tree"] if below else "unknown: there is no such base commit"))
     parent = commit_of(found, made["parent"][0]) if made["parent"] else None
     if parent and parent["tree"] == base["tree"]:  # else the patch was put on another tree, and may change less there

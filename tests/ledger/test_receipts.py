@@ -15,13 +15,13 @@ from django.conf import LazySettings
 from django.core.management import call_command
 from django.db import IntegrityError, connection, models, transaction
 
-from ledger import audit, receipts, sealing
+from ledger import audit, receipts, rollback, sealing
 from ledger.git import commit_notes
 from ledger.models import Patch, PatchContent, PatchReview, Receipt
 from pipeline import events
 from pipeline.chain import canonical
 from pipeline.events import Event
-from tests.factories import make_user, run_git
+from tests.factories import BY, make_user, run_git
 from tests.flows.house import Deaths, Died, House, piece
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
@@ -41,6 +41,25 @@ def offline(house: House, *arguments: str) -> subprocess.CompletedProcess[str]:
     """What the program that we give away says of the mirror."""
     command = [sys.executable, "-I", str(VERIFIER), str(house.project.mirror), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_clone_of_a_house_in_which_a_set_was_taken_back_is_in_order(tmp_path: Path) -> None:
+    house = House(tmp_path, [piece(key, conflict_group="g") for key in "abc"])
+    for text in ("one", "one two", "one two three"):
+        house.work({"README.md": f"# {text}\n"})
+    wanted = rollback.Wanted(house.project, patches=tuple(patch.pk for patch in house.patches()[1:]))
+    rollback.carry_out(rollback.plan(wanted), "wrong turn", by=BY)
+    house.drain()
+    clone = tmp_path / "clone"
+    run_git(tmp_path, "clone", "--quiet", str(house.project.mirror), str(clone))
+    run_git(clone, "fetch", "--quiet", "origin", "refs/notes/signalbox:refs/notes/signalbox")
+
+    command = [sys.executable, "-I", str(VERIFIER), str(clone)]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+        [sys.executable, "-I", str(VERIFIER), str(clone)], capture_output=True, text=True, check=False
+    )
+
+    assert told.stdout.startswith("ok 5 receipts"), told.stdout + told.stderr
 
 
 def as_owner(table: str, sql: str, *values: Any) -> None:

@@ -1,4 +1,4 @@
-"""`manage.py verify-ledger [--export FILE]`: is the log what was written?"""
+"""`manage.py verify-ledger [--export FILE]`: is the log what was written, and are the rows what it tells?"""
 
 import os
 import sys
@@ -12,18 +12,24 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from ledger import audit, keeping, sealing
+from pipeline import altered
 from pipeline.refusals import Refused
 
 
 class Command(BaseCommand):
-    """Reads every event once and holds it against its chain, its seal and the anchor outside (docs/audit.md)."""
+    """Reads every event once and holds it against its chain, its seal and the anchor outside; then every row against
+    what its events tell (docs/audit.md).
+    """
 
-    help = "Verifies the event log; exit code 1 and the first bad row when it is not what was written."
+    help = (
+        "Verifies the event log and the rows that it tells of; exit code 1 and the first that is not as it was written."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Where the bundle goes, how many processes read, and the way out when the audit repository was lost."""
         parser.add_argument("--export", metavar="FILE", help="also write a bundle that docs/verify_bundle.py verifies")
         parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="processes that read")
+        parser.add_argument("--no-rows", action="store_true", help="the log alone, not the rows that it tells of")
         parser.add_argument(
             "--rebuild-anchors",
             action="store_true",
@@ -49,13 +55,33 @@ class Command(BaseCommand):
         self.stdout.write(summary(report))
         for problem in report.problems:
             self.stdout.write(str(problem))
-        if not report.ok:
+        is_ok = report.ok
+        if not options["no_rows"]:
+            is_ok &= self._rows()
+        if not is_ok:
             sys.exit(1)
         try:
             keeping.note_verified()
         except Error as problem:  # a copy that can only be read is verified no less
             self.stderr.write(_("This verification could not be noted for the console: %(why)s") % {"why": problem})
         self.stdout.write(f"ok {report.last_root}".strip())
+
+    def _rows(self) -> bool:
+        """Prints what the rows are; whether all are what the log tells."""
+        seen = altered.look()
+        self.stdout.write(_("%(rows)d rows held against what the log tells of them") % {"rows": seen.rows})
+        if seen.untold:
+            self.stdout.write(
+                ngettext(
+                    "%(count)d of them cannot be told: the beginning of its history was dropped by retention",
+                    "%(count)d of them cannot be told: the beginning of their history was dropped by retention",
+                    seen.untold,
+                )
+                % {"count": seen.untold}
+            )
+        for row in seen.problems:
+            self.stdout.write(str(row))
+        return not seen.problems
 
 
 def summary(report: audit.Report) -> str:

@@ -1,0 +1,141 @@
+"""Rows that are not what their events tell: altered, added or taken away behind the back of the verbs.
+
+The log is proved by its chains and seals (`ledger.audit`); what it tells of an object, folded, is the object's row. So
+whoever changes a row by hand is found here, and whoever changes the event as well is found there.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from django.apps import apps
+from django.db import connection, transaction
+from django.utils.translation import gettext as _
+
+from pipeline import events, telling
+from pipeline.fold import Telling, replay
+from pipeline.ids import from_uuid
+from pipeline.refusals import Refused
+from pipeline.rows import Told
+
+PAGE = 500
+SHOWN_CHARACTERS = 60
+
+
+class Altered(NamedTuple):
+    """One column of a row that is not what the events tell; `column` is empty where it is about the row as a whole."""
+
+    noun: str
+    pk: str
+    column: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.noun} {self.pk}{', column ' + self.column if self.column else ''}: {self.what}"
+
+
+class Look(NamedTuple):
+    """What one pass saw: how many rows there are, how many of them have lost the beginning of their history to
+    retention and so cannot be told, and what is wrong.
+    """
+
+    rows: int
+    untold: int
+    problems: list[Altered]
+
+
+def look(*, most: int = 20) -> Look:
+    """Hold every row against its events, but for the columns that other objects' events count; names the first `most`.
+
+    Each page of rows is read with its events in a snapshot of its own, while work goes on.
+    """
+    rows = untold = 0
+    problems: list[Altered] = []
+    for model in sorted((one for one in apps.get_models() if issubclass(one, Told)), key=lambda one: one.noun()):
+        last = None
+        while True:
+            with _snapshot():
+                found = model._base_manager.order_by("pk")
+                page = list((found if last is None else found.filter(pk__gt=last))[:PAGE])
+                cut = _cut([row.pk for row in page])
+                problems += _untrue(model, [row for row in page if row.pk not in cut])
+            rows, untold = rows + len(page), untold + len(cut)
+            if len(page) < PAGE:
+                break
+            last = page[-1].pk
+        problems += _gone(model)
+        if len(problems) >= most:
+            break
+    return Look(rows, untold, problems[:most])
+
+
+@contextmanager
+def _snapshot() -> Iterator[None]:
+    """All reads within see one moment; within the caller's transaction, when there is one."""
+    nested = connection.in_atomic_block
+    with transaction.atomic():
+        if not nested:
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield
+
+
+def _cut(ids: Sequence[str]) -> set[str]:
+    """Of these, those whose first events were dropped by retention."""
+    return set(events.EventStream.objects.filter(pk__in=ids, first_seq__gt=1).values_list("pk", flat=True))
+
+
+def _untrue(model: type[Told], rows: Sequence[Told]) -> Iterator[Altered]:
+    told = _tellings(model, [row.pk for row in rows])
+    fields = model.told_fields()
+    for row in rows:
+        try:
+            was = replay(model, told[row.pk])
+        except Refused as refusal:
+            yield Altered(model.noun(), row.pk, "", str(refusal))
+            continue
+        if was is None:
+            yield Altered(model.noun(), row.pk, "", _("no event tells of it"))
+            continue
+        for field in fields:
+            held = getattr(row, field.attname)
+            if was[field.attname] != held:
+                expected = telling.written(field, was[field.attname])
+                what = _("the log tells %(told)s, the row holds %(held)s") % {
+                    "told": _short(expected),
+                    "held": _short(telling.written(field, held)),
+                }
+                yield Altered(model.noun(), row.pk, field.attname, what)
+
+
+def _gone(model: type[Told]) -> Iterator[Altered]:
+    """The rows of which events tell, and that are there no more, though no event tells that they were removed."""
+    table = connection.ops.quote_name(model._meta.db_table)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT s.subject_id FROM pipeline_eventstream s WHERE s.subject_type = %s AND s.first_seq = 1 AND NOT"
+            f" EXISTS (SELECT 1 FROM {table} t WHERE t.id = s.subject_id) ORDER BY s.subject_id",
+            [model.noun()],
+        )
+        ids = [from_uuid(pk) for (pk,) in cursor.fetchall()]
+    for start in range(0, len(ids), PAGE):
+        for pk, told in _tellings(model, ids[start : start + PAGE]).items():
+            if replay(model, told) is not None:
+                yield Altered(model.noun(), pk, "", _("the log tells of it, and there is no such row"))
+
+
+def _tellings(model: type[Told], ids: Sequence[str]) -> dict[str, list[Telling]]:
+    """All events about these subjects, each in the order of its stream. One query."""
+    found: dict[str, list[Telling]] = defaultdict(list)
+    rows = events.Event.objects.filter(subject_id__in=ids, subject_type=model.noun()).order_by("stream_seq")
+    columns = ("subject_id", "stream_seq", "epoch", "xid", "seq", "created_at", "kind", "before", "after", "own_xid")
+    for pk, number, epoch, xid, seq, created_at, kind, before, after, own_xid in rows.values_list(*columns):
+        place = events.Cursor(epoch, xid, seq)
+        found[pk].append(Telling(number, place, created_at, kind, before, after, own_xid))
+    return found
+
+
+def _short(value: Any) -> str:
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
