@@ -7,7 +7,7 @@ floats. `docs/landing.md` says what each field means.
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 from ledger import git
 from ledger.git import commit_notes
 from ledger.janitor import alone
-from ledger.models import Patch, PatchContent, PatchReview, Receipt
+from ledger.models import MergeQueue, Patch, PatchContent, PatchReview, Receipt
 from ledger.models.patch import UNIFIED_DIFF
 from pipeline import events, fold
 from pipeline.chain import canonical
@@ -165,6 +165,25 @@ def verify(project: Project | None = None) -> Iterator[Fault]:
         notes, hung = commit_notes.read(one.mirror), commit_notes.history(one.mirror)
         for start in range(0, len(ids), PAGE):
             yield from _verify_page(one, ids[start : start + PAGE], notes, hung)
+        yield from _branch_faults(one, set(ids))
+
+
+def _branch_faults(project: Project, judged: Collection[str]) -> Iterator[Fault]:
+    """Commits on the branches that say they are of a patch, though no patch has landed as them, nor is landing; but for
+    those of the patches that are `judged` by their rows.
+    """
+    if not project.mirror.exists():
+        return
+    for branch in MergeQueue.objects.filter(project=project).order_by("pk").values_list("target_branch", flat=True):
+        on_branch = git.landed(project.mirror, branch)  # before the rows: what lands in between is in both
+        rows = Patch.objects.filter(project=project).exclude(commit_sha="", landing_commit="")
+        known = {pk: commits for pk, *commits in rows.values_list("pk", "commit_sha", "landing_commit")}
+        for pk, commit in on_branch.items():
+            if pk not in judged and commit not in known.get(pk, ()):
+                what = _("%(commit)s says that it is of this patch, which has not landed as it") % {
+                    "commit": commit[:12]
+                }
+                yield Fault(pk, _("branch %(name)s") % {"name": branch}, what)
 
 
 def _with_landed() -> QuerySet[Project]:

@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from django.conf import LazySettings
 from django.core.management import call_command
 from django.db import IntegrityError, connection, models, transaction
 
-from ledger import audit, receipts, rollback, sealing
+from ledger import audit, git, receipts, rollback, sealing
 from ledger.git import commit_notes
 from ledger.models import Patch, PatchContent, PatchReview, Receipt
 from pipeline import events
 from pipeline.chain import canonical
 from pipeline.events import Event
+from pipeline.ids import new_id
 from tests.factories import BY, make_user, run_git
 from tests.flows.house import Deaths, Died, House, piece
 
@@ -56,10 +58,23 @@ def test_a_clone_of_a_house_in_which_a_set_was_taken_back_is_in_order(tmp_path: 
 
     command = [sys.executable, "-I", str(VERIFIER), str(clone)]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
-        [sys.executable, "-I", str(VERIFIER), str(clone)], capture_output=True, text=True, check=False
-    )
 
     assert told.stdout.startswith("ok 5 receipts"), told.stdout + told.stderr
+
+
+def test_a_commit_of_ours_on_the_branch_that_the_ledger_does_not_know_is_named(house: House) -> None:
+    assert list(receipts.verify(house.project)) == []
+    unknown = new_id()
+    mirror = house.project.mirror
+    tree, message = git.tree_of(mirror, house.head), f"Slipped in\n\nSignalbox-Patch: {unknown}\n"
+    who = {"author_name": "Ada", "author_email": "ada@example.org", "at": datetime.now(UTC)}
+    made = git.commit(mirror, tree, house.head, message, **who)
+    run_git(mirror, "update-ref", "refs/heads/main", made)
+
+    (found,) = receipts.verify(house.project)
+
+    assert (found.patch_id, found.where) == (unknown, "branch main")
+    assert made[:12] in found.what
 
 
 def as_owner(table: str, sql: str, *values: Any) -> None:
