@@ -44,11 +44,13 @@ def judge(patch: Patch) -> dict[str, Any]:
             tree = git.apply(patch.project.mirror, patch.base_commit, text)
             found["result_tree"] = tree
             for finding in trees.judge(patch.project.mirror, patch.base_commit, tree, parsed, links=links):
-                errors.append({**finding.document(), "code": finding.rule})
+                # What a link leads to is text of the patch.
+                message = leaks.redacted(finding.message)
+                errors.append({**finding.document(), "code": finding.rule, "message": message})
     except git.GitFailed:
         raise
     except Refused as refusal:
-        errors.append({"rule": "format", "code": refusal.code, "message": patch.why_unfit(refusal)})
+        errors.append({"rule": "format", "code": refusal.code, "message": leaks.redacted(patch.why_unfit(refusal))})
         return found
     found["format_ok"] = not errors
     read = partial(_read, patch, tree) if tree else None

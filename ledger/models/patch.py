@@ -1,8 +1,10 @@
 """Patches: every change that a worker or a person proposes, from submission to what became of it."""
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, Self
 
 from django.conf import settings
@@ -12,10 +14,11 @@ from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from ledger import diff as diffs
-from ledger import git, oscillation, policy
+from ledger import git, leaks, oscillation, policy
 from ledger.git.names import is_object_id
 from pipeline import events, prepared
 from pipeline.clock import ClockNow, db_now
+from pipeline.constraints import Effective
 from pipeline.crashpoints import crashpoint
 from pipeline.ids import ULIDField, from_uuid, new_id, to_uuid
 from pipeline.models import ExecutionRequest, Phase, Project, PromptInstance, Run, StepAttempt, Task, User, Workstream
@@ -184,9 +187,14 @@ class PatchQuerySet(models.QuerySet["Patch"]):
         try:
             facts = diffs.parse(diff_text)
         except diffs.DiffRefused as refusal:
-            if refusal.code != "symlink_target" or not _may_hold_links(project, attempt, task, rollback_of):
+            takes_links = rollback_of is not None or policy.takes_links(_bounds(project, attempt, task))
+            if refusal.code != "symlink_target" or not takes_links:  # what undoes a landed patch is judged later
                 raise
             facts = diffs.parse(diff_text, links=True)
+        if rollback_of is None:
+            told = {"summary": summary, "issue_ref": issue_ref, "metadata": json.dumps(dict(metadata or {}))}
+            told["diff_text"] = "\n".join(change.path for change in facts.files)
+            _refuse_secrets_beside_the_text(told, partial(_bounds, project, attempt, task))
         base_tree = ""
         if project.custody == Project.Custody.MANAGED:
             try:
@@ -296,19 +304,23 @@ def _wrong_base(project: Project, base_commit: str) -> str:
     )
 
 
-def _may_hold_links(
-    project: Project, attempt: StepAttempt | None, task: Task | None, rollback_of: "Patch | None"
-) -> bool:
-    """Whether a submission to this place may hold symbolic links; what undoes a landed patch is judged later."""
+def _bounds(project: Project, attempt: StepAttempt | None, task: Task | None) -> Effective:
+    """What a submission to this place may be."""
     from ledger.models.policy import PatchPolicy
 
-    if rollback_of is not None:
-        return True
-    run = attempt.run if attempt else None
-    bounds = PatchPolicy.objects.effective(
-        project, run and run.phase, run and run.workstream, attempt.task if attempt else task
-    )
-    return policy.takes_links(bounds)
+    task = attempt.task if attempt else task
+    run = attempt.run if attempt else task.run if task else None
+    return PatchPolicy.objects.effective(project, run and run.phase, run and run.workstream, task)
+
+
+def _refuse_secrets_beside_the_text(told: Mapping[str, str], bounds: Callable[[], Effective]) -> None:
+    """What is told beside the diff stands in events and in the commit for good, so a secret in it is not taken in.
+    Raises InvalidField naming the field and the kind.
+    """
+    for field, text in told.items():
+        if (kinds := leaks.kinds(text)) and bounds().values.get("forbid_secrets", policy.BUILT_IN["forbid_secrets"]):
+            where = "the name of a file" if field == "diff_text" else "it"
+            raise InvalidField(field, f"{where} holds what looks like a secret: {', '.join(kinds)}. Take it out")
 
 
 def resubmitters(patch_ids: Collection[str]) -> dict[str, set[str | None]]:

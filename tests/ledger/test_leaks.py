@@ -242,3 +242,39 @@ def test_text_made_to_be_slow_is_read_in_time() -> None:
         begun = time.process_time()
         leaks(piece * (100_000 // len(piece)))
         assert time.process_time() - begun < 2, piece
+
+
+@pytest.mark.parametrize("field", ["summary", "issue_ref", "diff_text"])
+def test_a_secret_beside_the_text_is_not_taken_in(db: None, nudges: Any, field: str) -> None:
+    project = make.make_project(repository=make.sample_repository())
+    api = Api(make.make_key("operator", project=project).text)
+    token = "ghp_" + letters(36)
+    given: dict[str, Any] = {"project": project.key, "base_commit": make.head_of(project)}
+    given |= {"diff_text": make.new_file_diff(), "summary": "A note"}
+    given[field] = {
+        "summary": f"Uses {token}", "issue_ref": token,
+        "diff_text": make.new_file_diff(f"{token}.txt", "a"),
+    }[field]  # fmt: skip
+
+    answer = api.post("/patches/", given)
+
+    assert answer.status_code == 422, answer.content
+    assert answer.json()["errors"][0]["field"] == field
+    assert "GitHub Token" in answer.json()["detail"]
+    assert not Patch.objects.exists()
+    assert not any(token in one.canonical for one in Event.objects.all())
+
+
+def test_a_secret_that_a_link_leads_to_is_not_told(db: None, nudges: Any) -> None:
+    project = make.make_project(repository=make.sample_repository())
+    make.make_policy(project=project, constraints={"forbid_symlinks": False})
+    token = "ghp_" + letters(36)
+    link = make.new_file_diff("link", token).replace("100644", "120000") + "\\ No newline at end of file\n"
+    patch = make.make_patch(project, diff_text=link)
+
+    validation.validate(patch.pk)
+
+    patch.refresh_from_db()
+    assert patch.state == "apply_failed"
+    assert "leads to [redacted: GitHub Token]" in patch.last_error_message
+    assert not any(token in one.canonical for one in Event.objects.all())
