@@ -26,7 +26,7 @@ from pipeline.clock import db_now
 from pipeline.egress import AddressRefused
 from pipeline.events import Event
 from pipeline.models import Hold
-from pipeline.refusals import InvalidField
+from pipeline.refusals import InvalidField, Refused
 from tests.factories import BY, make_project, new_file_diff, run_git
 from tests.flows.house import Deaths, Died, House, piece
 from tests.ledger.githost import NAME, GitHost
@@ -248,6 +248,104 @@ def test_a_landing_that_dies_when_the_remote_has_it_is_booked_once(
     assert len(house.new_commits()) == 1 + bool(more)
     assert Push.objects.get().state == "pushed"
     house.must_hold()
+
+
+@pytest.fixture
+def offered(house: House, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> Patch:
+    """A patch whose commit the remote has, and whose process died before our branch moved."""
+    upstream.follow()
+    deaths = Deaths(monkeypatch)
+    patch = house.deliver({"a.txt": "a\n"})
+    deaths.arm("land.offered")
+    with pytest.raises(Died):
+        house.drain()
+    patch.refresh_from_db()
+    assert upstream.head() == patch.landing_commit != house.head
+    return patch
+
+
+def must_be_booked(house: House, upstream: Upstream, patch: Patch) -> None:
+    patch.refresh_from_db()
+    assert (patch.state, patch.commit_sha) == ("committed", patch.landing_commit)
+    assert house.head == upstream.head() == house.queue.head_commit
+    assert Push.objects.get(patch=patch).state == "pushed"
+    assert kinds(house, "receipt.").count("receipt.written") == 1
+    house.must_hold()
+
+
+def test_a_landing_that_died_is_booked_when_somebody_has_built_on_it_at_the_remote(
+    house: House, upstream: Upstream, offered: Patch
+) -> None:
+    by_hand = upstream.commit("on-top.txt")  # and nobody has fetched it
+    house.drain()
+    must_be_booked(house, upstream, offered)
+    assert house.head == by_hand
+    assert kinds(house, "patch.").count("patch.apply_failed") == 0
+
+
+def test_a_landing_that_died_is_booked_though_it_would_not_be_allowed_any_more(
+    house: House, upstream: Upstream, offered: Patch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def expired(patch: Patch, verb: str) -> None:
+        raise Refused("its override has run out", code="override_expired")
+
+    monkeypatch.setattr(Patch, "must_be_allowed", expired)
+    house.drain()
+    must_be_booked(house, upstream, offered)
+    assert kinds(house, "patch.").count("patch.quarantined") == 0
+
+
+def test_while_the_remote_cannot_be_asked_a_landing_that_died_is_not_taken_back(
+    house: House, upstream: Upstream, offered: Patch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def expired(patch: Patch, verb: str) -> None:
+        raise Refused("its override has run out", code="override_expired")
+
+    away = upstream.path.rename(house.folder / "away.git")
+    with pytest.MonkeyPatch.context() as late:
+        late.setattr(Patch, "must_be_allowed", expired)
+        house.drain()
+    offered.refresh_from_db()
+    assert offered.is_landing
+    assert "cannot be asked now" in house.queue.blocked_reason
+    away.rename(upstream.path)
+    house.queue.unblock(by=BY)
+    monkeypatch.setattr(Patch, "must_be_allowed", expired)
+    queue.advance(house.queue.pk)
+    house.drain()
+    must_be_booked(house, upstream, offered)
+
+
+def test_while_the_remote_cannot_be_asked_the_same_commit_lands_again(
+    house: House, upstream: Upstream, offered: Patch
+) -> None:
+    away = upstream.path.rename(house.folder / "away.git")
+    queue.advance(house.queue.pk)
+    offered.refresh_from_db()
+    assert (offered.state, house.head) == ("committed", offered.commit_sha)
+    away.rename(upstream.path)
+    now_due()
+    house.drain()
+    must_be_booked(house, upstream, offered)
+
+
+def test_a_landing_that_died_before_the_remote_had_it_is_judged_by_what_holds_now(
+    house: House, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def expired(patch: Patch, verb: str) -> None:
+        raise Refused("its override has run out", code="override_expired")
+
+    upstream.follow()
+    deaths = Deaths(monkeypatch)
+    patch = house.deliver({"a.txt": "a\n"})
+    deaths.arm("land.before_ref")
+    with pytest.raises(Died):
+        house.drain()
+    monkeypatch.setattr(Patch, "must_be_allowed", expired)
+    house.drain()
+    patch.refresh_from_db()
+    assert (patch.state, patch.landing_commit) == ("quarantined", "")
+    assert upstream.head() == house.head == house.first_commit
 
 
 def test_while_somebody_speaks_with_the_remote_nothing_lands_and_then_it_does(
