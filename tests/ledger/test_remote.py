@@ -7,6 +7,7 @@ import ipaddress
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -225,6 +226,65 @@ def test_a_patch_in_whose_way_a_person_pushed_goes_back_and_nothing_of_theirs_is
     assert house.states()["a"] == "queued"  # the agent does it again, on what is there now
     assert not Hold.objects.exists()
     house.must_hold()
+
+
+MIDWAY = """#!{python}
+import os, subprocess, sys
+if "push" in sys.argv and os.path.exists("{folder}/armed"):
+    os.unlink("{folder}/armed")
+    slow = "--receive-pack={folder}/receive-pack"
+    sys.argv = [slow if one.startswith("--receive-pack=") else one for one in sys.argv]
+os.execv("{git}", ["{git}", *sys.argv[1:]])
+"""
+"""Stands before git: the remote of the next push does something else between telling its branches and taking it."""
+
+RECEIVE = """#!/bin/sh
+{{ dd bs=1 count=4 of={folder}/first 2>/dev/null; {does}; cat {folder}/first -; }} | {git} receive-pack "$@"
+"""
+
+
+def arm_midway(house: House, monkeypatch: pytest.MonkeyPatch, does: str) -> None:
+    """Have the remote do that in the middle of the next push."""
+    folder = house.folder / "midway"
+    folder.mkdir()
+    git_itself = run_git(folder, "--exec-path") + "/git"
+    for name, text in (("git", MIDWAY), ("receive-pack", RECEIVE)):
+        (folder / name).write_text(text.format(python=sys.executable, folder=folder, git=git_itself, does=does))
+        (folder / name).chmod(0o755)
+    (folder / "armed").touch()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_what_a_person_pushes_in_the_middle_of_our_push_comes_first_too(
+    house: House, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream.follow()
+    by_hand = upstream.commit("by-hand.txt")
+    run_git(upstream.path, "update-ref", "refs/heads/main", house.first_commit)
+    arm_midway(house, monkeypatch, f"git --git-dir={upstream.path} update-ref refs/heads/main {by_hand}")
+    patch = house.work({"a.txt": "a\n"})
+    patch.refresh_from_db()
+    assert (patch.state, patch.tested_parent, patch.reapplies) == ("committed", by_hand, 1)
+    assert len(house.gate_runs()) == 2
+    assert [commit.id for commit in house.new_commits()] == [by_hand, patch.commit_sha]
+    assert upstream.head() == house.head
+    assert not Hold.objects.exists()
+    house.must_hold()
+
+
+def test_a_remote_that_cannot_write_its_branch_has_not_moved_it(
+    house: House, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = upstream.follow()
+    lock = upstream.path / "refs" / "heads" / "main.lock"
+    address = remotes.check_address(following.url)
+    commit = house.human_commits("here.txt", "by hand\n")
+    arm_midway(house, monkeypatch, f"mkdir -p {lock.parent}; touch {lock}")
+    with pytest.raises(git.GitFailed, match="refused"):
+        remotes.push(house.project.mirror, address, commit, "main")
+    lock.unlink()
+    remotes.push(house.project.mirror, address, commit, "main")
+    assert upstream.head() == commit
 
 
 @pytest.mark.parametrize("more", ["", "on-top.txt"])
