@@ -7,7 +7,7 @@ from pathlib import Path
 
 from django.db import transaction
 
-from ledger import git, janitor, remote
+from ledger import git, janitor, remote, trees
 from ledger.models import MergeQueue, Patch, QueueItem, Remote
 from pipeline import events, locks, prepared
 from pipeline.crashpoints import crashpoint
@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 COMMITTER_DOMAIN = "signalbox.invalid"  # RFC 2606: never a real host
 MAX_STEPS = 1000
+MOST_TOLD = 5
 
 
 class LandingUnknown(git.GitFailed):
@@ -205,6 +206,10 @@ def _candidate(patch: Patch, mirror: Path, onto: str, made: str) -> tuple[str, s
     stood = base_tree if onto == patch.base_commit else git.tree_of(mirror, onto)
     if stood != base_tree:
         tree = git.rebase_tree(mirror, base_tree, tree, stood)
+        found = trees.judge_merged(mirror, patch.base_commit, onto, tree)
+        if found:
+            words = "; ".join(finding.message for finding in found[:MOST_TOLD])
+            raise git.DoesNotApply(f"Together with what has landed since it was made: {words}", code=found[0].rule)
     if tree == stood:
         raise git.DoesNotApply("nothing is left of the change: the branch holds it already")
     candidate = git.commit(

@@ -18,7 +18,6 @@ from django.utils.translation import gettext as _
 
 from ledger import git, receipts
 from ledger.git import remotes
-from ledger.git.objects import knows
 from ledger.janitor import alone
 from ledger.models import MergeQueue, Patch, Push, QueueItem, Remote
 from ledger.models.remote import CredentialMissing, read_secret
@@ -291,7 +290,7 @@ def holds(queue: MergeQueue, commit: str, *, by: events.Actor) -> bool | None:
             return None
     mirror = queue.project.mirror
     theirs = git.note_head(mirror, f"{remotes.INCOMING}{queue.target_branch}")
-    return theirs is not None and knows(mirror, commit) and git.is_ancestor(mirror, commit, theirs)
+    return theirs is not None and git.knows(mirror, commit) and git.is_ancestor(mirror, commit, theirs)
 
 
 # -- a remote that has gone another way ----------------------------------------------------------------------------
