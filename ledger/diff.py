@@ -168,7 +168,7 @@ def judge_target(path: str, target: str, line: int = 0) -> str:
 
     Allowed is a relative path, `..` only at its beginning and never above the root, to something that a tree of ours
     may hold and that is neither the link itself nor a folder in which it stands: whoever walks the tree must come to
-    an end.
+    an end. Loops of several links are found in the tree (`ledger.links`).
     """
     parts = target.split("/")
     ups = next((at for at, part in enumerate(parts) if part != ".."), len(parts))

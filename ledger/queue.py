@@ -7,7 +7,7 @@ from pathlib import Path
 
 from django.db import transaction
 
-from ledger import git, janitor, remote
+from ledger import git, janitor, remote, trees
 from ledger.models import MergeQueue, Patch, QueueItem, Remote
 from pipeline import events, locks, prepared
 from pipeline.crashpoints import crashpoint
@@ -19,6 +19,11 @@ log = logging.getLogger(__name__)
 
 COMMITTER_DOMAIN = "signalbox.invalid"  # RFC 2606: never a real host
 MAX_STEPS = 1000
+MOST_TOLD = 5
+
+
+class LandingUnknown(git.GitFailed):
+    """A commit was about to land, and whether the remote that was offered it has it cannot be told now: it waits."""
 
 
 def advance(queue_id: str, *, by: events.Actor = events.SYSTEM) -> int:
@@ -201,6 +206,10 @@ def _candidate(patch: Patch, mirror: Path, onto: str, made: str) -> tuple[str, s
     stood = base_tree if onto == patch.base_commit else git.tree_of(mirror, onto)
     if stood != base_tree:
         tree = git.rebase_tree(mirror, base_tree, tree, stood)
+        found = trees.judge_merged(mirror, patch.base_commit, onto, tree)
+        if found:
+            words = "; ".join(finding.message for finding in found[:MOST_TOLD])
+            raise git.DoesNotApply(f"Together with what has landed since it was made: {words}", code=found[0].rule)
     if tree == stood:
         raise git.DoesNotApply("nothing is left of the change: the branch holds it already")
     candidate = git.commit(
@@ -253,12 +262,17 @@ def _land(queue: MergeQueue, item: QueueItem, by: events.Actor) -> bool:
 
 def _land_here(queue: MergeQueue, item: QueueItem, first: Remote | None, by: events.Actor) -> bool:
     patch = item.patch
+    offered = first is not None or patch.is_landing
     try:
         with transaction.atomic():
             if not _lock(queue, item):
                 return True
             patch.begin_landing(item.candidate_commit, by=by)
     except Refused as refusal:
+        if patch.is_landing:  # one that died before, of which nobody could tell
+            if _has_landed(queue, item, by):
+                return _book_late(queue, item, by)
+            patch.forget_landing(by=by)
         if refusal.code in ("gates_not_satisfied", "tests_not_passed"):
             return _restart(queue, item, str(refusal), by)
         if refusal.code == "policy_changed":
@@ -269,28 +283,57 @@ def _land_here(queue: MergeQueue, item: QueueItem, first: Remote | None, by: eve
         raise
     crashpoint("land.before_ref")
     if first is not None:
-        if not remote.offer(queue, first, item.candidate_commit, by=by):
-            return _restart(queue, item, "somebody pushed to the remote's branch meanwhile", by)
+        if not remote.offer(queue, first, item.candidate_commit):
+            return _give_up(queue, item, "somebody pushed to the remote's branch meanwhile", by, offered=True)
         crashpoint("land.offered")
     try:
         git.move_branch(queue.project.mirror, queue.target_branch, item.candidate_commit, item.base_commit)
     except git.BranchMoved:
         # A git whose parent was killed ends its work alone: then the branch holds exactly what was to land.
-        if git.contains(queue.project.mirror, queue.target_branch, item.candidate_commit):
-            return _book(queue, item, by)
-        return _restart(queue, item, "the branch was moved by somebody else", by)
+        return _give_up(queue, item, "the branch was moved by somebody else", by, offered=offered)
     crashpoint("land.after_ref")
     return _book(queue, item, by)
 
 
-def _book(queue: MergeQueue, item: QueueItem, by: events.Actor) -> bool:
+def _give_up(queue: MergeQueue, item: QueueItem, reason: str, by: events.Actor, *, offered: bool) -> bool:
+    """Take a landing back that came to nothing, and build again; what has landed all the same is booked. `offered`: a
+    remote may have it as well.
+    """
+    if _has_landed(queue, item, by, offered=offered):
+        return _book_late(queue, item, by)
+    return _restart(queue, item, reason, by)
+
+
+def _has_landed(queue: MergeQueue, item: QueueItem, by: events.Actor, *, offered: bool = True) -> bool:
+    """Whether our branch holds the commit of a landing that was noted, or gets it from the remote that was offered it,
+    which is fetched. Asked before any such note is taken back.
+
+    Raises LandingUnknown while the remote cannot be asked, or has the commit on a branch that has gone another way.
+    """
+    mirror, branch, commit = queue.project.mirror, queue.target_branch, item.patch.landing_commit
+    if git.contains(mirror, branch, commit):
+        return True
+    there = remote.holds(queue, commit, by=by) if offered else False
+    if there is None:
+        raise LandingUnknown(f"The remote may have {commit[:12]}, which was landing, and cannot be asked now")
+    if git.contains(mirror, branch, commit):
+        return True
+    if there:
+        raise LandingUnknown(f"The remote has {commit[:12]}, which was landing, and has gone another way than ours")
+    return False
+
+
+def _book(queue: MergeQueue, item: QueueItem, by: events.Actor, *, head: str = "") -> bool:
+    """Write that the item has landed; `head` is where the branch is by now, unless that is its own commit."""
     with transaction.atomic():
         if not _lock(queue, item, also_paused=True):
             return True
         item.patch.commit(item.candidate_commit, item.candidate_tree, by=by)
         item.land(by=by)
         queue.note(
-            by=by, head_commit=item.candidate_commit, window_size=min(queue.window_size + 1, queue.window_ceiling)
+            by=by,
+            head_commit=head or item.candidate_commit,
+            window_size=min(queue.window_size + 1, queue.window_ceiling),
         )
         crashpoint("land.booked")
     crashpoint("land.done")
@@ -314,14 +357,26 @@ def _find_landed(queue: MergeQueue, items: list[QueueItem], by: events.Actor) ->
 
 
 def _recover(queue: MergeQueue, item: QueueItem, by: events.Actor) -> bool:
-    """A landing that died half-way: the branch has the commit, so book it; it has not, so it is tried again."""
+    """A landing that died half-way: the branch has the commit, or the remote that was offered it, so book it; nobody
+    has it, so it is tried again. While nobody can tell, the same commit may land once more, and nothing else.
+    """
     patch = item.patch
-    if not patch.landing_commit or patch.state != Patch.State.VERIFIED or item.state != QueueItem.State.PASSING:
+    if not patch.is_landing or item.state != QueueItem.State.PASSING:
         return False
-    if git.contains(queue.project.mirror, queue.target_branch, patch.landing_commit):
-        return _book(queue, item, by)
+    try:
+        if _has_landed(queue, item, by):
+            return _book_late(queue, item, by)
+    except LandingUnknown:
+        if git.head(queue.project.mirror, queue.target_branch) != item.base_commit:
+            raise
+        return False
     patch.forget_landing(by=by)
-    return False
+    return True
+
+
+def _book_late(queue: MergeQueue, item: QueueItem, by: events.Actor) -> bool:
+    """Book what was found on the branch, on which others may have built since."""
+    return _book(queue, item, by, head=git.head(queue.project.mirror, queue.target_branch))
 
 
 def _evict(queue: MergeQueue, item: QueueItem, by: events.Actor) -> bool:

@@ -258,9 +258,9 @@ def asked_first(queue: MergeQueue) -> Remote | None:
     return remote
 
 
-def offer(queue: MergeQueue, remote: Remote, commit: str, *, by: events.Actor) -> bool:
+def offer(queue: MergeQueue, remote: Remote, commit: str) -> bool:
     """Give the remote's branch the commit that is about to land, forward only. False when that branch holds what the
-    commit does not: it is fetched then, and ours is brought forward where that loses nothing.
+    commit does not; the caller looks what (`holds`).
 
     True also for a remote that cannot be asked: the work goes on here. The caller has the repository to itself.
     """
@@ -270,11 +270,27 @@ def offer(queue: MergeQueue, remote: Remote, commit: str, *, by: events.Actor) -
         names = {"username": remote.username, "secret": secret}
         remotes.push(queue.project.mirror, address, commit, queue.target_branch, with_receipts=False, **names)
     except remotes.RemoteRefused:
-        _fetch(remote, by)
         return False
     except FAILURES as problem:
         log.warning("remote of %s was not asked first: %s", queue.project.key, problem)
     return True
+
+
+def holds(queue: MergeQueue, commit: str, *, by: events.Actor) -> bool | None:
+    """Whether the branch of the remote that is offered commits has this one; None when it cannot be asked now.
+
+    It is fetched for that, and ours is brought forward where that loses nothing. Without such a remote: False.
+    """
+    remote = Remote.objects.live().filter(project=queue.project_id, landing=Remote.Landing.PUSH).first()
+    if remote is None:
+        return False
+    remote.project = queue.project
+    with alone(queue.project) as mine:
+        if not mine or _fetch(remote, by).error:
+            return None
+    mirror = queue.project.mirror
+    theirs = git.note_head(mirror, f"{remotes.INCOMING}{queue.target_branch}")
+    return theirs is not None and git.knows(mirror, commit) and git.is_ancestor(mirror, commit, theirs)
 
 
 # -- a remote that has gone another way ----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 
 from ledger import diff as diffs
 from ledger import git, literals, policy
+from ledger import links as symlinks
 
 CODES = {diffs.LINK_MODE: "symlink_target", "160000": "submodule"}
 
@@ -21,12 +22,28 @@ def judge(repo: git.StrPath, base: str, tree: str, parsed: diffs.Diff, *, links:
     findings = list(_kinds(changes, links))
     if links:
         findings += _links(repo, tree, [change for change in changes if change.new_mode == diffs.LINK_MODE])
+        findings += _between_links(repo, base, tree, changes)
     told = {finding.path for finding in findings}
     for finding in (*policy.check_tree(parsed, changes), *_contents(repo, changes, parsed)):
         if finding.path not in told:
             findings.append(_finding("header_mismatch", finding.path or "", finding.message))
     findings += _collisions(repo, tree, [change.path for change in changes if change.kind == "add"])
     return findings
+
+
+def judge_merged(repo: git.StrPath, base: str, onto: str, tree: str) -> list[policy.Finding]:
+    """What `tree`, in which the change of a patch of the commit `base` was merged onto `onto`, must not hold though
+    each of both was in order: `case_collision`, and `symlink_target` for a link that leads to nothing, through another
+    link or into a loop. Raises what git raises.
+    """
+    changes = git.changes(repo, onto, tree)
+    findings = list(_links(repo, tree, [change for change in changes if change.new_mode == diffs.LINK_MODE]))
+    between = list(_between_links(repo, onto, tree, changes))
+    if between:
+        # What had stood before the patch was made was judged with it, by the policy of its place.
+        stood, now = git.links(repo, base), git.links(repo, tree)
+        findings += [one for one in between if one.path and stood.get(one.path) != now[one.path]]
+    return findings + list(_collisions(repo, tree, [change.path for change in changes if change.kind == "add"]))
 
 
 def _kinds(changes: Iterable[git.TreeChange], links: bool) -> Iterator[policy.Finding]:
@@ -66,6 +83,20 @@ def _links(repo: git.StrPath, tree: str, changes: Iterable[git.TreeChange]) -> I
             )
         elif target not in modes:
             yield _finding("symlink_target", change.path, f"{change.path} leads to {target}, which is not there")
+
+
+def _between_links(
+    repo: git.StrPath, old: str, tree: str, changes: Iterable[git.TreeChange]
+) -> Iterator[policy.Finding]:
+    """Changed links that lead into a loop, and others whose file or folder the change takes away."""
+    changed = {change.path for change in changes if change.new_mode == diffs.LINK_MODE}
+    if not changed and all(change.kind != "delete" for change in changes):
+        return
+    found = git.links(repo, tree)
+    for path in symlinks.looping(found, changed):
+        yield _finding("symlink_target", path, f"{path} leads into a loop: whoever follows the links comes to no end")
+    for path, gone in symlinks.lost(repo, old, tree, {p: t for p, t in found.items() if p not in changed}).items():
+        yield _finding("symlink_target", path, f"{path} leads to {gone}, which is taken away")
 
 
 def _contents(repo: git.StrPath, changes: Iterable[git.TreeChange], parsed: diffs.Diff) -> Iterator[policy.Finding]:

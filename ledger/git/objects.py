@@ -115,6 +115,36 @@ def blob(repo: StrPath, oid: str) -> bytes:
     return done.stdout
 
 
+LINK_MODE = b"120000"
+
+
+def links(repo: StrPath, tree: str) -> dict[str, str]:
+    """Path → target of every symbolic link of a tree (or commit). Raises UnknownCommit."""
+    raw = run(repo, "ls-tree", "-r", "-z", "--full-tree", tree_of(repo, tree)).stdout
+    entries = [entry.split(b"\t", 1) for entry in raw.split(b"\0")[:-1] if entry.startswith(LINK_MODE)]
+    if not entries:
+        return {}
+    names = [facts.split(b" ")[2] for facts, _path in entries]
+    said = run(repo, "cat-file", "--batch", stdin=b"".join(name + b"\n" for name in names)).stdout
+    found: dict[str, str] = {}
+    at = 0
+    for _facts, path in entries:
+        end = said.index(b"\n", at)
+        size = int(said[at:end].rsplit(b" ", 1)[1])
+        found[decoded(path)] = decoded(said[end + 1 : end + 1 + size])
+        at = end + size + 2
+    return found
+
+
+def missing(repo: StrPath, tree: str, paths: Sequence[str]) -> set[str]:
+    """Those of the paths that are not in `tree`, which the mirror has. One git for all; paths hold no line ends."""
+    if not paths:
+        return set()
+    asked = "".join(f"{object_id(tree)}:{path}\n" for path in paths)
+    said = run(repo, "cat-file", "--batch-check", stdin=asked.encode("utf-8", "surrogateescape")).stdout
+    return {path for path, line in zip(paths, said.splitlines(), strict=True) if line.endswith(b" missing")}
+
+
 def note_file(repo: StrPath, commit: str, name: str) -> bytes:
     """The bytes of the file `name` of a note. Raises UnknownCommit when it is not there."""
     done = run(repo, "cat-file", "blob", f"{object_id(commit)}:{name}", allowed=(0, 128))

@@ -13,10 +13,11 @@ from urllib.parse import quote, urlsplit
 
 from django.conf import settings
 
+from ledger.git.branches import is_ancestor
 from ledger.git.chains import note_head
 from ledger.git.names import NOTES, UnknownCommit
 from ledger.git.objects import knows
-from ledger.git.running import Done, GitFailed, run
+from ledger.git.running import Done, GitFailed, decoded, run
 from pipeline import egress
 from pipeline.refusals import InvalidField, Refused
 
@@ -126,9 +127,7 @@ def fetch(repo: Path, address: Address, *, username: str = "", secret: str = "")
     Raises GitFailed, AddressRefused.
     """
     arguments = ["fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"]
-    if address.protocol == "file":
-        # The operator named this folder, which may belong to another user; see `git.clone_mirror`.
-        arguments.append("--upload-pack=git -c safe.directory=* upload-pack")
+    arguments += _upload_pack(address)
     refspecs = (f"+refs/heads/*:{INCOMING}*", "+refs/tags/*:refs/tags/*")
     _talk(repo, address, username, secret, *arguments, "--", address.url, *refspecs)
     lines = run(repo, "for-each-ref", "--format=%(objectname) %(refname)", INCOMING).stdout.decode(
@@ -163,7 +162,9 @@ def push(
     )
     if done.returncode:
         said = done.stdout.decode("utf-8", "replace") + done.stderr.decode("utf-8", "replace")
-        if any(words in said for words in ("(non-fast-forward)", "(fetch first)", "(stale info)")):
+        is_behind = any(words in said for words in ("(non-fast-forward)", "(fetch first)", "(stale info)"))
+        # A push that came in the middle of ours: each host has its own words for that, so the branch is asked.
+        if is_behind or ("[remote rejected]" in said and _is_beside(repo, address, commit, branch, username, secret)):
             raise RemoteRefused(f"Branch {branch} of the remote holds commits that ours does not")
         raise GitFailed("git push was refused", stderr=_scrubbed(said, secret)[-2000:])
     if with_receipts and note_head(repo, NOTES) is not None:
@@ -171,6 +172,19 @@ def push(
         _talk(
             repo, address, username, secret, *arguments, "--", address.url, f"{NOTES}:{NOTES}", allowed=(0, 1, 128)
         )  # fmt: skip
+
+
+def _is_beside(repo: Path, address: Address, commit: str, branch: str, username: str, secret: str) -> bool:
+    """Whether the remote's branch is by now at a commit that `commit` does not hold."""
+    arguments = ["ls-remote", *_upload_pack(address), "--", address.url, f"refs/heads/{branch}"]
+    said = decoded(_talk(repo, address, username, secret, *arguments).stdout)
+    tip = next((line.split("\t")[0] for line in said.splitlines() if line.endswith(f"\trefs/heads/{branch}")), "")
+    return bool(tip) and not (knows(repo, tip) and is_ancestor(repo, tip, commit))
+
+
+def _upload_pack(address: Address) -> list[str]:
+    """The operator named a folder, which may belong to another user; see `git.clone_mirror`."""
+    return ["--upload-pack=git -c safe.directory=* upload-pack"] if address.protocol == "file" else []
 
 
 def _talk(

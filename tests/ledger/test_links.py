@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ledger import diff, git, reviewing, trees, validation
+from ledger import links as symlinks
 from ledger.models import Patch, PolicyOverride
 from pipeline.models import Project
 from pipeline.refusals import Refused
@@ -142,6 +143,41 @@ def test_a_link_that_leads_nowhere_or_through_another_is_refused_by_the_tree(
     factories.make_policy(project=project, constraints=OPEN)
     patch = judged(project, text)
     assert (patch.state, patch.last_error_code) == ("apply_failed", code)
+
+
+@pytest.mark.parametrize(
+    ("links", "looping"),
+    [
+        ({"ca/l": "../cb", "cb/m": "../ca"}, ["ca/l"]),
+        ({"a/l": "../b/deep", "b/deep/er/m": "../../../c", "c/d/n": "../../a"}, ["a/l"]),
+        ({"a/l": "../b", "b/m": "../c", "c/n": "../d/file"}, []),
+        ({"a/l": "../c", "a/m": "../c", "b/n": "../a"}, []),
+        ({"a/l": "../b/l/x", "b/l": "../a"}, ["a/l"]),
+        ({"up": ".", "a/l": "../b", "b/up": "./../"}, ["a/l"]),
+        ({"x": "x", "y": "/y", "z": "../z"}, ["x"]),
+    ],
+)
+def test_links_that_lead_to_each_other_by_way_of_folders_are_a_loop(links: dict[str, str], looping: list[str]) -> None:
+    assert symlinks.looping(links, links) == looping
+
+
+def test_a_loop_among_many_links_is_found_in_a_moment() -> None:
+    wide = {f"d{at}/l{number}": f"../d{at + 1}" for at in range(300) for number in range(30)}
+    assert symlinks.looping(wide, wide) == []
+    assert symlinks.looping({**wide, "d300/back": "../d0"}, {"d300/back"}) == ["d300/back"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        added("ca/x") + added("cb/x") + link("../cb", "ca/l") + link("../ca", "cb/m"),
+        added("ca/x") + added("cb/y/x") + link("../cb", "ca/l") + link("../../ca", "cb/y/m"),
+    ],
+)
+def test_a_loop_by_way_of_folders_is_refused_by_the_tree(project: Project, text: str) -> None:
+    factories.make_policy(project=project, constraints=OPEN)
+    patch = judged(project, text)
+    assert (patch.state, patch.last_error_code) == ("apply_failed", "symlink_target")
 
 
 @pytest.mark.parametrize(

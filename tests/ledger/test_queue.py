@@ -24,6 +24,7 @@ from tests.factories import (
     sample_repository,
 )
 from tests.flows.house import House, piece
+from tests.ledger.hostile.texts import END, added, deleted
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
 
@@ -75,6 +76,70 @@ def test_a_patch_that_conflicts_with_what_landed_before_it_is_put_out_and_sent_b
     pair.drain()
     assert pair.run.state == "succeeded"
     pair.must_hold()
+
+
+def link(path: str, target: str) -> str:
+    """A diff that adds a symbolic link."""
+    return added(path, mode="120000", body=f"@@ -0,0 +1 @@\n+{target}\n{END}")
+
+
+def in_turn(house: House, *texts: str) -> list[Patch]:
+    """Patches of these texts, all made on one base, after they have gone their way."""
+    make_policy(project=house.project, constraints={"forbid_symlinks": False})
+    base = house.head
+    made = [Patch.objects.submit(project=house.project, diff_text=text, base_commit=base, by=BY)[0] for text in texts]
+    house.drain()
+    for patch in made:
+        patch.refresh_from_db()
+    return made
+
+
+NO_CALC = deleted("calc.py", body="@@ -1,2 +0,0 @@\n-def add(a, b):\n-    return a + b\n")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code", "words"),
+    [
+        (added("case/Foo.txt"), added("case/foo.txt"), "case_collision", "case/foo.txt differs from case/Foo.txt"),
+        (added("Case/a.txt"), added("case/b.txt"), "case_collision", "differs from Case"),
+        (link("l", "calc.py"), NO_CALC, "symlink_target", "l leads to calc.py, which is taken away"),
+        (NO_CALC, link("l", "calc.py"), "symlink_target", "l leads to calc.py, which is not there"),
+        (added("ca/x") + added("cb/x") + link("ca/l", "../cb"), "", "symlink_target", "loop"),
+    ],
+)
+def test_two_patches_that_cannot_stand_together_do_not_both_land(
+    single: House, first: str, second: str, code: str, words: str
+) -> None:
+    second = second or added("ca/y") + added("cb/y") + link("cb/m", "../ca")
+    one, two = in_turn(single, first, second)
+    assert (one.state, two.state, two.last_error_code) == ("committed", "apply_failed", code)
+    assert words in two.last_error_message
+    assert "Together with what has landed" in two.last_error_message
+    assert two.tests_ran is False
+    assert [commit.id for commit in single.new_commits()] == [one.commit_sha]
+    single.must_hold()
+
+
+def test_two_patches_that_can_stand_together_land_with_their_links(single: House) -> None:
+    made = in_turn(single, link("l", "calc.py"), link("m", "calc.py"), added("case/a"), added("case/b"))
+    assert {patch.state for patch in made} == {"committed"}
+    single.must_hold()
+
+
+def test_what_a_link_leads_to_is_not_taken_away_alone(single: House) -> None:
+    (landed,) = in_turn(single, link("l", "calc.py"))
+    alone, _is_new = Patch.objects.submit(project=single.project, diff_text=NO_CALC, base_commit=single.head, by=BY)
+    gone = deleted("l", mode="120000", body=f"@@ -1 +0,0 @@\n-calc.py\n{END}")
+    single.drain()
+    alone.refresh_from_db()
+    assert (landed.state, alone.state, alone.last_error_code) == ("committed", "apply_failed", "symlink_target")
+    both, _is_new = Patch.objects.submit(
+        project=single.project, diff_text=NO_CALC + gone, base_commit=single.head, by=BY
+    )
+    single.drain()
+    both.refresh_from_db()
+    assert both.state == "committed"
+    single.must_hold()
 
 
 def test_a_change_that_the_branch_holds_already_is_not_an_empty_commit(pair: House) -> None:

@@ -7,6 +7,7 @@ import ipaddress
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +27,7 @@ from pipeline.clock import db_now
 from pipeline.egress import AddressRefused
 from pipeline.events import Event
 from pipeline.models import Hold
-from pipeline.refusals import InvalidField
+from pipeline.refusals import InvalidField, Refused
 from tests.factories import BY, make_project, new_file_diff, run_git
 from tests.flows.house import Deaths, Died, House, piece
 from tests.ledger.githost import NAME, GitHost
@@ -227,6 +228,65 @@ def test_a_patch_in_whose_way_a_person_pushed_goes_back_and_nothing_of_theirs_is
     house.must_hold()
 
 
+MIDWAY = """#!{python}
+import os, subprocess, sys
+if "push" in sys.argv and os.path.exists("{folder}/armed"):
+    os.unlink("{folder}/armed")
+    slow = "--receive-pack={folder}/receive-pack"
+    sys.argv = [slow if one.startswith("--receive-pack=") else one for one in sys.argv]
+os.execv("{git}", ["{git}", *sys.argv[1:]])
+"""
+"""Stands before git: the remote of the next push does something else between telling its branches and taking it."""
+
+RECEIVE = """#!/bin/sh
+{{ dd bs=1 count=4 of={folder}/first 2>/dev/null; {does}; cat {folder}/first -; }} | {git} receive-pack "$@"
+"""
+
+
+def arm_midway(house: House, monkeypatch: pytest.MonkeyPatch, does: str) -> None:
+    """Have the remote do that in the middle of the next push."""
+    folder = house.folder / "midway"
+    folder.mkdir()
+    git_itself = run_git(folder, "--exec-path") + "/git"
+    for name, text in (("git", MIDWAY), ("receive-pack", RECEIVE)):
+        (folder / name).write_text(text.format(python=sys.executable, folder=folder, git=git_itself, does=does))
+        (folder / name).chmod(0o755)
+    (folder / "armed").touch()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_what_a_person_pushes_in_the_middle_of_our_push_comes_first_too(
+    house: House, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream.follow()
+    by_hand = upstream.commit("by-hand.txt")
+    run_git(upstream.path, "update-ref", "refs/heads/main", house.first_commit)
+    arm_midway(house, monkeypatch, f"git --git-dir={upstream.path} update-ref refs/heads/main {by_hand}")
+    patch = house.work({"a.txt": "a\n"})
+    patch.refresh_from_db()
+    assert (patch.state, patch.tested_parent, patch.reapplies) == ("committed", by_hand, 1)
+    assert len(house.gate_runs()) == 2
+    assert [commit.id for commit in house.new_commits()] == [by_hand, patch.commit_sha]
+    assert upstream.head() == house.head
+    assert not Hold.objects.exists()
+    house.must_hold()
+
+
+def test_a_remote_that_cannot_write_its_branch_has_not_moved_it(
+    house: House, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = upstream.follow()
+    lock = upstream.path / "refs" / "heads" / "main.lock"
+    address = remotes.check_address(following.url)
+    commit = house.human_commits("here.txt", "by hand\n")
+    arm_midway(house, monkeypatch, f"mkdir -p {lock.parent}; touch {lock}")
+    with pytest.raises(git.GitFailed, match="refused"):
+        remotes.push(house.project.mirror, address, commit, "main")
+    lock.unlink()
+    remotes.push(house.project.mirror, address, commit, "main")
+    assert upstream.head() == commit
+
+
 @pytest.mark.parametrize("more", ["", "on-top.txt"])
 def test_a_landing_that_dies_when_the_remote_has_it_is_booked_once(
     house: House, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, more: str
@@ -248,6 +308,104 @@ def test_a_landing_that_dies_when_the_remote_has_it_is_booked_once(
     assert len(house.new_commits()) == 1 + bool(more)
     assert Push.objects.get().state == "pushed"
     house.must_hold()
+
+
+@pytest.fixture
+def offered(house: House, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> Patch:
+    """A patch whose commit the remote has, and whose process died before our branch moved."""
+    upstream.follow()
+    deaths = Deaths(monkeypatch)
+    patch = house.deliver({"a.txt": "a\n"})
+    deaths.arm("land.offered")
+    with pytest.raises(Died):
+        house.drain()
+    patch.refresh_from_db()
+    assert upstream.head() == patch.landing_commit != house.head
+    return patch
+
+
+def must_be_booked(house: House, upstream: Upstream, patch: Patch) -> None:
+    patch.refresh_from_db()
+    assert (patch.state, patch.commit_sha) == ("committed", patch.landing_commit)
+    assert house.head == upstream.head() == house.queue.head_commit
+    assert Push.objects.get(patch=patch).state == "pushed"
+    assert kinds(house, "receipt.").count("receipt.written") == 1
+    house.must_hold()
+
+
+def test_a_landing_that_died_is_booked_when_somebody_has_built_on_it_at_the_remote(
+    house: House, upstream: Upstream, offered: Patch
+) -> None:
+    by_hand = upstream.commit("on-top.txt")  # and nobody has fetched it
+    house.drain()
+    must_be_booked(house, upstream, offered)
+    assert house.head == by_hand
+    assert kinds(house, "patch.").count("patch.apply_failed") == 0
+
+
+def test_a_landing_that_died_is_booked_though_it_would_not_be_allowed_any_more(
+    house: House, upstream: Upstream, offered: Patch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def expired(patch: Patch, verb: str) -> None:
+        raise Refused("its override has run out", code="override_expired")
+
+    monkeypatch.setattr(Patch, "must_be_allowed", expired)
+    house.drain()
+    must_be_booked(house, upstream, offered)
+    assert kinds(house, "patch.").count("patch.quarantined") == 0
+
+
+def test_while_the_remote_cannot_be_asked_a_landing_that_died_is_not_taken_back(
+    house: House, upstream: Upstream, offered: Patch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def expired(patch: Patch, verb: str) -> None:
+        raise Refused("its override has run out", code="override_expired")
+
+    away = upstream.path.rename(house.folder / "away.git")
+    with pytest.MonkeyPatch.context() as late:
+        late.setattr(Patch, "must_be_allowed", expired)
+        house.drain()
+    offered.refresh_from_db()
+    assert offered.is_landing
+    assert "cannot be asked now" in house.queue.blocked_reason
+    away.rename(upstream.path)
+    house.queue.unblock(by=BY)
+    monkeypatch.setattr(Patch, "must_be_allowed", expired)
+    queue.advance(house.queue.pk)
+    house.drain()
+    must_be_booked(house, upstream, offered)
+
+
+def test_while_the_remote_cannot_be_asked_the_same_commit_lands_again(
+    house: House, upstream: Upstream, offered: Patch
+) -> None:
+    away = upstream.path.rename(house.folder / "away.git")
+    queue.advance(house.queue.pk)
+    offered.refresh_from_db()
+    assert (offered.state, house.head) == ("committed", offered.commit_sha)
+    away.rename(upstream.path)
+    now_due()
+    house.drain()
+    must_be_booked(house, upstream, offered)
+
+
+def test_a_landing_that_died_before_the_remote_had_it_is_judged_by_what_holds_now(
+    house: House, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def expired(patch: Patch, verb: str) -> None:
+        raise Refused("its override has run out", code="override_expired")
+
+    upstream.follow()
+    deaths = Deaths(monkeypatch)
+    patch = house.deliver({"a.txt": "a\n"})
+    deaths.arm("land.before_ref")
+    with pytest.raises(Died):
+        house.drain()
+    monkeypatch.setattr(Patch, "must_be_allowed", expired)
+    house.drain()
+    patch.refresh_from_db()
+    assert (patch.state, patch.landing_commit) == ("quarantined", "")
+    assert upstream.head() == house.head == house.first_commit
 
 
 def test_while_somebody_speaks_with_the_remote_nothing_lands_and_then_it_does(
