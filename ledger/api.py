@@ -172,8 +172,18 @@ class RewindStepSerializer(Strict):
     reverse = serializers.CharField(allow_null=True)
 
 
+class RewindLeftOutSerializer(Strict):
+    """A patch that the filter finds and that stays as it is, and why; `because_of` is the patch that it undoes."""
+
+    patch = serializers.CharField()
+    summary = serializers.CharField()
+    code = serializers.ChoiceField(choices=["undone_already", "brings_back", "not_landed"])
+    because_of = serializers.CharField(allow_null=True)
+    reason = serializers.CharField()
+
+
 class RewindPlanSerializer(Strict):
-    """The reverses of a set of patches, newest first, each on what those before it leave."""
+    """The reverses of a set of patches, newest first, each on what those before it leave; and what is left out."""
 
     project = serializers.CharField()
     target_branch = serializers.CharField()
@@ -181,6 +191,7 @@ class RewindPlanSerializer(Strict):
     count = serializers.IntegerField()
     possible = serializers.IntegerField()
     steps = RewindStepSerializer(many=True)
+    left_out = RewindLeftOutSerializer(many=True)
     dry_run = serializers.BooleanField()
     reverses = serializers.ListField(child=serializers.CharField())
 
