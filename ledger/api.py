@@ -219,7 +219,11 @@ class BulkOutcomeSerializer(Strict):
 
 
 class PatchSerializer(StrictModel):
-    """A patch without its text, which stands at `diff/`."""
+    """A patch without its text, which stands at `diff/`. `came_back_by` is the patch that brought it back after it had
+    been rolled back; lists do not tell it.
+    """
+
+    came_back_by = serializers.SerializerMethodField()
 
     class Meta:
         model = Patch
@@ -232,9 +236,14 @@ class PatchSerializer(StrictModel):
             "validation_errors", "findings", "policy_snapshot", "attempts", "reapplies", "last_attempt_at",
             "last_error_code", "last_error_message", "applied_files", "candidate_tree", "tested_tree",
             "tested_parent", "landing_commit", "commit_sha", "committed_tree", "quarantine_reason", "quarantined_at",
-            "quarantine_owner", "quarantine_expires_at", "replaces", "rollback_of", "chain_id",
+            "quarantine_owner", "quarantine_expires_at", "replaces", "rollback_of", "came_back_by", "chain_id",
         )  # fmt: skip
         read_only_fields = fields
+
+    def get_came_back_by(self, patch: Patch) -> str | None:
+        """The id of the patch by which its content is on the branch again."""
+        again = patch.came_back_by()
+        return again.pk if again else None
 
 
 class HistorySerializer(StrictModel):
@@ -272,7 +281,7 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
     ordering_fields = ("created_at",)
     heavy = (
         "metadata", "files_touched", "validation_errors", "findings", "policy_snapshot", "last_error_message",
-        "applied_files",
+        "applied_files", "came_back_by",
     )  # fmt: skip
     needs = {
         **REVIEW_NEEDS,

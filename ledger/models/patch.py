@@ -1031,6 +1031,21 @@ class Patch(Stateful):
         """The newest reverse of this patch that may still land; None when there is none."""
         return self.reversed_by.filter(state__in=[*self.OPEN, self.State.QUARANTINED]).order_by("-pk").first()
 
+    def came_back_by(self) -> "Patch | None":
+        """The patch that brought this one back after it was rolled back, by undoing what had undone it. None for one
+        whose content is not on the branch, or never left it. Two queries for each time that it was undone.
+        """
+        if self.state != self.State.ROLLED_BACK or not self.commit_sha:
+            return None
+        landed = Q(state__in=[self.State.COMMITTED, self.State.ROLLED_BACK])
+        undone = self.reversed_by.filter(landed).exclude(commit_sha="").order_by("-pk").first()
+        if undone is None or undone.state == self.State.COMMITTED:
+            return None
+        again = undone.reversed_by.filter(landed).exclude(commit_sha="").order_by("-pk").first()
+        if again is None or again.state == self.State.COMMITTED:
+            return again
+        return again.came_back_by()
+
     def quarantine(
         self,
         reason: str,
