@@ -322,7 +322,8 @@ def resubmitters(patch_ids: Collection[str]) -> dict[str, set[str | None]]:
 
 def _replaceable(patch: "Patch", own_task: Task | None) -> "Patch":
     """`patch` as the database holds it, locked. Raises InvalidField when it has landed, since a change to what is there
-    replaces nothing; Refused `invalid_move` while it is landing. An agent (`own_task`) takes nobody else's work out.
+    replaces nothing; and when an agent (`own_task`) names the work of another task or of nobody's, in whatever state:
+    that is not its to take out. Refused `invalid_move` while it is landing.
     """
     current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=patch.pk)
     if current.state == Patch.State.COMMITTED:
@@ -333,8 +334,10 @@ def _replaceable(patch: "Patch", own_task: Task | None) -> "Patch":
             code="invalid_move",
             state=current.state,
         )
-    if own_task is not None and current.task_id != own_task.pk and current.gives_way:
-        raise InvalidField("replaces", f"patch {patch.pk} is on its way, and of another task")
+    if own_task is not None and current.task_id != own_task.pk:
+        raise InvalidField(
+            "replaces", f"patch {patch.pk} is not of this task: an agent replaces its own task's work only"
+        )
     return current
 
 
@@ -979,10 +982,13 @@ class Patch(Stateful):
             )
 
     def in_its_place(self) -> "Patch":
-        """The newest revision of a patch that was dropped for one; itself when there is none."""
+        """The newest revision of a patch that was dropped for one; itself when there is none. An agent's counts only
+        where it is of the same task, a person's wherever it was meant for.
+        """
         found = self
         while found.state == self.State.DROPPED:
-            newer = found.replaced_by.order_by("-pk").first()
+            of_task = Q(task=self.task_id) | Q(author_worker_id=None)
+            newer = found.replaced_by.filter(of_task).order_by("-pk").first()
             if newer is None:
                 break
             found = newer
