@@ -472,7 +472,8 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
     @action(detail=True, methods=["post"])
     def commit(self, request: Request, id: str) -> Response:
         """Recorded custody: say that the branch holds it. Refuses with `invalid_move` (always so in managed custody),
-        `tests_not_passed`, `gates_not_satisfied`, `reviews_missing`, `review_veto`, `tree_mismatch`.
+        `tests_not_passed`, `gates_not_satisfied`, `reviews_missing`, `review_veto`, `tree_mismatch`; and with
+        `policy_changed` where the policy has become stricter, by which the patch is then judged again.
         """
         patch = self.get_object()
         patch.report_commit(by=self.by, **self.body(Committed))

@@ -827,16 +827,29 @@ class Patch(Stateful):
     def report_commit(self, *, by: events.Actor, commit_sha: str = "", tree: str = "") -> bool:
         """verified -> committed, in a recorded project: the branch that somebody else moves holds it. The commit guard
         is asked, but for what only a mirror could tell. Raises as `must_be_committable`, InvalidMove, Refused
-        `invalid_move`; `tree_mismatch` when another tree was said to be tested.
+        `invalid_move`; `tree_mismatch` when another tree was said to be tested; `policy_changed` when the policy has
+        become stricter, by which the patch is then judged again.
         """
         self.must_be_reported("commit")
+        try:
+            return self._book_commit(commit_sha, tree, by=by)
+        except Refused as refusal:
+            if refusal.code == "policy_changed":
+                self.judge_again(str(refusal), by=by)
+            raise
+
+    def _book_commit(self, commit_sha: str, tree: str, *, by: events.Actor) -> bool:
+        from ledger.models.review import changed_by_policy
+
         with in_transaction():
-            current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
+            current = Patch.objects.locked_in_place(self.pk)
             if current.state != self.State.VERIFIED:
                 raise InvalidMove(current, current.state, "committed", verb="commit", allowed=self.MOVES[current.state])
             if tree and current.tested_tree and tree != current.tested_tree:
                 message = f"Cannot commit: tree {tree} is not the tested tree {current.tested_tree}"
                 raise Refused(message, code="tree_mismatch")
+            if why := changed_by_policy(current):
+                raise Refused(why, code="policy_changed")
             current.must_be_committable()
             return self.commit(commit_sha, tree or current.tested_tree, by=by)
 
