@@ -23,6 +23,8 @@ from pipeline.scope import check_path
 from pipeline.states import InvalidMove
 from workers.models import Worker
 
+# What a person does to a run for which agents then work, as the answer to them says it.
+_RUN_KINDS = {"run.created": "created", "run.started": "started"}
 MOST_ANCHORS = 200
 MOST_BODY = 8_000
 MOST_COMMENT = 4_000
@@ -379,35 +381,38 @@ def _lines_of(patch: Patch, path: str, side: str) -> int | None:
 def belong_to(patches: Sequence[Patch]) -> dict[str, dict[str, str]]:
     """Whose change each patch is, by its id: id of a person or key → why that one is no second pair of eyes.
 
-    The author; whoever made the key with which it was submitted, or with which its agent came in; whoever started the
-    run for which its agent worked, with a key or without. All but the author are known from events, which say who
-    acted. A reverse patch is the system's: whoever asked for it is its first pair of eyes. But what it brings back, as
-    the reverse of a reverse, is whose it was before. A handful of queries, for any number of patches.
+    The author; whoever made the key with which it was submitted, or with which its agent came in; whoever created or
+    started the run for which its agent worked, with a key or without. All but the author are known from events, which
+    say who acted. A reverse patch is the system's: whoever asked for it is its first pair of eyes. But what it brings
+    back, as the reverse of a reverse, is whose it was before. A handful of queries, for any number of patches.
     """
     content_of = _whose_content(patches)
     agents = list(content_of.values())
     told = events.Event.objects.filter(actor_kind__in=["user", "integration"]).exclude(actor_id="")
     runs = {patch.run_id for patch in agents if patch.run_id}
-    asked = told.filter(subject_type=Run.noun(), subject_id__in=runs, kind="run.created") if runs else None
-    starters = dict(asked.values_list("subject_id", "actor_id")) if asked is not None else {}
+    asked = told.filter(subject_type=Run.noun(), subject_id__in=runs, kind__in=_RUN_KINDS)
+    askers: dict[str, dict[str, str]] = {}
+    for run, kind, who in asked.order_by("seq").values_list("subject_id", "kind", "actor_id") if runs else ():
+        askers.setdefault(run, {})[who] = f"{_RUN_KINDS[kind]} the run in which an agent wrote it"
     workers = {patch.author_worker_id for patch in agents if patch.author_worker_id}
     of_worker = dict(Worker.objects.filter(pk__in=workers).values_list("pk", "api_key")) if workers else {}
     by_keys = {patch.pk for patch in agents if not patch.author_user_id and not patch.author_worker_id}
     sent = told.filter(subject_type=Patch.noun(), subject_id__in=by_keys, kind="patch.created") if by_keys else None
     senders = dict(sent.values_list("subject_id", "actor_id")) if sent is not None else {}
-    owners = owners_of({*of_worker.values(), *senders.values(), *starters.values()} - {None})
+    of_runs = {who for people in askers.values() for who in people}
+    owners = owners_of({*of_worker.values(), *senders.values(), *of_runs} - {None})
     found: dict[str, dict[str, str]] = {patch.pk: {} for patch in patches}
     for pk, patch in content_of.items():
         people = found[pk]
+        of_run = askers.get(patch.run_id or "", {})
         for key, why in (
             (of_worker.get(patch.author_worker_id), "made the key of the worker that wrote it"),
-            (starters.get(patch.run_id), "started the run in which an agent wrote it"),
+            *of_run.items(),
             (senders.get(patch.pk), "made the key that submitted it"),
         ):
             if owner := owners.get(key):
                 people[owner] = why
-        if starter := starters.get(patch.run_id):
-            people[starter] = "started the run in which an agent wrote it"
+        people |= of_run
         if sender := senders.get(patch.pk):
             people[sender] = "submitted it"
         if patch.author_user_id:
