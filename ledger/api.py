@@ -172,8 +172,18 @@ class RewindStepSerializer(Strict):
     reverse = serializers.CharField(allow_null=True)
 
 
+class RewindLeftOutSerializer(Strict):
+    """A patch that the filter finds and that stays as it is, and why; `because_of` is the patch that it undoes."""
+
+    patch = serializers.CharField()
+    summary = serializers.CharField()
+    code = serializers.ChoiceField(choices=["undone_already", "brings_back", "not_landed"])
+    because_of = serializers.CharField(allow_null=True)
+    reason = serializers.CharField()
+
+
 class RewindPlanSerializer(Strict):
-    """The reverses of a set of patches, newest first, each on what those before it leave."""
+    """The reverses of a set of patches, newest first, each on what those before it leave; and what is left out."""
 
     project = serializers.CharField()
     target_branch = serializers.CharField()
@@ -181,6 +191,7 @@ class RewindPlanSerializer(Strict):
     count = serializers.IntegerField()
     possible = serializers.IntegerField()
     steps = RewindStepSerializer(many=True)
+    left_out = RewindLeftOutSerializer(many=True)
     dry_run = serializers.BooleanField()
     reverses = serializers.ListField(child=serializers.CharField())
 
@@ -208,7 +219,11 @@ class BulkOutcomeSerializer(Strict):
 
 
 class PatchSerializer(StrictModel):
-    """A patch without its text, which stands at `diff/`."""
+    """A patch without its text, which stands at `diff/`. `came_back_by` is the patch that brought it back after it had
+    been rolled back; lists do not tell it.
+    """
+
+    came_back_by = serializers.SerializerMethodField()
 
     class Meta:
         model = Patch
@@ -221,9 +236,14 @@ class PatchSerializer(StrictModel):
             "validation_errors", "findings", "policy_snapshot", "attempts", "reapplies", "last_attempt_at",
             "last_error_code", "last_error_message", "applied_files", "candidate_tree", "tested_tree",
             "tested_parent", "landing_commit", "commit_sha", "committed_tree", "quarantine_reason", "quarantined_at",
-            "quarantine_owner", "quarantine_expires_at", "replaces", "rollback_of", "chain_id",
+            "quarantine_owner", "quarantine_expires_at", "replaces", "rollback_of", "came_back_by", "chain_id",
         )  # fmt: skip
         read_only_fields = fields
+
+    def get_came_back_by(self, patch: Patch) -> str | None:
+        """The id of the patch by which its content is on the branch again."""
+        again = patch.came_back_by()
+        return again.pk if again else None
 
 
 class HistorySerializer(StrictModel):
@@ -261,7 +281,7 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
     ordering_fields = ("created_at",)
     heavy = (
         "metadata", "files_touched", "validation_errors", "findings", "policy_snapshot", "last_error_message",
-        "applied_files",
+        "applied_files", "came_back_by",
     )  # fmt: skip
     needs = {
         **REVIEW_NEEDS,
@@ -452,7 +472,8 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
     @action(detail=True, methods=["post"])
     def commit(self, request: Request, id: str) -> Response:
         """Recorded custody: say that the branch holds it. Refuses with `invalid_move` (always so in managed custody),
-        `tests_not_passed`, `gates_not_satisfied`, `reviews_missing`, `review_veto`, `tree_mismatch`.
+        `tests_not_passed`, `gates_not_satisfied`, `reviews_missing`, `review_veto`, `tree_mismatch`; and with
+        `policy_changed` where the policy has become stricter, by which the patch is then judged again.
         """
         patch = self.get_object()
         patch.report_commit(by=self.by, **self.body(Committed))

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from django.conf import settings
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.utils.translation import gettext_lazy as _
 
 from ledger import git
@@ -30,6 +30,8 @@ WORDS: dict[Outcome, Any] = {
     "nothing_left": _("nothing is left of it"),
     "under_way": _("is being taken back already"),
 }
+
+LeftOutCode = Literal["undone_already", "brings_back", "not_landed"]
 
 END = 1 << 40
 """Behind the last line of any file."""
@@ -132,13 +134,51 @@ class Step:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A patch that the filter finds, and that a plan leaves as it is; `because_of` is the other patch concerned.
+
+    `undone_already`: it and the patch that it undoes are both meant, so there is nothing left of either.
+    `brings_back`: it undoes a patch that is not meant, and without it that one would be there again. `not_landed`: it
+    was named, and is not on the branch.
+    """
+
+    patch: Patch
+    code: LeftOutCode
+    because_of: str = ""
+
+    @property
+    def words(self) -> str:
+        """Why, as people read it."""
+        if self.code == "undone_already":
+            words = _("it undoes patch %(patch)s, which is meant as well: nothing of the two is left to take back")
+        elif self.code == "brings_back":
+            words = _("it undoes patch %(patch)s, which would come back without it: name this one if that is meant")
+        else:
+            words = _("it is not on the branch, but %(state)s")
+        return str(words % {"patch": self.because_of, "state": self.patch.get_state_display()})
+
+    def document(self) -> dict[str, Any]:
+        """As the API answers it."""
+        return {
+            "patch": self.patch.pk,
+            "summary": self.patch.summary,
+            "code": self.code,
+            "because_of": self.because_of or None,
+            "reason": self.words,
+        }
+
+
+@dataclass(frozen=True)
 class Plan:
-    """The reverses of a set of patches of one branch, newest first, each on what the ones before it leave."""
+    """The reverses of a set of patches of one branch, newest first, each on what the ones before it leave; and what of
+    the set stays as it is.
+    """
 
     project: Project
     branch: str
     head: str
     steps: tuple[Step, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def possible(self) -> list[Step]:
@@ -159,6 +199,7 @@ class Plan:
             "count": len(self.steps),
             "possible": len(self.possible),
             "steps": [step.document() for step in self.steps],
+            "left_out": [one.document() for one in self.left_out],
         }
 
 
@@ -210,6 +251,10 @@ class Wanted:
     """Which patches of a project's branch to take back: those that landed from `since` to before `until` and were made
     by `worker` (its id or its name), with `tool`, by `model`, in `run`; what is empty does not matter. At least one of
     them says something.
+
+    What undoes a patch is taken back only when it is one of `patches`, since that brings its original back. Where both
+    are meant they cancel each other out. A patch that came back so is taken back by the newest reverse of its line,
+    which is what holds it on the branch.
     """
 
     project: Project
@@ -228,13 +273,75 @@ class Wanted:
         return any([self.worker, self.tool, self.model, self.run, self.since, self.until, self.patches])
 
     def rows(self) -> "QuerySet[Patch]":
-        """The committed patches that are meant, newest landing first. Raises InvalidField when nothing is said."""
+        """The committed patches that are to be taken back, newest landing first. Raises InvalidField when nothing is
+        said.
+        """
+        reverses, _left_out = self._reverses()
+        rows = self._landed().filter(state=Patch.State.COMMITTED)
+        plain = self.narrowed(rows.filter(rollback_of=None), "committed_at").order_by()
+        rows = rows.filter(Q(pk__in=plain.values("pk")) | Q(pk__in=reverses))
+        return rows.select_related("project").order_by("-committed_at", "-pk")
+
+    def left_out(self) -> list[LeftOut]:
+        """What is meant and stays as it is, newest first. Raises InvalidField when nothing is said."""
+        reverses, reasons = self._reverses()
+        known = self._landed().in_bulk(reasons)
+        told = [LeftOut(known[pk], code, other) for pk, (code, other) in reasons.items()]
+        if self.patches:
+            explained = {*reverses, *reasons, *(other for _code, other in reasons.values())}
+            explained.update(pk for line in self._lines() if line[-1] in reverses for pk in line)
+            named = Patch.objects.of(self.project).filter(pk__in=self.patches).exclude(pk__in=explained)
+            told += [
+                LeftOut(patch, "not_landed") for patch in named.exclude(pk__in=self.rows().order_by().values("pk"))
+            ]
+        return sorted(told, key=lambda one: one.patch.pk, reverse=True)
+
+    def _landed(self) -> "QuerySet[Patch]":
+        """What has landed on the branch, also what was taken back since. Raises InvalidField when nothing is said."""
         if not self.says_which:
             raise InvalidField("filter", "say which patches: by worker, tool, model, run, since, until or patches")
-        rows = Patch.objects.of(self.project).filter(
-            state=Patch.State.COMMITTED, target_branch=self.branch or self.project.default_branch
+        rows = Patch.objects.of(self.project).filter(target_branch=self.branch or self.project.default_branch)
+        return rows.filter(state__in=[Patch.State.COMMITTED, Patch.State.ROLLED_BACK]).exclude(commit_sha="")
+
+    def _lines(self) -> list[list[str]]:
+        """For each patch that was taken back: itself, what undid it, what undid that, and so on; the last stands."""
+        undoes = dict(self._landed().exclude(rollback_of=None).values_list("pk", "rollback_of"))
+        lines = []
+        for pk in sorted(undoes.keys() - set(undoes.values())):
+            line = [pk]
+            while line[0] in undoes:
+                line.insert(0, undoes[line[0]])
+            lines.append(line)
+        return lines
+
+    def _reverses(self) -> tuple[set[str], dict[str, tuple[LeftOutCode, str]]]:
+        """The reverses that are to be taken back; and those that are left out, with why and the other patch."""
+        lines = self._lines()
+        concerned = (
+            self._landed().filter(pk__in={pk for line in lines for pk in line}) if lines else Patch.objects.none()
         )
-        return self.narrowed(rows, "committed_at").order_by("-committed_at", "-pk")
+        meant = set(self.narrowed(concerned, "committed_at").values_list("pk", flat=True))
+        taken: set[str] = set()
+        left: dict[str, tuple[LeftOutCode, str]] = {}
+        for line in lines:
+            alone, pairs = set(), set()
+            at = len(line) - 1
+            while at >= 0:
+                if at and line[at] in meant and line[at - 1] in meant:
+                    pairs.add(at)
+                    at -= 1
+                elif line[at] in meant:
+                    alone.add(at)
+                at -= 1
+            last = len(line) - 1
+            is_there_again = last % 2 == 0
+            if (is_there_again and 0 in alone) or (self.patches and last in alone):
+                taken.add(line[last])
+                continue
+            left |= {line[at]: ("undone_already", line[at - 1]) for at in pairs}
+            if last in alone:
+                left[line[last]] = ("brings_back", line[last - 1])
+        return taken, left
 
     def narrowed(self, rows: "QuerySet[Patch]", clock: str) -> "QuerySet[Patch]":
         """Those of `rows` that are meant; the times are those of the column `clock`. Raises InvalidField `run`."""
@@ -275,7 +382,7 @@ def plan(wanted: Wanted) -> Plan:
     steps: list[Step] = []
     for patch in patches:
         steps.append(branch.step(patch, steps))
-    return Plan(project, branch.name, branch.head, tuple(steps))
+    return Plan(project, branch.name, branch.head, tuple(steps), tuple(wanted.left_out()))
 
 
 def carry_out(made: Plan, reason: str, *, by: events.Actor, partial: bool = False) -> list[Patch]:

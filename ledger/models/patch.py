@@ -334,7 +334,8 @@ def resubmitters(patch_ids: Collection[str]) -> dict[str, set[str | None]]:
 
 def _replaceable(patch: "Patch", own_task: Task | None) -> "Patch":
     """`patch` as the database holds it, locked. Raises InvalidField when it has landed, since a change to what is there
-    replaces nothing; Refused `invalid_move` while it is landing. An agent (`own_task`) takes nobody else's work out.
+    replaces nothing; and when an agent (`own_task`) names the work of another task or of nobody's, in whatever state:
+    that is not its to take out. Refused `invalid_move` while it is landing.
     """
     current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=patch.pk)
     if current.state == Patch.State.COMMITTED:
@@ -345,8 +346,10 @@ def _replaceable(patch: "Patch", own_task: Task | None) -> "Patch":
             code="invalid_move",
             state=current.state,
         )
-    if own_task is not None and current.task_id != own_task.pk and current.gives_way:
-        raise InvalidField("replaces", f"patch {patch.pk} is on its way, and of another task")
+    if own_task is not None and current.task_id != own_task.pk:
+        raise InvalidField(
+            "replaces", f"patch {patch.pk} is not of this task: an agent replaces its own task's work only"
+        )
     return current
 
 
@@ -836,16 +839,29 @@ class Patch(Stateful):
     def report_commit(self, *, by: events.Actor, commit_sha: str = "", tree: str = "") -> bool:
         """verified -> committed, in a recorded project: the branch that somebody else moves holds it. The commit guard
         is asked, but for what only a mirror could tell. Raises as `must_be_committable`, InvalidMove, Refused
-        `invalid_move`; `tree_mismatch` when another tree was said to be tested.
+        `invalid_move`; `tree_mismatch` when another tree was said to be tested; `policy_changed` when the policy has
+        become stricter, by which the patch is then judged again.
         """
         self.must_be_reported("commit")
+        try:
+            return self._book_commit(commit_sha, tree, by=by)
+        except Refused as refusal:
+            if refusal.code == "policy_changed":
+                self.judge_again(str(refusal), by=by)
+            raise
+
+    def _book_commit(self, commit_sha: str, tree: str, *, by: events.Actor) -> bool:
+        from ledger.models.review import changed_by_policy
+
         with in_transaction():
-            current = Patch.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
+            current = Patch.objects.locked_in_place(self.pk)
             if current.state != self.State.VERIFIED:
                 raise InvalidMove(current, current.state, "committed", verb="commit", allowed=self.MOVES[current.state])
             if tree and current.tested_tree and tree != current.tested_tree:
                 message = f"Cannot commit: tree {tree} is not the tested tree {current.tested_tree}"
                 raise Refused(message, code="tree_mismatch")
+            if why := changed_by_policy(current):
+                raise Refused(why, code="policy_changed")
             current.must_be_committable()
             return self.commit(commit_sha, tree or current.tested_tree, by=by)
 
@@ -991,10 +1007,13 @@ class Patch(Stateful):
             )
 
     def in_its_place(self) -> "Patch":
-        """The newest revision of a patch that was dropped for one; itself when there is none."""
+        """The newest revision of a patch that was dropped for one; itself when there is none. An agent's counts only
+        where it is of the same task, a person's wherever it was meant for.
+        """
         found = self
         while found.state == self.State.DROPPED:
-            newer = found.replaced_by.order_by("-pk").first()
+            of_task = Q(task=self.task_id) | Q(author_worker_id=None)
+            newer = found.replaced_by.filter(of_task).order_by("-pk").first()
             if newer is None:
                 break
             found = newer
@@ -1042,6 +1061,21 @@ class Patch(Stateful):
     def reverse_under_way(self) -> "Patch | None":
         """The newest reverse of this patch that may still land; None when there is none."""
         return self.reversed_by.filter(state__in=[*self.OPEN, self.State.QUARANTINED]).order_by("-pk").first()
+
+    def came_back_by(self) -> "Patch | None":
+        """The patch that brought this one back after it was rolled back, by undoing what had undone it. None for one
+        whose content is not on the branch, or never left it. Two queries for each time that it was undone.
+        """
+        if self.state != self.State.ROLLED_BACK or not self.commit_sha:
+            return None
+        landed = Q(state__in=[self.State.COMMITTED, self.State.ROLLED_BACK])
+        undone = self.reversed_by.filter(landed).exclude(commit_sha="").order_by("-pk").first()
+        if undone is None or undone.state == self.State.COMMITTED:
+            return None
+        again = undone.reversed_by.filter(landed).exclude(commit_sha="").order_by("-pk").first()
+        if again is None or again.state == self.State.COMMITTED:
+            return again
+        return again.came_back_by()
 
     def quarantine(
         self,

@@ -23,6 +23,8 @@ from pipeline.scope import check_path
 from pipeline.states import InvalidMove
 from workers.models import Worker
 
+# What a person does to a run for which agents then work, as the answer to them says it.
+_RUN_KINDS = {"run.created": "created", "run.started": "started"}
 MOST_ANCHORS = 200
 MOST_BODY = 8_000
 MOST_COMMENT = 4_000
@@ -379,40 +381,61 @@ def _lines_of(patch: Patch, path: str, side: str) -> int | None:
 def belong_to(patches: Sequence[Patch]) -> dict[str, dict[str, str]]:
     """Whose change each patch is, by its id: id of a person or key → why that one is no second pair of eyes.
 
-    The author; whoever made the key with which it was submitted, or with which its agent came in; whoever started the
-    run for which its agent worked, with a key or without. All but the author are known from events, which say who
-    acted. A reverse patch is the system's: whoever asked for it is its first pair of eyes. A handful of queries, for
-    any number of patches.
+    The author; whoever made the key with which it was submitted, or with which its agent came in; whoever created or
+    started the run for which its agent worked, with a key or without. All but the author are known from events, which
+    say who acted. A reverse patch is the system's: whoever asked for it is its first pair of eyes. But what it brings
+    back, as the reverse of a reverse, is whose it was before. A handful of queries, for any number of patches.
     """
-    agents = [patch for patch in patches if not patch.rollback_of_id]
+    content_of = _whose_content(patches)
+    agents = list(content_of.values())
     told = events.Event.objects.filter(actor_kind__in=["user", "integration"]).exclude(actor_id="")
     runs = {patch.run_id for patch in agents if patch.run_id}
-    asked = told.filter(subject_type=Run.noun(), subject_id__in=runs, kind="run.created") if runs else None
-    starters = dict(asked.values_list("subject_id", "actor_id")) if asked is not None else {}
+    asked = told.filter(subject_type=Run.noun(), subject_id__in=runs, kind__in=_RUN_KINDS)
+    askers: dict[str, dict[str, str]] = {}
+    for run, kind, who in asked.order_by("seq").values_list("subject_id", "kind", "actor_id") if runs else ():
+        askers.setdefault(run, {})[who] = f"{_RUN_KINDS[kind]} the run in which an agent wrote it"
     workers = {patch.author_worker_id for patch in agents if patch.author_worker_id}
     of_worker = dict(Worker.objects.filter(pk__in=workers).values_list("pk", "api_key")) if workers else {}
     by_keys = {patch.pk for patch in agents if not patch.author_user_id and not patch.author_worker_id}
     sent = told.filter(subject_type=Patch.noun(), subject_id__in=by_keys, kind="patch.created") if by_keys else None
     senders = dict(sent.values_list("subject_id", "actor_id")) if sent is not None else {}
-    owners = owners_of({*of_worker.values(), *senders.values(), *starters.values()} - {None})
-    found: dict[str, dict[str, str]] = {}
-    for patch in patches:
-        people = found.setdefault(patch.pk, {})
+    of_runs = {who for people in askers.values() for who in people}
+    owners = owners_of({*of_worker.values(), *senders.values(), *of_runs} - {None})
+    found: dict[str, dict[str, str]] = {patch.pk: {} for patch in patches}
+    for pk, patch in content_of.items():
+        people = found[pk]
+        of_run = askers.get(patch.run_id or "", {})
         for key, why in (
             (of_worker.get(patch.author_worker_id), "made the key of the worker that wrote it"),
-            (starters.get(patch.run_id), "started the run in which an agent wrote it"),
+            *of_run.items(),
             (senders.get(patch.pk), "made the key that submitted it"),
         ):
             if owner := owners.get(key):
                 people[owner] = why
-        if starter := starters.get(patch.run_id):
-            people[starter] = "started the run in which an agent wrote it"
+        people |= of_run
         if sender := senders.get(patch.pk):
             people[sender] = "submitted it"
-        if patch.rollback_of_id:
-            people.clear()
         if patch.author_user_id:
             people[patch.author_user_id] = "submitted it"
+        if patch.pk != pk:
+            found[pk] = {person: why.removesuffix("it") + "what it brings back" for person, why in people.items()}
+    return found
+
+
+def _whose_content(patches: Sequence[Patch]) -> dict[str, Patch]:
+    """The patch whose content each of these brings, by its id: itself, or the one that the reverse of a reverse brings
+    back. Without those that only take something away. Without reverses no query, else one for each step back.
+    """
+    found = {patch.pk: patch for patch in patches if not patch.rollback_of_id}
+    left = {patch.pk: patch.rollback_of_id for patch in patches if patch.rollback_of_id}
+    takes_away = True
+    while left:
+        undone = Patch.objects.in_bulk(set(left.values()))
+        ends = {pk: undone[of] for pk, of in left.items() if not undone[of].rollback_of_id}
+        if not takes_away:
+            found |= ends
+        left = {pk: undone[of].rollback_of_id for pk, of in left.items() if pk not in ends}
+        takes_away = not takes_away
     return found
 
 
@@ -460,8 +483,9 @@ def reviews_of(patches: Sequence[Patch]) -> dict[str, Reviews]:
     """How patches stand with their reviewers, by their ids. Approvals of people count; the word of any is a veto.
 
     Needed are the policy's `min_reviewers`, and one more when something in a patch asks for a person's look and no
-    override answers that. Whoever asked for a rollback has approved its reverse patch by asking. Three queries at
-    most, for any number of patches.
+    override answers that. Whoever asked for a rollback has approved its reverse patch by asking, unless it brings back
+    a change of their own. Three queries, and where somebody asked for a rollback those of `belong_to`, for any number
+    of patches.
     """
     ids = [patch.pk for patch in patches]
     votes: dict[str, dict[tuple[str, str], PatchReview]] = {pk: {} for pk in ids}
@@ -471,6 +495,7 @@ def reviews_of(patches: Sequence[Patch]) -> dict[str, Reviews]:
     askers = {patch.pk: _asker_id(patch) for patch in patches if _asker_id(patch)}
     people = User.objects.filter(pk__in=askers.values(), is_active=True) if askers else ()
     names = {person.pk: person.get_username() for person in people}
+    own = belong_to([patch for patch in patches if patch.pk in askers]) if askers else {}
     found = {}
     for patch in patches:
         given = votes[patch.pk]
@@ -485,7 +510,7 @@ def reviews_of(patches: Sequence[Patch]) -> dict[str, Reviews]:
             if review.verdict == PatchReview.Verdict.REJECT
         }
         asker = askers.get(patch.pk, "")
-        if asker in names and ("user", asker) not in vetoes:
+        if asker in names and asker not in own[patch.pk] and ("user", asker) not in vetoes:
             approvals[("user", asker)] = names[asker]
         open_hints = {rule for rule in _hints(patch) if (patch.pk, rule) not in holding}
         needed = int(patch.policy_snapshot.get("min_reviewers", 0)) + bool(open_hints)

@@ -92,6 +92,30 @@ def test_the_guards_that_need_no_mirror_hold(patch: Patch) -> None:
 
 
 @pytest.mark.parametrize(
+    ("constraints", "state", "why"),
+    [
+        ({"forbid_touching_paths": ["**"]}, "apply_failed", "must not be touched"),
+        ({"min_reviewers": 2}, "validated", "it needs 2 review(s), where it needed 0"),
+    ],
+)
+def test_a_policy_that_was_tightened_on_the_way_is_asked_at_the_commit(
+    patch: Patch, constraints: dict[str, Any], state: str, why: str
+) -> None:
+    say(patch, "apply", success=True)
+    say(patch, "verify", tests_passed=True)
+    factories.make_policy(project=patch.project, constraints=constraints)
+    status, told = say(patch, "commit", commit_sha=COMMIT)
+    assert (status, told["code"]) == (409, "policy_changed")
+    assert why in told["detail"]
+    patch.refresh_from_db()
+    assert (patch.state, patch.commit_sha, patch.tests_passed) == ("created", "", False)
+    assert kinds(patch)[-1] == "patch.rejudged"
+    validation.validate(patch.pk)
+    patch.refresh_from_db()
+    assert patch.state == state
+
+
+@pytest.mark.parametrize(
     ("verb", "body"), [("apply", {"success": True}), ("verify", {"tests_passed": True}), ("commit", {})]
 )
 def test_in_managed_custody_nobody_but_the_queue_says_so(verb: str, body: dict[str, Any]) -> None:

@@ -124,13 +124,13 @@ def test_nobody_approves_what_they_submitted() -> None:
 
 
 def test_nobody_approves_what_their_agent_wrote() -> None:
-    maker, starter, other = (factories.make_user() for _n in range(3))
+    maker, creator, starter, other = (factories.make_user() for _n in range(4))
     key = factories.ApiKey.objects.make(name=f"k{factories.number()}", role="worker", by=actor(maker))
-    run = factories.Run.objects.open(by=actor(starter), workstream=factories.make_workstream())
-    run.start(by=BY)
+    run = factories.Run.objects.open(by=actor(creator), workstream=factories.make_workstream())
+    run.start(by=actor(starter))
     lease = factories.make_lease(factories.make_worker(api_key=key.row), factories.make_task(run))
     patch = factories.make_patch(attempt=lease.attempt, worker_id=lease.worker_id)
-    for own, why in ((maker, "made the key"), (starter, "started the run")):
+    for own, why in ((maker, "made the key"), (creator, "created the run"), (starter, "started the run")):
         with pytest.raises(SelfReview, match=why):
             say(patch, "approve", own)
     assert say(patch, "approve", other).verdict == "approve"
@@ -175,12 +175,29 @@ def test_nobody_approves_their_own_by_a_key_of_theirs_nor_what_a_run_of_their_ke
     patch = factories.make_patch(user=ada)
     with pytest.raises(SelfReview, match="whoever made this key submitted it"):
         patch.reviews.give(patch, "approve", by=through(key), key=key)
-    run = factories.Run.objects.open(by=through(key), workstream=factories.make_workstream())
+    for creator, starter, did in (
+        (through(key), BY, "created"), (BY, through(key), "started"), (actor(ada), actor(ada), "started")
+    ):  # fmt: skip
+        run = factories.Run.objects.open(by=creator, workstream=factories.make_workstream())
+        run.start(by=starter)
+        lease = factories.make_lease(task=factories.make_task(run))
+        of_run = factories.make_patch(attempt=lease.attempt, worker_id=lease.worker_id)
+        with pytest.raises(SelfReview, match=f"{did} the run"):
+            say(of_run, "approve", ada)
+
+
+def test_whoever_has_a_run_tried_again_has_asked_for_what_its_agents_write() -> None:
+    ada = factories.make_user()
+    run = factories.Run.objects.open(by=BY, workstream=factories.make_workstream())
     run.start(by=BY)
-    lease = factories.make_lease(task=factories.make_task(run))
-    of_run = factories.make_patch(attempt=lease.attempt, worker_id=lease.worker_id)
-    with pytest.raises(SelfReview, match="started the run"):
-        say(of_run, "approve", ada)
+    run.cancel(by=BY, reason="no")
+    run.refresh_from_db()
+    again = run.retry(by=actor(ada))
+    again.start(by=BY)
+    lease = factories.make_lease(task=factories.make_task(again))
+    patch = factories.make_patch(attempt=lease.attempt, worker_id=lease.worker_id)
+    with pytest.raises(SelfReview, match="created the run"):
+        say(patch, "approve", ada)
 
 
 def test_two_keys_of_one_person_are_no_two_approvals() -> None:

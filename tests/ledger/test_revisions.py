@@ -118,7 +118,7 @@ def test_an_agent_takes_nobody_elses_work_out(house: House) -> None:
     house.queue.pause(by=BY)
     others = house.work({"a.txt": "a\n"})
     document = house.claim()
-    with pytest.raises(InvalidField, match="of another task"):
+    with pytest.raises(InvalidField, match="not of this task"):
         house.submit(document, {"b.txt": "b\n"}, replaces=others)
     assert read(others).state == "queued"
     own = house.submit(document, {"b.txt": "b\n"})
@@ -130,6 +130,31 @@ def test_an_agent_takes_nobody_elses_work_out(house: House) -> None:
     assert house.run.state == "succeeded"
     assert house.file("b.txt") == "better"
     house.must_hold()
+
+
+def test_an_agent_takes_out_nobody_elses_work_that_was_set_aside_or_has_failed(house: House) -> None:
+    house.queue.pause(by=BY)
+    others = house.work({"a.txt": "a\n"})
+    read(others).quarantine("odd", by=BY)
+    nobodys = factories.make_patch(house.project, base_commit=house.head)
+    document = house.claim()
+    for older in (others, factories.in_state(nobodys, "apply_failed")):
+        with pytest.raises(InvalidField, match="not of this task"):
+            house.submit(document, {"b.txt": "b\n"}, replaces=older)
+    assert read(others).release(by=BY, reason="fine")
+
+
+def test_a_task_is_not_done_by_the_patch_of_another_one(house: House) -> None:
+    house.queue.pause(by=BY)
+    others = house.work({"a.txt": "a\n"})
+    document = house.claim()
+    own = house.submit(document, {"b.txt": "b\n"})
+    # As one could before agents were held to their own task.
+    Patch.objects.filter(pk=own.pk).update(replaces=others)
+    assert read(others).drop("gone", by=BY)
+    assert read(others).in_its_place() == others
+    newer = revise(house, others)
+    assert read(others).in_its_place() == newer
 
 
 def test_in_recorded_custody_what_others_have_applied_is_theirs_to_tell() -> None:

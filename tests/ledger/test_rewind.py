@@ -12,12 +12,14 @@ from django.urls import reverse
 
 from ledger import git, rollback
 from ledger.models import Patch
+from pipeline.clock import db_now
 from pipeline.events import Actor, Event
 from pipeline.ids import new_id
 from pipeline.invariants import check_all
 from pipeline.refusals import InvalidField, Refused
 from tests import factories
 from tests.api.asking import Api
+from tests.factories import in_state
 from tests.flows.house import Deaths, Died, House, piece
 from tests.ledger.landing import Shore, lines
 
@@ -166,6 +168,99 @@ def test_patches_are_chosen_by_worker_tool_model_run_and_time(shore: Shore) -> N
         found()
     with pytest.raises(InvalidField, match="no id of a run"):
         found(run="x")
+
+
+def undo(shore: Shore, patch: Patch) -> Patch:
+    """The reverse of a landed patch, landed."""
+    reverse_, _is_new = rollback.roll_back(patch, "wrong", by=ADA)
+    return landed(shore, reverse_)
+
+
+def landed(shore: Shore, reverse_: Patch) -> Patch:
+    """A reverse that has landed, on what is there by now."""
+    parent = shore.head
+    tree = git.rebase_tree(
+        shore.mirror,
+        reverse_.base_commit,
+        git.apply(shore.mirror, reverse_.base_commit, reverse_.content.diff_text),
+        git.tree_of(shore.mirror, parent),
+    )
+    at = reverse_.created_at
+    commit = git.commit(shore.mirror, tree, parent, "Revert\n", author_name="A", author_email="a@example.org", at=at)
+    git.move_branch(shore.mirror, "main", commit, parent)
+    fields = {"tested_parent": parent, "tested_tree": tree, "committed_tree": tree, "committed_at": db_now()}
+    in_state(reverse_, "committed", commit_sha=commit, **fields)
+    original = reverse_.rollback_of
+    original.refresh_from_db()
+    original.reverse_landed(reverse_, by=ADA)
+    reverse_.refresh_from_db()
+    return reverse_
+
+
+def test_a_rewind_to_a_time_brings_nothing_back_and_a_second_one_has_nothing_to_do(shore: Shore) -> None:
+    before = git.tree_of(shore.mirror, shore.head)
+    work = [shore.land({f"rw{number}.txt": "x\n"}) for number in range(4)]
+    back = undo(shore, work[1])
+    work.append(shore.land({"rw9.txt": "x\n"}))
+    wanted = rollback.Wanted(shore.project, since=work[0].committed_at)
+    plan = rollback.plan(wanted)
+    assert [step.patch.pk for step in plan.steps] == [work[number].pk for number in (4, 3, 2, 0)]
+    assert [(one.patch.pk, one.code, one.because_of) for one in plan.left_out] == [
+        (back.pk, "undone_already", work[1].pk)
+    ]
+    for reverse_ in rollback.carry_out(plan, "wrong", by=ADA):
+        landed(shore, reverse_)
+    assert git.tree_of(shore.mirror, shore.head) == before
+    again = rollback.plan(wanted)
+    assert (again.steps, len(again.left_out)) == ((), 5)
+    assert {one.code for one in again.left_out} == {"undone_already"}
+
+
+def test_what_undoes_a_patch_is_taken_back_only_by_its_name(shore: Shore) -> None:
+    old = shore.land({"old.txt": "x\n"})
+    back = undo(shore, old)
+    plan = rollback.plan(rollback.Wanted(shore.project, since=back.committed_at))
+    assert plan.steps == ()
+    assert [(one.patch.pk, one.code, one.because_of) for one in plan.left_out] == [(back.pk, "brings_back", old.pk)]
+    assert "name this one" in plan.document()["left_out"][0]["reason"]
+    named = rollback.plan(rollback.Wanted(shore.project, patches=(back.pk,)))
+    assert ([step.patch.pk for step in named.steps], named.left_out) == ([back.pk], ())
+    both = rollback.plan(rollback.Wanted(shore.project, patches=(back.pk, old.pk)))
+    assert (both.steps, [one.code for one in both.left_out]) == ((), ["undone_already"])
+    gone = rollback.plan(rollback.Wanted(shore.project, patches=(old.pk,)))
+    assert (gone.steps, [(one.patch.pk, one.code) for one in gone.left_out]) == ((), [(old.pk, "not_landed")])
+    assert "rolled back" in gone.left_out[0].words
+
+
+def test_a_patch_that_came_back_is_taken_back_by_what_brought_it(shore: Shore) -> None:
+    smith = Actor("user", "", "smith")
+    before = git.tree_of(shore.mirror, shore.head)
+    old = shore.land({"old.txt": "x\n"}, by=smith)
+    again = undo(shore, back := undo(shore, old))
+    for chosen in ({"since": old.committed_at}, {"worker": "smith"}, {"patches": (old.pk,)}, {"patches": (again.pk,)}):
+        plan = rollback.plan(rollback.Wanted(shore.project, **chosen))  # type: ignore[arg-type]
+        assert ([step.patch.pk for step in plan.steps], plan.left_out) == ([again.pk], ()), chosen
+        assert plan.steps[0].tree == before
+    plan = rollback.plan(rollback.Wanted(shore.project, since=back.committed_at))
+    assert (plan.steps, [one.patch.pk for one in plan.left_out]) == ((), [again.pk])
+
+
+def test_what_a_plan_leaves_out_is_told_by_the_api_the_command_and_the_page(shore: Shore, client: Client) -> None:
+    back = undo(shore, shore.land({"b.txt": "other\n"}))
+    since = back.committed_at.isoformat()
+    api = Api(factories.make_key("approver", project=shore.project).text)
+    told = api.post("/patches/bulk/", {"verb": "rollback", "filter": {"project": shore.project.key, "since": since}})
+    assert [one["code"] for one in told.json()["left_out"]] == ["brings_back"]
+    out = StringIO()
+    call_command("rewind", project=shore.project.key, since=since, stdout=out)
+    assert f"{back.pk} {back.commit_sha[:12]}" in out.getvalue()
+    assert "left out: it undoes patch" in out.getvalue()
+    user = factories.make_user()
+    factories.make_membership(user, shore.project, "approver")
+    client.force_login(user)
+    page = client.get(reverse("ledger:rewind"), {"project": shore.project.key, "since": since})
+    assert "1 patch is left out" in page.text
+    assert reverse("ledger:patch", args=[back.pk]) in page.text
 
 
 def test_more_than_the_limit_is_asked_to_be_narrowed(shore: Shore, settings: Any) -> None:

@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
+from django.test import Client
+from django.urls import reverse as url
 
 from ledger import git, rollback
 from ledger.models import Patch
+from ledger.models.review import SelfReview, reviews_of
+from pipeline.auth import Principal
 from pipeline.clock import db_now
 from pipeline.events import Actor, Event
 from pipeline.fold import fold
@@ -13,7 +17,8 @@ from pipeline.invariants import check_all
 from pipeline.refusals import InvalidField, Refused
 from pipeline.states import InvalidMove
 from tests import factories
-from tests.factories import run_git
+from tests.api.asking import Api
+from tests.factories import make_policy, run_git
 from tests.flows.house import House, piece
 from tests.ledger.landing import Shore, lines
 
@@ -68,6 +73,53 @@ def test_the_reverse_of_a_landed_patch_goes_through_gates_and_takes_it_back_with
     folded = fold(reverse, db_now())
     assert folded is not None
     assert folded["rollback_of_id"] == patch.pk
+    must_hold(house)
+
+
+def test_what_a_reverse_of_a_reverse_brings_back_needs_another_pair_of_eyes_than_its_authors(
+    tmp_path: Path, client: Client
+) -> None:
+    house = House(tmp_path, [piece("a")])
+    make_policy(project=house.project, constraints={"min_reviewers": 1})
+    anna, ben, carl = (factories.make_user() for _n in range(3))
+    for user in (anna, ben, carl):
+        factories.make_membership(user, house.project, "approver")
+    as_anna, as_ben = (Principal.of_user(user).actor for user in (anna, ben))
+    patch = factories.make_patch(house.project, user=anna, base_commit=house.first_commit)
+    house.drain()
+    patch.reviews.give(patch, "approve", by=as_ben, reviewer=ben)
+    house.drain()
+    back, _ = rollback.roll_back(patch, "it was wrong", by=as_ben)
+    house.drain()
+    back.refresh_from_db()
+    assert (back.state, reviews_of([back])[back.pk].approvals) == ("committed", (ben.get_username(),))
+    patch.refresh_from_db()
+    assert patch.came_back_by() is None
+
+    again, _ = rollback.roll_back(back, "it was right", by=as_anna)
+    house.drain()
+    again.refresh_from_db()
+    assert (again.state, reviews_of([again])[again.pk].approvals) == ("validated", ())
+    with pytest.raises(SelfReview, match="submitted what it brings back"):
+        again.reviews.give(again, "approve", by=as_anna, reviewer=anna)
+    again.reviews.give(again, "approve", by=Principal.of_user(carl).actor, reviewer=carl)
+    house.drain()
+    again.refresh_from_db()
+    patch.refresh_from_db()
+    assert (again.state, patch.state, patch.came_back_by()) == ("committed", "rolled_back", again)
+    api = Api(factories.make_key("viewer", project=house.project).text)
+    assert api.get(f"/patches/{patch.pk}/").json()["came_back_by"] == again.pk
+    assert api.get(f"/patches/{again.pk}/").json()["came_back_by"] is None
+    client.force_login(anna)
+    page = client.get(url("ledger:patch", args=[patch.pk]))
+    assert "Came back by" in page.text
+    assert url("ledger:patch", args=[again.pk]) in page.text
+    # What takes it away once more is nobody's change: whoever asks for that is its first pair of eyes.
+    gone, _ = rollback.roll_back(again, "no", by=as_anna)
+    assert reviews_of([gone])[gone.pk].approvals == (anna.get_username(),)
+    house.drain()
+    patch.refresh_from_db()
+    assert patch.came_back_by() is None
     must_hold(house)
 
 

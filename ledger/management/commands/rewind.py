@@ -71,6 +71,9 @@ class Command(BaseCommand):
                 self.stdout.write(_("  after %(patch)s") % {"patch": needed})
             for hunk in step.in_the_way:
                 self.stdout.write(f"  {hunk}")
+        for left in plan.left_out:
+            self.stdout.write(f"{left.patch.pk} {left.patch.commit_sha[:12]} {left.patch.summary}")
+            self.stdout.write(_("  left out: %(why)s") % {"why": left.words})
         self.stdout.write(
             _("%(count)s patches on %(branch)s, %(possible)s can be taken back.")
             % {"count": len(plan.steps), "branch": plan.branch, "possible": len(plan.possible)}
