@@ -130,6 +130,7 @@ def test_phase_and_workstream_are_of_the_gates_project(project: Any, admin: Api)
         ({"gate_type": "magic"}, "invalid_gate_type"),
         ({"criteria": {"min_coverage": 101}}, "invalid_criteria"),
         ({"criteria": {"luck": 1}}, "invalid_criteria"),
+        ({"criteria": {"required_tests": None}}, "invalid_criteria"),
         ({"criteria": {"min_coverage": 80}, "evidence": {"junit": "r.xml"}}, "invalid_field"),
         ({"criteria": {"min_patch_coverage": 80}, "evidence": {}}, "invalid_field"),
         ({"criteria": {"required_tests": ["a"]}, "evidence": {"coverage": "c.xml"}}, "invalid_field"),
