@@ -233,6 +233,10 @@ class Gate(Definition):
                 raise InvalidField(name, f"a {name} of another project")
         for name in DOCUMENTS:
             definition.check_storable(name, getattr(self, name))
+        if self.judges != self.Judges.PATCH:
+            # A required gate that nobody ever runs would look like proof.
+            why = "this version runs gates for patches only, so it would judge nobody: patch"
+            raise InvalidField("judges", f"{self.judges}: {why}")
         self._check_command()
         self._check_criteria()
         self._check_sandbox()

@@ -165,6 +165,7 @@ def test_phase_and_workstream_are_of_the_gates_project(project: Any, admin: Api)
         ({"key": "Not A Key"}, "invalid_field"),
         ({"name": "x" * 201}, "invalid_field"),
         ({"judges": "weather"}, "invalid_field"),
+        ({"judges": "phase"}, "invalid_field"),
     ],
 )
 def test_a_gate_that_cannot_be_is_refused(project: Any, admin: Api, fields: dict[str, Any], code: str | None) -> None:

@@ -66,6 +66,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "LD_PRELOAD, NODE_OPTIONS, PYTHONPATH: it",
     ),
     ({"env_allow": ["ld_library_path"]}, "env_allow", "load code"),
+    ({"judges": "task"}, "judges", "task: this version runs gates for patches only"),
+    ({"judges": "phase"}, "judges", "would judge nobody"),
+    ({"judges": "schedule", "required": False}, "judges", "would judge nobody"),
 ]
 
 
@@ -118,12 +121,15 @@ def test_the_admin_refuses_what_the_api_refuses_and_explains_its_fields(admin_cl
     page = admin_client.get(f"/admin/gates/gate/{gate.pk}/change/").content.decode()
     assert "An argument vector, no shell line" in page
     assert "What must be so" in page
+    assert 'value="patch" selected' in page
+    assert 'value="schedule"' not in page
     for field, text in (
         ("command", json.dumps(["a\0b"])),
         ("criteria", json.dumps({"timeout_seconds": 10**7})),
         ("criteria", '{"required_tests": null}'),
         ("expected_exit_codes", "[999]"),
         ("shards", "500"),
+        ("judges", "schedule"),
         ("timeout_seconds", "10000000"),
     ):
         body = {
