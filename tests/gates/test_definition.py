@@ -30,7 +30,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"criteria": rule("coverage_percent"), "evidence": {"junit": "r.xml"}}, "evidence", "is measured by coverage"),
     ({"criteria": {"min_tests": 1}, "external": True}, "evidence", '{"junit": "junit.xml"}, or {"tap": "tests.tap"}'),
-    ({"criteria": {"required_tests": None}, "evidence": {"junit": "j.xml"}}, "criteria.required_tests", "null asks for"),
+    (
+        {"criteria": {"required_tests": None}, "evidence": {"junit": "j.xml"}},
+        "criteria.required_tests",
+        "null asks for",
+    ),
     ({"criteria": {"goalposts": None}}, "criteria.goalposts", "null asks for nothing"),
     ({"criteria": {"timeout_seconds": 24 * 3600 + 1}}, "criteria.timeout_seconds", "from 1 to 86400"),
     ({"shards": 3, "evidence": {"junit": "out/j.xml"}}, "evidence", "does not name {shard}.*'out/j-{shard}.xml', say"),
