@@ -334,10 +334,14 @@ def test_one_rerun_is_open_at_a_time_and_the_next_is_told_which(project: Any) ->
 
 
 def test_a_quarantine_is_of_a_test_that_a_run_has_reported(project: Any, approver: Api) -> None:
+    owner = factories.make_membership(project=project).user.username
     body = {
-        "project": project.key, "owner": "ada", "reason": "depends on the clock",
+        "project": project.key, "owner": owner, "reason": "depends on the clock",
         "expires_at": (db_now() + timedelta(days=7)).isoformat(),
     }  # fmt: skip
+    assert refused(approver.post("/flaky-tests/", {**body, "owner": "nobody-here", "test_key": "a"})) == (
+        422, "invalid_field"
+    )  # fmt: skip
     early = approver.post("/flaky-tests/", {**body, "test_key": "before.any::run"})
     assert (early.status_code, early.json()["warning"]) == (201, "no run has reported a test of this name yet")
 
