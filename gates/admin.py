@@ -1,6 +1,9 @@
 """Gates, their runs and their tests in the admin."""
 
+from typing import Any
+
 from django.contrib import admin
+from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from gates.models import Finding, FlakyTest, Gate, GateEvidence, GateOutput, GateRun, RunnerHost, TestResult
@@ -16,6 +19,12 @@ class GateAdmin(DefinitionAdmin):
     list_select_related = ["project"]
     search_fields = ["key", "name"]
     ordering = ["project", "key"]
+
+    def formfield_for_choice_field(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Of what a gate might judge, only what this version runs gates for."""
+        if db_field.name == "judges":
+            kwargs["choices"] = [(Gate.Judges.PATCH.value, Gate.Judges.PATCH.label)]
+        return super().formfield_for_choice_field(db_field, request, **kwargs)
 
 
 @admin.register(GateRun)

@@ -93,6 +93,7 @@ class GateSerializer(StrictModel):
             "shards": {"min_value": 1, "max_value": MAX_SHARDS},
             "timeout_seconds": {"min_value": 1, "max_value": MAX_GATE_SECONDS},
             "sandbox_level_min": {"min_value": 1, "max_value": 3},
+            "judges": {"help_text": "This version runs gates for patches only: any other value is refused."},
         }
 
     def validate_gate_type(self, value: str) -> str:

@@ -102,7 +102,12 @@ def check(criteria: Mapping[str, Any]) -> dict[str, Any]:
     for key in criteria:
         if key not in _CHECKS:
             raise InvalidCriteria(str(key), f"is no criterion; there are {', '.join(_CHECKS)}")
-    return {key: _CHECKS[key](key, value) for key, value in criteria.items() if value is not None}
+    return {key: _CHECKS[key](key, value) for key, value in asked(criteria).items()}
+
+
+def asked(criteria: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that ask for something: a null, which gates could hold before it was refused, asks for nothing."""
+    return {key: value for key, value in criteria.items() if value is not None}
 
 
 def _percent(key: str, value: Any) -> Any:
@@ -228,7 +233,7 @@ def evaluate(
     ran gets a failing `tests` verdict, whatever min_tests says. Declared evidence that is missing gets a verdict of its
     own, `not_measured`, where no criterion rests on it.
     """
-    missing = missing or {}
+    criteria, missing = asked(criteria), missing or {}
     if results is not None:
         _need_consistent(results)
     expected = exit_code is not None and exit_code in expected_exit_codes

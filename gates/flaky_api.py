@@ -28,7 +28,10 @@ class FlakyTestSerializer(StrictModel):
             "expires_at", "consecutive_passes", "warning",
         )  # fmt: skip
         read_only_fields = ("id", "version", "created_at", "updated_at", "since", "consecutive_passes")
-        extra_kwargs = {"reason": {"max_length": 2000}}
+        extra_kwargs = {
+            "reason": {"max_length": 2000},
+            "owner": {"help_text": "The username of somebody who sees the project; told when the quarantine ends."},
+        }
 
 
 class FlakyTestFilters(Filters):

@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass, field, replace
 from typing import Any, BinaryIO
 from xml.parsers import expat
 
-from gates.reading import MAX_BYTES, Unreadable
+from gates.reading import MAX_BYTES, MAX_DIGITS, Unreadable
 
 MAX_DEPTH = 32
 MAX_CASES = 50_000
@@ -28,12 +28,15 @@ _PIECE_BYTES = 1024 * 1024
 
 PASS, FAIL, ERROR, SKIP, FLAKY_PASS, INFRA = "pass", "fail", "error", "skip", "flaky_pass", "infra"
 
+_SUITES = ("testsuites", "testsuite")
 _OUTCOME_OF_CHILD = {"failure": FAIL, "error": ERROR, "skipped": SKIP, "disabled": SKIP}
 _EARLIER_ATTEMPT = {"flakyFailure": FAIL, "flakyError": ERROR}  # Surefire: it failed so, and then passed
 _LATER_ATTEMPT = {"rerunFailure": FAIL, "rerunError": ERROR}  # Surefire: it failed, was run again, and failed so
 _TEXT_KEPT = _OUTCOME_OF_CHILD.keys() | _EARLIER_ATTEMPT.keys() | _LATER_ATTEMPT.keys()
 _WORST_FIRST = (ERROR, FAIL, SKIP)
 _BEST_FIRST = {SKIP: 0, PASS: 1, FLAKY_PASS: 2, FAIL: 3, ERROR: 4, INFRA: 5}
+_OF_A_SUITE = {"failure": FAIL, "error": ERROR}  # Surefire and others: what went wrong outside of any test
+_FAILURES = _OF_A_SUITE.keys() | _EARLIER_ATTEMPT.keys() | _LATER_ATTEMPT.keys()
 _STATUS = {"fail": FAIL, "failed": FAIL, "failure": FAIL, "error": ERROR, "notrun": SKIP, "disabled": SKIP}
 
 
@@ -156,9 +159,11 @@ def bounded_name(text: str) -> str:
 
 
 def read(source: BinaryIO) -> Results:
-    """Results of a whole report. Raises Unreadable: not well-formed, cut off, a DOCTYPE, or over a limit above.
+    """Results of a whole report. Raises Unreadable: not well-formed, cut off, a DOCTYPE, over a limit above, or a suite
+    that states more failures than it holds.
 
-    Totals stated by suites are not read at all: they are counted again, by test. The report is never held whole.
+    Other totals that suites state are not believed: they are counted again, by test. What went wrong in a suite outside
+    of its tests is one failed test, named after the suite. The report is never held whole.
     """
     reader = _Reader()
     room = MAX_BYTES
@@ -186,6 +191,28 @@ class _Attempt:
     trace_chars: int = 0
 
 
+@dataclass(slots=True)
+class _Suite:
+    """A suite that is open: what it states, how many failures came before it, what went wrong in it beside tests."""
+
+    element: str
+    attributes: dict[str, str]
+    failures_before: int
+    attempts: list[_Attempt] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.attributes.get("name", "")
+
+
+@dataclass(slots=True)
+class _Case:
+    """A case that is open, and the outcomes that its children told so far."""
+
+    attributes: dict[str, str]
+    attempts: list[_Attempt] = field(default_factory=list)
+
+
 class _Reader:
     """Follows expat's events from root to end, keeping the cases and nothing else."""
 
@@ -201,12 +228,12 @@ class _Reader:
         self.parser.EndElementHandler = self._end
         self.parser.CharacterDataHandler = self._text
         self._path: list[str] = []
-        self._suites: list[str] = []
-        self._case: dict[str, str] | None = None
-        self._case_depth = 0
+        self._suites: list[_Suite] = []
+        self._open_cases: list[_Case] = []  # more than one where a case stands in a case: each is a test
         self._cases = 0
-        self._attempts: list[_Attempt] = []
+        self._failures = 0
         self._open: _Attempt | None = None
+        self._open_depth = 0
         self._text_left = MAX_TEXT_CHARS
         # Of each key, how many tests had it so far, and whether the newest of them has only failed yet.
         self._last: dict[str, tuple[int, bool]] = {}
@@ -216,21 +243,37 @@ class _Reader:
 
     def _start(self, qualified: str, attributes: dict[str, str]) -> None:
         element = qualified.rpartition(":")[2]
-        if not self._path and element not in {"testsuites", "testsuite"}:
+        if not self._path and element not in _SUITES:
             raise Unreadable(f"the report begins with <{bounded_name(element)}>, not with testsuites or testsuite")
         self._path.append(element)
         if len(self._path) > MAX_DEPTH:
             raise Unreadable(f"the report is nested more than {MAX_DEPTH} deep")
-        if self._case is not None:
-            if len(self._path) == self._case_depth + 1 and element in _TEXT_KEPT:
-                self._open = _Attempt(element, self._bounded(attributes.get("message", ""), MAX_MESSAGE_CHARS))
-        elif element == "testsuite":
-            self._suites.append(attributes.get("name", ""))
+        if element in _SUITES:
+            self._suites.append(_Suite(element, attributes, self._failures))
         elif element == "testcase":
-            self._cases += 1
-            if self._cases > MAX_CASES:
-                raise Unreadable(f"the report has more than {MAX_CASES} cases")
-            self._case, self._case_depth, self._attempts = attributes, len(self._path), []
+            self._count_case()
+            self._open_cases.append(_Case(attributes))
+        elif (told := self._told_here(element)) is not None:
+            self._open = _Attempt(element, self._bounded(attributes.get("message", ""), MAX_MESSAGE_CHARS))
+            self._open_depth = len(self._path)
+            told.append(self._open)
+            self._failures += element in _FAILURES
+
+    def _count_case(self) -> None:
+        self._cases += 1
+        if self._cases > MAX_CASES:
+            raise Unreadable(f"the report has more than {MAX_CASES} cases")
+
+    def _told_here(self, element: str) -> list[_Attempt] | None:
+        """Where the outcome belongs that `element`, the last of the path, tells: its case, its suite, or nowhere."""
+        if len(self._path) < 2:
+            return None
+        parent = self._path[-2]
+        if parent == "testcase" and element in _TEXT_KEPT:
+            return self._open_cases[-1].attempts
+        if parent in _SUITES and element in _OF_A_SUITE:
+            return self._suites[-1].attempts
+        return None
 
     def _text(self, text: str) -> None:
         # Surefire puts <stackTrace> inside a rerun, so text below an outcome's element counts as its trace too.
@@ -241,14 +284,24 @@ class _Reader:
 
     def _end(self, qualified: str) -> None:
         element = self._path.pop()
-        if self._open is not None and len(self._path) == self._case_depth:
-            self._attempts.append(self._open)
+        if self._open is not None and len(self._path) < self._open_depth:
             self._open = None
-        elif self._case is not None and len(self._path) == self._case_depth - 1:
-            self._close_case(self._case)
-            self._case = None
-        elif self._case is None and element == "testsuite":
-            self._suites.pop()
+        elif element == "testcase":
+            self._close_case(self._open_cases.pop())
+        elif element in _SUITES:
+            self._close_suite(self._suites.pop())
+
+    def _close_suite(self, suite: _Suite) -> None:
+        found = self._failures - suite.failures_before
+        for told in ("failures", "errors"):
+            # One by one: mocha states the same tests under both names.
+            if (stated := _stated(suite.attributes.get(told, ""))) > found:
+                where = f"the suite {bounded_name(suite.name)!r}" if suite.name else "the report"
+                raise Unreadable(f'inconsistent totals: {where} states {told}="{stated}", and {found} are in it')
+        if suite.attempts:
+            self._count_case()
+            given = {"name": suite.name or "outside of tests", "file": suite.attributes.get("file", "")}
+            self._close_case(_Case(given, suite.attempts))
 
     def _bounded(self, text: str, limit: int) -> str:
         text = text[: min(limit, self._text_left)]
@@ -267,9 +320,12 @@ class _Reader:
             self._last[key] = (number + 1, True)
         return key if failed and number == 1 else bounded_name(f"{key} ({self._last[key][0]})")
 
-    def _close_case(self, given: dict[str, str]) -> None:
+    def _close_case(self, case: _Case) -> None:
+        given = case.attributes
         name = given.get("name", "")
-        classname = given.get("classname", "") or "/".join(suite for suite in self._suites if suite)
+        classname = given.get("classname", "") or "/".join(
+            suite.name for suite in self._suites if suite.element == "testsuite" and suite.name
+        )
         file = given.get("file", "")
         key = self._key(key_of(name, classname, file))
 
@@ -285,12 +341,14 @@ class _Reader:
                 trace="".join(told.trace) if told else "",
             )
 
-        earlier = [one for one in self._attempts if one.element in _EARLIER_ATTEMPT]
-        later = [one for one in self._attempts if one.element in _LATER_ATTEMPT]
-        own = [one for one in self._attempts if one.element in _OUTCOME_OF_CHILD]
+        earlier = [one for one in case.attempts if one.element in _EARLIER_ATTEMPT]
+        later = [one for one in case.attempts if one.element in _LATER_ATTEMPT]
+        own = [one for one in case.attempts if one.element in _OUTCOME_OF_CHILD]
         outcome, told = _own_outcome(given, own)
         if outcome == PASS and later:  # a rerun that failed, and no word of the first failure: it did not pass
             outcome = FAIL
+        if outcome in {FAIL, ERROR} and not (own or later):
+            self._failures += 1  # only its status says so (gtest, CTest)
         attempts = [attempt(_EARLIER_ATTEMPT[one.element], one) for one in earlier]
         attempts.append(attempt(outcome, told, _seconds(given.get("time", ""))))
         attempts += [attempt(_LATER_ATTEMPT[one.element], one) for one in later]
@@ -312,6 +370,12 @@ def _own_outcome(given: dict[str, str], told: list[_Attempt]) -> tuple[str, _Att
         if (outcome := _STATUS.get(given.get(attribute, "").lower())) is not None:
             return outcome, None
     return PASS, None
+
+
+def _stated(text: str) -> int:
+    """A total of a suite; 0 for what is no such figure, since totals are only held against what was counted."""
+    digits = text.replace(",", "").strip()
+    return int(digits[:MAX_DIGITS]) if digits.isascii() and digits.isdigit() else 0
 
 
 def _seconds(text: str) -> float | None:

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -11,14 +12,13 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from gates import bootstrap, reports
 from gates.models import FlakyTest, Gate, TestResult
+from gates.models.flaky_test import LONGEST_DAYS
 from gates.pages import ISOLATED_FROM
 from pipeline import pages
 from pipeline.auth import signed_in
 from pipeline.clock import db_now
 from pipeline.models import Project
 from pipeline.refusals import NotFound, Refused, need_reason
-
-QUARANTINE_DAYS = 14
 
 
 @require_safe
@@ -35,19 +35,25 @@ def gate(request: HttpRequest, pk: str) -> HttpResponse:
             "quarantined": reports.quarantine_of(shown),
             "may": pages.roles_in(request.principal, shown.project_id),
             "isolated_from": ISOLATED_FROM,
-            "quarantine_days": QUARANTINE_DAYS,
+            "quarantine_days": _quarantine_days(),
             "trail": [(_("Gates"), reverse("gates:list")), (shown.name, "")],
         },
     )
 
 
+def _quarantine_days() -> int:
+    """How long a test is put aside by the button: as long as the installation says, and no longer than any may be."""
+    return min(settings.SIGNALBOX_QUARANTINE_DAYS, LONGEST_DAYS)
+
+
 @require_POST
 @signed_in
 def quarantine(request: HttpRequest, pk: str) -> HttpResponse:
-    """Put one of the gate's tests into quarantine for a fortnight, with a reason; whoever does it owns it."""
+    """Put one of the gate's tests into quarantine, with a reason; whoever does it owns it."""
     shown = get_object_or_404(Gate.objects.visible_to(request.principal), pk=pk)
     request.principal.must("approver", shown.project_id)
     key, reason = request.POST.get("test_key", ""), request.POST.get("reason", "")
+    days = _quarantine_days()
 
     def mark() -> FlakyTest:
         if not TestResult.objects.filter(test_key=key, gate_run__project=shown.project_id).exists():
@@ -58,10 +64,10 @@ def quarantine(request: HttpRequest, pk: str) -> HttpResponse:
             test_key=key,
             owner=request.principal.actor.name,
             reason=need_reason(reason),
-            expires_at=db_now() + timedelta(days=QUARANTINE_DAYS),
+            expires_at=db_now() + timedelta(days=days),
         )
 
-    done = _("In quarantine for %(days)d days: it runs, and its failure is not judged.") % {"days": QUARANTINE_DAYS}
+    done = _("In quarantine for %(days)d days: it runs, and its failure is not judged.") % {"days": days}
     return pages.act(request, mark, done=done, to=reverse("gates:gate", args=[pk]))
 
 

@@ -340,12 +340,14 @@ def make_gate(project: Project | None = None, **fields: Any) -> Gate:
 
 
 def make_flaky_test(project: Project | None = None, **fields: Any) -> FlakyTest:
-    """A test in quarantine for a week."""
+    """A test in quarantine for a week, owned by somebody who sees the project."""
+    project = project or make_project()
     fields.setdefault("test_key", f"tests/test_it.py::test_{number()}")
-    fields.setdefault("owner", "ada")
+    if "owner" not in fields:
+        fields["owner"] = make_membership(project=project).user.username
     fields.setdefault("reason", "it depends on the time of day")
     fields.setdefault("expires_at", db_now() + timedelta(days=7))
-    return FlakyTest.objects.add(by=BY, project=project or make_project(), **fields)
+    return FlakyTest.objects.add(by=BY, project=project, **fields)
 
 
 def make_gate_run(gate: Gate | None = None, *, tree_hash: str = "", **fields: Any) -> GateRun:

@@ -154,7 +154,7 @@ def _definitions(project: Project) -> None:
     errors = factories.make_phase(project)
     workstream = factories.make_workstream(errors)
     workstream.edit(by=BY, objective="Another one")
-    gate = factories.make_gate(project, judges="schedule", workstream=workstream)
+    gate = factories.make_gate(project, required=False, workstream=workstream)
     gate.edit(by=BY, command=["false"], evidence={"coverage": "c.xml"}, criteria={"min_coverage": 72.5})
     project.edit(by=BY, error_phase=errors, name="Renamed")
     errors.remove(by=BY)

@@ -11,7 +11,7 @@ from gates.junit import FAIL, FLAKY_PASS, PASS, final_outcome
 from pipeline import events
 from pipeline.clock import ClockNow, db_now
 from pipeline.definitions import Definition, DefinitionQuerySet
-from pipeline.models import Project
+from pipeline.models import Project, User
 from pipeline.refusals import InvalidField, need_reason
 from pipeline.rows import Told, in_transaction, versioned
 
@@ -136,10 +136,14 @@ class FlakyTest(Definition):
         return {"project_id": self.project_id}
 
     def check_rules(self) -> None:
-        """An owner, a reason, and an end that is ahead and not too far."""
+        """An owner who is somebody, a reason, and an end that is ahead and not too far."""
         need_reason(self.reason)
         if not self.owner.strip():
             raise InvalidField("owner", "somebody answers for a test in quarantine")
+        seeing = Q(is_superuser=True) | Q(memberships__project=self.project_id)
+        if not User.objects.filter(seeing, username=self.owner, is_active=True).exists():
+            why = f"nobody of that username sees {self.project.key}; the owner is told when the quarantine ends"
+            raise InvalidField("owner", f"{self.owner}: {why}")
         now = db_now()
         if not now < self.expires_at <= now + timedelta(days=LONGEST_DAYS):
             raise InvalidField("expires_at", f"a quarantine ends in the future, within {LONGEST_DAYS} days")

@@ -198,12 +198,12 @@ class Gate(Definition):
     @property
     def compares_with_base(self) -> bool:
         """Whether a criterion of it asks what the same gate measures on the base."""
-        return bool(rules.AGAINST_BASE & set(self.criteria))
+        return bool(rules.AGAINST_BASE & set(rules.asked(self.criteria)))
 
     @property
     def needs_base(self) -> bool:
         """Whether it has to know the tree onto which a patch comes: to compare, or to tell the patch's own lines."""
-        return self.compares_with_base or "goalposts" in self.criteria or "coverage" in self.evidence
+        return self.compares_with_base or "goalposts" in rules.asked(self.criteria) or "coverage" in self.evidence
 
     @property
     def limit_seconds(self) -> int:
@@ -233,6 +233,10 @@ class Gate(Definition):
                 raise InvalidField(name, f"a {name} of another project")
         for name in DOCUMENTS:
             definition.check_storable(name, getattr(self, name))
+        if self.judges != self.Judges.PATCH:
+            # A required gate that nobody ever runs would look like proof.
+            why = "this version runs gates for patches only, so it would judge nobody: patch"
+            raise InvalidField("judges", f"{self.judges}: {why}")
         self._check_command()
         self._check_criteria()
         self._check_sandbox()
@@ -268,7 +272,9 @@ class Gate(Definition):
 
     def _check_criteria(self) -> None:
         try:
-            rules.check(self.criteria)
+            known = rules.check(self.criteria)
+            for key in self.criteria.keys() - known.keys():
+                raise rules.InvalidCriteria(key, "null asks for nothing: give it a value, or leave the criterion out")
         except rules.InvalidCriteria as problem:
             # A gate has a timeout_seconds of its own.
             key, _, message = str(problem).partition(": ")

@@ -137,7 +137,7 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
             run = GateRun(
                 name=gate.name,
                 gate_type=gate.gate_type,
-                criteria={} if baseline else gate.criteria,
+                criteria={} if baseline else rules.asked(gate.criteria),
                 required=gate.required and not baseline,
                 baseline=baseline,
                 gate=gate,

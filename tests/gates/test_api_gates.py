@@ -130,6 +130,7 @@ def test_phase_and_workstream_are_of_the_gates_project(project: Any, admin: Api)
         ({"gate_type": "magic"}, "invalid_gate_type"),
         ({"criteria": {"min_coverage": 101}}, "invalid_criteria"),
         ({"criteria": {"luck": 1}}, "invalid_criteria"),
+        ({"criteria": {"required_tests": None}}, "invalid_criteria"),
         ({"criteria": {"min_coverage": 80}, "evidence": {"junit": "r.xml"}}, "invalid_field"),
         ({"criteria": {"min_patch_coverage": 80}, "evidence": {}}, "invalid_field"),
         ({"criteria": {"required_tests": ["a"]}, "evidence": {"coverage": "c.xml"}}, "invalid_field"),
@@ -164,6 +165,7 @@ def test_phase_and_workstream_are_of_the_gates_project(project: Any, admin: Api)
         ({"key": "Not A Key"}, "invalid_field"),
         ({"name": "x" * 201}, "invalid_field"),
         ({"judges": "weather"}, "invalid_field"),
+        ({"judges": "phase"}, "invalid_field"),
     ],
 )
 def test_a_gate_that_cannot_be_is_refused(project: Any, admin: Api, fields: dict[str, Any], code: str | None) -> None:
@@ -332,10 +334,14 @@ def test_one_rerun_is_open_at_a_time_and_the_next_is_told_which(project: Any) ->
 
 
 def test_a_quarantine_is_of_a_test_that_a_run_has_reported(project: Any, approver: Api) -> None:
+    owner = factories.make_membership(project=project).user.username
     body = {
-        "project": project.key, "owner": "ada", "reason": "depends on the clock",
+        "project": project.key, "owner": owner, "reason": "depends on the clock",
         "expires_at": (db_now() + timedelta(days=7)).isoformat(),
     }  # fmt: skip
+    assert refused(approver.post("/flaky-tests/", {**body, "owner": "nobody-here", "test_key": "a"})) == (
+        422, "invalid_field"
+    )  # fmt: skip
     early = approver.post("/flaky-tests/", {**body, "test_key": "before.any::run"})
     assert (early.status_code, early.json()["warning"]) == (201, "no run has reported a test of this name yet")
 

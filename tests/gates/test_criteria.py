@@ -129,6 +129,11 @@ class TestTheDocument:
     def test_criteria_without_a_value_are_not_written(self) -> None:
         assert check({"min_coverage": None, "min_tests": 1, "goalposts": None}) == {"min_tests": 1}
 
+    def test_a_null_that_an_older_gate_holds_is_judged_as_if_it_was_not_there(self) -> None:
+        nulls = dict.fromkeys(("min_coverage", "required_tests", "max_new_findings", "goalposts", "custom_rules"))
+        given = evaluate({**nulls, "timeout_seconds": None, "min_tests": 1}, GREEN, **FACTS)
+        assert given == judged({"min_tests": 1}, GREEN)
+
     def test_what_is_kept_is_no_part_of_what_was_given(self) -> None:
         given = {"required_tests": ["a"]}
         kept = check(given)

@@ -30,6 +30,12 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"criteria": rule("coverage_percent"), "evidence": {"junit": "r.xml"}}, "evidence", "is measured by coverage"),
     ({"criteria": {"min_tests": 1}, "external": True}, "evidence", '{"junit": "junit.xml"}, or {"tap": "tests.tap"}'),
+    (
+        {"criteria": {"required_tests": None}, "evidence": {"junit": "j.xml"}},
+        "criteria.required_tests",
+        "null asks for",
+    ),
+    ({"criteria": {"goalposts": None}}, "criteria.goalposts", "null asks for nothing"),
     ({"criteria": {"timeout_seconds": 24 * 3600 + 1}}, "criteria.timeout_seconds", "from 1 to 86400"),
     ({"shards": 3, "evidence": {"junit": "out/j.xml"}}, "evidence", "does not name {shard}.*'out/j-{shard}.xml', say"),
     ({"shards": 3, "evidence": {"junit": "j-{shard}.xml", "coverage": "cov"}}, "evidence", "'cov-{shard}', say"),
@@ -64,6 +70,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "LD_PRELOAD, NODE_OPTIONS, PYTHONPATH: it",
     ),
     ({"env_allow": ["ld_library_path"]}, "env_allow", "load code"),
+    ({"judges": "task"}, "judges", "task: this version runs gates for patches only"),
+    ({"judges": "phase"}, "judges", "would judge nobody"),
+    ({"judges": "schedule", "required": False}, "judges", "would judge nobody"),
 ]
 
 
@@ -116,11 +125,15 @@ def test_the_admin_refuses_what_the_api_refuses_and_explains_its_fields(admin_cl
     page = admin_client.get(f"/admin/gates/gate/{gate.pk}/change/").content.decode()
     assert "An argument vector, no shell line" in page
     assert "What must be so" in page
+    assert 'value="patch" selected' in page
+    assert 'value="schedule"' not in page
     for field, text in (
         ("command", json.dumps(["a\0b"])),
         ("criteria", json.dumps({"timeout_seconds": 10**7})),
+        ("criteria", '{"required_tests": null}'),
         ("expected_exit_codes", "[999]"),
         ("shards", "500"),
+        ("judges", "schedule"),
         ("timeout_seconds", "10000000"),
     ):
         body = {
@@ -135,6 +148,14 @@ def test_the_admin_refuses_what_the_api_refuses_and_explains_its_fields(admin_cl
         assert field in answer.context["adminform"].form.errors, answer.context["adminform"].form.errors
     gate.refresh_from_db()
     assert (gate.command, gate.shards, gate.version) == (["true"], 1, 1)
+
+
+def test_an_older_gate_with_a_criterion_of_null_is_run_without_it() -> None:
+    gate = make_gate()
+    Gate.objects.filter(pk=gate.pk).update(criteria={"max_new_findings": None, "goalposts": None, "min_tests": 0})
+    gate.refresh_from_db()
+    assert (gate.compares_with_base, gate.needs_base) == (False, False)
+    assert factories.make_gate_run(gate).criteria == {"min_tests": 0}
 
 
 def test_an_older_gate_gets_no_variable_that_is_refused_now(monkeypatch: pytest.MonkeyPatch) -> None:

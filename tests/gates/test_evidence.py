@@ -114,6 +114,84 @@ class TestReading:
         lying = report(case("a"), case("b", FAILURE), attributes='tests="900" failures="0" errors="0" skipped="0"')
         assert counts(read_junit(lying)) == (2, 1, 1, 0, 0)
 
+    @pytest.mark.parametrize("of", ["testsuite", "testsuites"])
+    @pytest.mark.parametrize(("inside", "outcome"), [(FAILURE, "fail"), (ERROR, "error"), (FAILURE + ERROR, "error")])
+    def test_what_fails_in_a_suite_outside_of_its_tests_is_a_failed_test_of_its_name(
+        self, of: str, inside: str, outcome: str
+    ) -> None:
+        results = read_junit(f'<{of} name="LoginTest" errors="1">{case()}{inside}<system-err/></{of}>'.encode())
+        assert counts(results) == (2, 1, 1, 0, 0)
+        failed = results.tests[1]
+        assert (failed.test_key, failed.outcome, failed.message != "") == ("LoginTest", outcome, True)
+
+    def test_what_fails_in_an_inner_suite_or_in_one_without_a_name_is_told_as_its_own(self) -> None:
+        data = b"""<testsuites><testsuite name="outer"><testsuite name="inner"><error/></testsuite><failure/>
+          </testsuite><testsuite><failure/></testsuite><properties><failure/></properties></testsuites>"""
+        results = read_junit(data)
+        assert [test.test_key for test in results.tests] == ["outer::inner", "outer", "outside of tests"]
+        assert counts(results) == (3, 0, 3, 0, 0)
+
+    def test_a_case_within_a_case_is_a_test_too(self) -> None:
+        inner = case("inner", FAILURE) + case("skipped", SKIPPED)
+        results = read_junit(report(case("outer", inner), case("last")))
+        assert [(test.name, test.outcome) for test in results.tests] == [
+            ("inner", "fail"), ("skipped", "skip"), ("outer", "pass"), ("last", "pass"),
+        ]  # fmt: skip
+        below = read_junit(report(case("outer", f"<failure>{case('inner', ERROR)}</failure>")))
+        assert counts(below) == (2, 0, 2, 0, 0)
+        suite = read_junit(report(case("outer", f'<testsuite name="s">{ERROR}{case("inner")}</testsuite>')))
+        assert counts(suite) == (3, 2, 1, 0, 0)
+
+    @pytest.mark.parametrize(
+        ("data", "why"),
+        [
+            ('<testsuite name="s" tests="1" failures="3">{good}</testsuite>', 'states failures="3", and 0 are in it'),
+            ('<testsuite name="s" tests="1" errors="1">{good}</testsuite>', 'suite .s. states errors="1", and 0 are'),
+            ('<testsuite failures="2">{good}{bad}</testsuite>', 'the report states failures="2", and 1 are in it'),
+            ('<testsuites failures="1"><testsuite>{good}</testsuite></testsuites>', 'states failures="1"'),
+            (
+                '<testsuites><testsuite errors="1">{good}</testsuite><testsuite>{bad}</testsuite></testsuites>',
+                'states errors="1"',
+            ),
+            ('<testsuite failures="1,000">{good}{bad}</testsuite>', 'states failures="1000"'),
+            (f'<testsuite failures="{"9" * 5000}">{{good}}</testsuite>', 'states failures="9+"'),
+        ],
+    )  # fmt: skip
+    def test_a_suite_that_states_more_failures_than_it_holds_is_refused(self, data: str, why: str) -> None:
+        with pytest.raises(EvidenceRefused, match=f"inconsistent totals: .*{why}"):
+            read_junit(data.format(good=case("a"), bad=case("b", FAILURE)).encode())
+
+    @pytest.mark.parametrize(
+        ("data", "counted"),
+        [
+            # mocha 3 states its failures under both names; later ones as errors only.
+            ('<testsuite tests="2" failures="1" errors="1">{good}{bad}</testsuite>', (2, 1, 1, 0, 0)),
+            ('<testsuite tests="2" failures="0" errors="1">{good}{bad}</testsuite>', (2, 1, 1, 0, 0)),
+            # pytest writes a failure and the error of its teardown as two cases of one name.
+            ('<testsuite errors="1" failures="1" tests="2">{bad}{again}</testsuite>', (1, 0, 1, 0, 0)),
+            # jest-junit, PHPUnit and others sum up the suites within.
+            (
+                '<testsuites failures="2"><testsuite failures="2"><testsuite failures="1">{bad}</testsuite>'
+                '<testsuite failures="1">{other}</testsuite></testsuite></testsuites>',
+                (2, 0, 2, 0, 0),
+            ),
+            # Gradle counts each try that it merges; Catch2 counts assertions, of which a case may hold many.
+            ('<testsuite failures="2" tests="3">{flaky}</testsuite>', (1, 1, 0, 0, 1)),
+            ('<testsuite failures="2" tests="9">{two}</testsuite>', (1, 0, 1, 0, 0)),
+            # CTest and gtest may say it by a status alone.
+            ('<testsuite failures="1"><testcase name="a" status="fail"/></testsuite>', (1, 0, 1, 0, 0)),
+            # Fewer, and no figures at all.
+            ('<testsuite tests="9" failures="0" errors="">{bad}</testsuite>', (1, 0, 1, 0, 0)),
+            ('<testsuite failures="many" errors="-1">{good}</testsuite>', (1, 1, 0, 0, 0)),
+        ],
+    )  # fmt: skip
+    def test_totals_as_honest_tools_write_them_are_counted_again(self, data: str, counted: tuple[int, ...]) -> None:
+        text = data.format(
+            good=case("a"), bad=case("b", FAILURE), again=case("b", ERROR), other=case("c", FAILURE),
+            flaky=case("d", "<flakyFailure/><flakyFailure/>"), two=case("e", FAILURE + FAILURE),
+        )  # fmt: skip
+        assert counts(read_junit(text.encode())) == counted
+
     def test_nested_suites_are_read_and_name_cases_without_a_class(self) -> None:
         data = b"""<?xml version="1.0"?><testsuites><testsuite name="outer"><properties/>
           <testsuite name="inner"><testcase name="a"/><testsuite><testcase name="b"/></testsuite></testsuite>

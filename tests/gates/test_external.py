@@ -20,6 +20,8 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("nudges")]
 
 GOOD = b'<testsuite name="s"><testcase name="a" classname="m"/><testcase name="b" classname="m"/></testsuite>'
 BAD = b'<testsuite name="s"><testcase name="a" classname="m"/><testcase name="b"><failure/></testcase></testsuite>'
+OUTSIDE = b'<testsuite name="s"><testcase name="a" classname="m"/><error message="no setup"/></testsuite>'
+MORE = b'<testsuite name="s" tests="1" failures="3"><testcase name="a" classname="m"/></testsuite>'
 TESTS = {
     "external": True, "command": [], "gate_type": "unit_tests", "evidence": {"junit": "junit.xml"},
     "criteria": {"max_failures": 0, "min_tests": 1},
@@ -72,6 +74,8 @@ def test_a_ci_system_takes_a_run_sends_its_report_and_completes_it(run: GateRun,
         (None, {"conclusion": "success"}, "failed", "", "failure"),
         (b"<testsuite/>", {"conclusion": "success"}, "failed", "", "failure"),
         (b"no report", {"conclusion": "success"}, "failed", "", "failure"),
+        (OUTSIDE, {"exit_code": 0}, "failed", "", "failure"),
+        (MORE, {"exit_code": 0}, "failed", "", "failure"),
         (GOOD, {"conclusion": "success"}, "passed", "", "success"),
         (GOOD, {"conclusion": "timed_out"}, "error", "timeout", "timed_out"),
         (GOOD, {"conclusion": "cancelled"}, "error", "infra", "cancelled"),
@@ -79,7 +83,8 @@ def test_a_ci_system_takes_a_run_sends_its_report_and_completes_it(run: GateRun,
         (GOOD, {"conclusion": "skipped"}, "error", "infra", "cancelled"),
     ],
     ids=[
-        "failures", "failures-and-0", "none-failed-but-1", "no-report", "only-said", "no-tests", "no-xml", "good",
+        "failures", "failures-and-0", "none-failed-but-1", "no-report", "only-said", "no-tests", "no-xml",
+        "failed-outside-of-tests", "states-more-failures", "good",
         "timed-out", "cancelled", "neutral", "skipped",
     ],
 )  # fmt: skip

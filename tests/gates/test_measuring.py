@@ -14,7 +14,7 @@ from pipeline.clock import db_now
 from pipeline.models import Event
 from pipeline.refusals import InvalidField
 from tests import factories
-from tests.factories import BY, make_flaky_test, make_gate, make_gate_run
+from tests.factories import BY, make_flaky_test, make_gate, make_gate_run, make_membership, make_project, make_user
 from tests.flows.house import House, piece
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
@@ -272,11 +272,28 @@ def test_a_quarantine_ends_by_passes_by_time_and_by_hand() -> None:
     assert FlakyTest.objects.keys_of(late.project_id) == frozenset()
     assert (FlakyTest.objects.wake_owners(), FlakyTest.objects.wake_owners()) == (1, 0)
     told = Event.objects.get(kind="alert.raised")
-    assert (told.data["owner"], told.data["test_key"]) == ("ada", "late")
+    assert (told.data["owner"], told.data["test_key"]) == (late.owner, "late")
 
     late.refresh_from_db()
     assert late.release("mended", by=BY) is True
     assert late.release("mended", by=BY) is False
+
+
+def test_the_owner_of_a_quarantine_is_a_person_who_sees_the_project() -> None:
+    project = make_project()
+    make_user(username="elsewhere")
+    make_user(username="root", is_superuser=True)
+    make_membership(make_user(username="gone", is_active=False), project)
+    member = make_membership(make_user(username="member"), project)
+    for nobody in ("nobody-here", "elsewhere", "gone", "MEMBER"):
+        with pytest.raises(InvalidField, match=f"{nobody}: nobody of that username sees {project.key}"):
+            make_flaky_test(project, owner=nobody)
+    assert FlakyTest.objects.count() == 0
+    row = make_flaky_test(project, owner="member")
+    assert row.edit(by=BY, owner="root")
+    assert make_flaky_test(project, owner="member").pk
+    member.remove(by=BY)
+    assert row.release("mended", by=BY)
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,11 @@ def test_a_gate_run_shows_its_evidence_findings_and_moved_goalposts(client, proj
     assert "for a person to look at" in text
 
 
-def test_a_gates_page_shows_pass_rate_flaky_tests_and_puts_one_aside_by_an_approver(client, project, gate_run):
+@pytest.mark.parametrize(("set_days", "days"), [(30, 30), (3650, 90)])
+def test_a_gates_page_shows_pass_rate_flaky_tests_and_puts_one_aside_by_an_approver(
+    client, project, gate_run, settings, set_days, days
+):
+    settings.SIGNALBOX_QUARANTINE_DAYS = set_days
     gate_run.start(by=SYSTEM, runner="r", sandbox_level=1)
     tests = [TestCase("k", "k", outcome="fail"), TestCase("k", "k", duration_seconds=2.0)]
     judgement = Judgement("passed", "", True, "fine")
@@ -240,6 +244,7 @@ def test_a_gates_page_shows_pass_rate_flaky_tests_and_puts_one_aside_by_an_appro
     assert client.post(address, body).status_code == 403
     signed_in_as(client, project, "approver")
     report = client.get(reverse("gates:gate", args=[gate_run.gate_id])).context["report"]
+    assert f"Quarantine for {days} days" in client.get(reverse("gates:gate", args=[gate_run.gate_id])).text
     assert (report.pass_rate, [row["test_key"] for row in report.flakiest], len(report.slowest)) == (1.0, ["k"], 1)
     client.post(address, {**body, "test_key": "unknown"})
     client.post(address, {**body, "reason": " "})
@@ -247,6 +252,7 @@ def test_a_gates_page_shows_pass_rate_flaky_tests_and_puts_one_aside_by_an_appro
     client.post(address, body)
     row = FlakyTest.objects.get()
     assert (row.test_key, row.reason, row.is_standing) == ("k", "the clock", True)
+    assert (row.expires_at - row.since).days in (days - 1, days)
     client.post(reverse("gates:flaky-release", args=[row.pk]), {"reason": "mended", "gate": gate_run.gate_id})
     assert FlakyTest.objects.count() == 0
 
