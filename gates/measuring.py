@@ -22,8 +22,11 @@ from ledger.regions import regions_of
 
 MISSED_SHOWN = 200
 MOVED_SHOWN = 200
+NAMES_NOTED = 1000  # of tests that ran on a base; of more, their number alone
 NOT_STARTED = 126  # from here on shells speak of commands that were not there, or that a signal ended
 SANDBOX_TREE = "/src"  # where a command in the box sees the tree
+# What these write are no tests: linters name a case for every file that they complain about.
+_NOT_COUNTED = frozenset({Gate.Type.LINT, Gate.Type.SECURITY_SCAN})
 _CODE = (
     ".py", ".js", ".jsx", ".ts", ".tsx", ".mjs", ".cjs", ".go", ".rs",
     ".java", ".kt", ".rb", ".c", ".cc", ".cpp", ".cs", ".php", ".swift", ".scala",
@@ -162,7 +165,7 @@ def measure(
         results = _with_coverage(gate_run, gathered.coverage, results, says, told)
     clean = None
     if "goalposts" in gate_run.criteria and not broken:
-        clean = _goalposts(gate_run, gate, execute, says, told, gathered.results, executed.output)
+        clean = _goalposts(gate_run, gate, execute, says, told, gathered.results, executed)
     anything = gathered.results is not None or gathered.coverage is not None or gathered.found is not None
     results = replace(
         results,
@@ -340,7 +343,7 @@ def _goalposts(
     says: dict[str, str],
     told: dict[str, Any],
     results: Results | None,
-    output: str,
+    executed: Execution,
 ) -> bool | None:
     """Whether the patch left the goalposts where they were; None when that could not be found out."""
     if not gate_run.base_tree:
@@ -353,7 +356,7 @@ def _goalposts(
     except (EvidenceRefused, git.GitFailed, git.UnknownCommit) as problem:
         says["goalposts"] = f"what the patch changed could not be looked at: {problem}"
         return None
-    found += _counted(gate_run, gate, results, output, by_us=execute is not None)
+    found += _counted(gate_run, gate, results, executed, execute, told)
     if gate.base_tests:
         try:
             if execute is None:
@@ -371,19 +374,81 @@ def _goalposts(
     return not found
 
 
-def _counted(gate_run: GateRun, gate: Gate, results: Results | None, output: str, *, by_us: bool) -> list[Moved]:
-    """What the number of tests that ran says: against the base's, where it was measured, and the runner's own word."""
-    if results is None:
-        return []
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    """The tests that passed or failed: how many, and which, as far as that is known."""
+
+    number: int
+    tests: Mapping[str, str] = field(default_factory=dict)
+
+
+def _counted(
+    gate_run: GateRun,
+    gate: Gate,
+    results: Results | None,
+    executed: Execution,
+    execute: Execute | None,
+    told: dict[str, Any],
+) -> list[Moved]:
+    """What the number of tests that ran says: against the base's, and against the runner's own word."""
     found: list[Moved] = []
+    now = _ran(gate, results, executed.output)
+    if now is not None and gate.gate_type not in _NOT_COUNTED and gate_run.base_tree != gate_run.tree_hash:
+        before = _ran_on_base(gate_run, gate, execute, told, gate.limit_seconds - executed.duration_seconds)
+        if before is not None and results is not None and len(before.tests) == before.number:
+            found += count.missing(before.tests, count.ran(results), "on the base")
+        elif before is not None:
+            found += count.fewer(before.number, now.number, "on the base")
+    if results is not None and execute is not None and gate.shards == 1 and "junit" in gate.evidence:
+        found += count.contradicted(gate_run.command, executed.output, results, gate.evidence["junit"])
+    return found
+
+
+def _ran(gate: Gate, results: Results | None, output: str) -> _Ran | None:
+    """By the report where the gate declares one, otherwise by what the runner printed; None where neither tells it."""
+    if any(kind in TEST_KINDS for kind in gate.evidence):
+        if results is None:
+            return None
+        tests = count.ran(results)
+        return _Ran(len(tests), tests)
+    number = count.spoken(output)
+    return None if number is None else _Ran(number)
+
+
+def _ran_on_base(
+    gate_run: GateRun, gate: Gate, execute: Execute | None, told: dict[str, Any], seconds: float
+) -> _Ran | None:
+    """The tests that ran on the base: by a run of the gate on it, by the note of an earlier run that asked the same, or
+    measured now, in the time that is left. It is noted once for each base, so that the next patch on it need not.
+    """
     base = GateRun.objects.on_base(gate_run)
     if base is not None and base.parsed:
         rows = base.results.exclude(outcome=SKIP).values_list("test_key", "file", "classname")
-        before = {key: file or classname for key, file, classname in rows}
-        found += count.missing(before, count.ran(results), "on the base")
-    if by_us and gate.shards == 1 and "junit" in gate.evidence:
-        found += count.contradicted(gate_run.command, output, results, gate.evidence["junit"])
-    return found
+        tests = {key: file or classname for key, file, classname in rows}
+        return _Ran(len(tests), tests)
+    if base is not None:
+        return _ran(gate, None, base.output_tail)
+    same = GateRun.objects.filter(
+        gate=gate_run.gate_id, gate_version=gate_run.gate_version, base_tree=gate_run.base_tree
+    )
+    noted = same.exclude(pk=gate_run.pk).filter(evidence__has_key="on_base").order_by("-pk").first()
+    if noted is not None:
+        told["on_base"] = noted.evidence["on_base"]
+    elif execute is not None and seconds >= 1:
+        executed, output = execute(Again(gate_run.command, gate_run.base_tree, name="on-base"), seconds)
+        if executed.exit_code is None or executed.timed_out or executed.output_limited:
+            return None  # nothing is known, and the next run may ask again
+        gathered = gather(gate, output, evidence.NO_TREE) if gate.evidence else Gathered()
+        ran = _ran(gate, gathered.results, executed.output)
+        tests = ran.tests if ran is not None and ran.number <= NAMES_NOTED else {}
+        told["on_base"] = {
+            "exit_code": executed.exit_code,
+            "ran": None if ran is None else ran.number,
+            "tests": dict(sorted(tests.items())),
+        }
+        return ran
+    said = told.get("on_base", {})
+    return None if said.get("ran") is None else _Ran(said["ran"], said["tests"])
 
 
 def _changes(gate_run: GateRun) -> list[Change]:

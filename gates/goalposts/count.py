@@ -13,12 +13,54 @@ from gates.goalposts.moves import Moved, moved
 from gates.junit import SKIP, Results
 
 _SUMMARY = re.compile(r"^=* *((?:\d+ [a-z]+(?:, )?)+) in [\d.]+ ?s", re.MULTILINE)
+# How runners that write no report sum up, each with the groups that are numbers of tests which ran to their end.
+_SPOKEN = (
+    re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed;", re.MULTILINE),  # cargo, for each of its programs
+    re.compile(r"^(?:#|\u2139) (?:pass|fail) (\d+)$", re.MULTILINE),  # node --test
+    re.compile(r"^ +(\d+) (?:passing|failing)\b", re.MULTILINE),  # mocha
+)
+_RAN = frozenset({"passed", "failed", "xpassed", "error", "errors"})
+_OF_JEST = re.compile(r"^ *Tests:? +(.*\b\d+ (?:passed|failed)\b.*)$", re.MULTILINE)  # and vitest
+_OF_UNITTEST = re.compile(r"^Ran (\d+) tests? in .*\s+(?:OK|FAILED)\b(.*)", re.MULTILINE)
+_OF_RSPEC = re.compile(r"^(\d+) examples?, \d+ failures?(?:, (\d+) pending)?", re.MULTILINE)
+_OF_TAP = re.compile(r"^(?:not )?ok \d+(?!.*# *(?i:skip|todo))", re.MULTILINE)
+_OF_GO_TESTS = re.compile(r"^ *--- (?:PASS|FAIL): ", re.MULTILINE)
+_OF_GO = re.compile(r"^(?:ok|FAIL)\s+\S+\s+(?:[\d.]+s|\(cached\))(?!.*\[no tests to run\])", re.MULTILINE)
+_COLOURS = re.compile(r"\x1b?\[\d*(?:;\d+)*m")
 _ENDED = re.compile(r"\b\d+ passed\b|\[ *100%\]|\[ *(\d+)/\1\]|\bno tests ran\b")
 
 
 def ran(results: Results) -> dict[str, str]:
     """The tests that were not skipped: key -> the file or class that the report names."""
     return {test.test_key: test.file or test.classname for test in results.tests if test.outcome != SKIP}
+
+
+def spoken(output: str) -> int | None:
+    """How many tests ran to their end by the sums that runners print, all of them added up; None where none is known.
+
+    For gates whose tests leave no report: only the same command's word on the base and on the patch is compared.
+    """
+    text = _COLOURS.sub("", output)
+    found = [sum(map(int, match.groups())) for pattern in _SPOKEN for match in pattern.finditer(text)]
+    for line in _SUMMARY.findall(text):
+        found.append(sum(int(number) for number, word in re.findall(r"(\d+) ([a-z]+)", line) if word in _RAN))
+    for line in _OF_JEST.findall(text):
+        found.append(sum(int(number) for number in re.findall(r"(\d+) (?:passed|failed)", line)))
+    for number, told in _OF_UNITTEST.findall(text):
+        found.append(int(number) - sum(map(int, re.findall(r"skipped=(\d+)", told))))
+    for number, pending in _OF_RSPEC.findall(text):
+        found.append(int(number) - int(pending or 0))
+    for pattern in (_OF_TAP, _OF_GO_TESTS, _OF_GO):
+        if lines := len(pattern.findall(text)):
+            found.append(lines)
+    return sum(found) if found else None
+
+
+def fewer(before: int, now: int, where: str) -> list[Moved]:
+    """One move when fewer tests ran than `before`, where only their number is known."""
+    if now >= before:
+        return []
+    return [moved("tests_missing", "the output", 0, f"{now} tests ran, {before} {where}")]
 
 
 def missing(before: Mapping[str, str], now: Collection[str], where: str) -> list[Moved]:

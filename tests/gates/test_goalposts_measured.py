@@ -1,4 +1,5 @@
 """What only a run shows of moved goalposts: reports that were forged, tests that no longer run."""
+# ruff: noqa: E501 - a case is read best in one line
 
 from pathlib import Path
 
@@ -6,6 +7,9 @@ import pytest
 
 from gates.goalposts import count
 from gates.junit import Results, TestCase
+from gates.models import GateRun
+from pipeline import events
+from tests.factories import make_gate_run
 from tests.gates.test_measuring import TEST, TESTS, house_with, only_run
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
@@ -51,6 +55,79 @@ def test_a_patch_that_adds_to_a_test_file_is_clean_with_the_tests_of_the_base(tm
     run = only_run(house)
     assert run.state == "passed", run.decision_reason
     assert run.evidence["base_tests"]["failed"] == 0
+
+
+TWO_TESTS = TEST + "\n\ndef test_more():\n    assert add(2, 2) == 4\n"
+VANISH = {
+    "SkipTest of unittest": "import unittest\n\n\ndef add(a, b):\n    if a == 1:\n        raise unittest.SkipTest('calm')\n    return 4\n",
+    "pytest.skip by importlib": "import importlib\n\n\ndef add(a, b):\n    if a == 1:\n        importlib.import_module('py' + str('test')).skip('calm')\n    return 4\n",
+    "pytest by words nobody reads": "import sys\n\n\ndef add(a, b):\n    if a == 1:\n        vars(sys.modules[''.join(map(chr, [112, 121, 116, 101, 115, 116]))])['skip']('calm')\n    return 4\n",
+}
+
+
+@pytest.mark.parametrize("name", VANISH)
+def test_a_patch_whose_tests_are_skipped_by_the_product_is_told_against_a_base_that_is_measured_for_it(
+    tmp_path: Path, name: str
+) -> None:
+    house = house_with(tmp_path, {"test_calc.py": TWO_TESTS}, tests={**TESTS, "criteria": {"goalposts": True}})
+    house.work({"calc.py": VANISH[name]})
+    run = only_run(house)
+    moves = {one[0]: one[3] for one in run.evidence["goalposts"]}
+    assert moves["tests_missing"] == "1 tests ran, 2 on the base; missing: test_calc::test_add"
+    assert run.evidence["on_base"]["ran"] == 2
+
+
+def test_a_base_is_measured_once_for_all_patches_that_come_onto_it(tmp_path: Path) -> None:
+    house = house_with(tmp_path, {"test_calc.py": TWO_TESTS}, tests={**TESTS, "criteria": {"goalposts": True}})
+    house.work({"calc.py": VANISH["SkipTest of unittest"]})
+    first = only_run(house)
+    again = make_gate_run(first.gate, tree_hash=first.tree_hash, base_tree=first.base_tree)
+    noted = {**first.evidence["on_base"], "tests": {}, "ran": 7}
+    GateRun.objects.filter(pk=first.pk).update(evidence={**first.evidence, "on_base": noted})
+    events.drain()
+    again.refresh_from_db()
+    told = [one[3] for one in again.evidence["goalposts"] if one[0] == "tests_missing"]
+    assert told == ["1 tests ran, 7 on the base"]
+
+
+def test_tests_without_a_report_are_counted_by_what_their_runner_prints(tmp_path: Path) -> None:
+    gate = {"gate_type": "unit_tests", "command": ["python", "say.py"], "criteria": {"goalposts": True}}
+    said = "print('test result: ok. {} passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s')\n"
+    house = house_with(tmp_path, {"say.py": said.format(2)}, tests=gate)
+    house.work({"say.py": said.format(1)})
+    assert [one[3] for one in only_run(house).evidence["goalposts"]] == ["1 tests ran, 2 on the base"]
+
+
+def test_a_patch_on_a_measured_base_that_keeps_its_tests_is_clean_and_a_linter_is_not_counted(tmp_path: Path) -> None:
+    tests = {**TESTS, "criteria": {"goalposts": True}}
+    house = house_with(tmp_path, {"test_calc.py": TWO_TESTS}, tests=tests, words={**tests, "gate_type": "lint"})
+    house.work({"calc.py": "def add(a, b):\n    return b + a\n"})
+    runs = [run for run in house.gate_runs() if not run.baseline]
+    on_base = {run.gate_type: run.evidence.get("on_base") for run in runs}
+    assert [run.state for run in runs] == ["passed", "passed"]
+    assert on_base["lint"] is None
+    assert on_base["unit_tests"] is not None
+
+
+@pytest.mark.parametrize(
+    ("output", "number"),
+    [
+        ("test result: ok. 3 passed; 0 failed; 1 ignored;\n\ntest result: ok. 1 passed; 1 failed; 0 ignored;\n", 5),
+        ("\u2139 tests 3\n\u2139 pass 2\n\u2139 fail 1\n\u2139 skipped 1\n", 3),
+        ("  5 passing (3ms)\n  1 pending\n  1 failing\n", 6),
+        ("Tests:       1 skipped, 4 passed, 5 total\n", 4),
+        ("\x1b[2m      Tests \x1b[22m \x1b[1m1 failed\x1b[22m | 4 passed (5)\n", 5),
+        ("== 2 failed, 3 passed, 1 skipped in 0.02s ==\n", 5),
+        ("1 skipped in 0.02s\n", 0),
+        ("Ran 4 tests in 0.001s\n\nOK (skipped=1)\n", 3),
+        ("ok  \tx/a\t0.002s\nok  \tx/b\t(cached)\nok  \tx/c\t0.1s [no tests to run]\n?   \tx/d\t[no test files]\n", 2),
+        ("1..3\nok 1 a\nnot ok 2 b\nok 3 c # skip not here\n", 2),
+        ("5 examples, 1 failure, 2 pending\n", 3),
+        ("all is well\n", None),
+    ],
+)  # fmt: skip
+def test_the_sums_of_runners_are_read(output: str, number: int | None) -> None:
+    assert count.spoken(output) == number
 
 
 def test_fewer_tests_are_told_with_their_names_and_skipped_ones_did_not_run() -> None:
