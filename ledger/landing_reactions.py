@@ -1,9 +1,14 @@
 """What follows a landing: its receipt, and its way to the remote."""
 
-from ledger import receipts, remote
+from ledger import git, receipts, remote
 from ledger.models import Patch
 from pipeline import events
 from pipeline.events import Event, nudge_later, on
+from pipeline.models import Project
+from pipeline.questions import answers
+from pipeline.refusals import InvalidField
+
+MOST_BRANCHES = 20
 
 
 @on("patch.committed")
@@ -28,6 +33,18 @@ def owe_push(event: Event) -> None:
 def push_again(event: Event) -> None:
     """What was held may go now."""
     nudge_later("ledger.landing_tasks.push_due")
+
+
+@answers("project.branch")
+def must_have_branch(*, project: Project, branch: str) -> None:
+    """Patches land on a branch of the mirror. Raises InvalidField that names those that it has."""
+    if project.custody != Project.Custody.MANAGED or not project.mirror.is_dir():
+        return
+    there = sorted(git.branches_below(project.mirror, "refs/heads/"))
+    if branch not in there:
+        more = f" and {len(there) - MOST_BRANCHES} more" if len(there) > MOST_BRANCHES else ""
+        names = ", ".join(there[:MOST_BRANCHES]) or "none"
+        raise InvalidField("default_branch", f"the repository has no such branch; it has: {names}{more}")
 
 
 events.chore(receipts.note_rest, send=receipts.send_notes)

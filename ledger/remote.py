@@ -3,8 +3,8 @@ there.
 
 Nothing is ever forced. Where the remote takes each commit on the branch itself, it is offered the commit before ours
 moves, so that what a person pushed there meanwhile comes first. A remote that has gone another way all the same (it was
-down when something landed here, or its history was written anew) stops landing on that branch and asks a person; it
-goes on by itself once one branch contains the other again.
+down when something landed here, or its history was written anew), or was set back behind what it got from us, stops
+landing on that branch and asks a person; it goes on by itself once one branch contains the other again.
 """
 
 import hashlib
@@ -79,7 +79,10 @@ def _fetch(remote: Remote, by: events.Actor) -> Fetched:
         if target in theirs and target != queue.target_branch and not _is_in(queue, theirs[target]):
             diverged.append(target)  # somebody wrote to the branch that is ours alone
         if target and {queue.target_branch, target} & set(diverged):
-            _ask(queue, remote, by)
+            _ask_about_ways(queue, remote, by)
+        elif taken := _taken_off(queue, remote, theirs):
+            diverged.append(target)
+            _ask_about_taken(queue, taken, theirs[target], by)
         elif queue.target_branch in theirs:
             _go_on(queue, by)
         for move in moved:
@@ -109,6 +112,20 @@ def _bring_forward(remote: Remote, theirs: dict[str, str]) -> tuple[list[dict[st
             continue  # something landed in between: the next fetch looks again
         moved.append({"branch": branch, "before": ours, "after": commit})
     return moved, diverged
+
+
+def _taken_off(queue: MergeQueue, remote: Remote, theirs: dict[str, str]) -> str:
+    """The newest commit that we gave to the remote's branch, when that went back behind it; "" when it has it.
+
+    Only on the branch itself: one of ours beside it is made anew by the next push, whoever cleared it away.
+    """
+    branch = queue.target_branch
+    if remote.landing != Remote.Landing.PUSH or branch not in theirs:
+        return ""
+    last = Push.objects.filter(queue=queue, target=branch, state=Push.State.PUSHED).order_by("pk").last()
+    if last is None or theirs[branch] == last.commit_sha or not _is_in(queue, last.commit_sha):
+        return ""
+    return "" if git.is_ancestor(queue.project.mirror, last.commit_sha, theirs[branch]) else last.commit_sha
 
 
 def _note_head(queue: MergeQueue, commit: str, by: events.Actor) -> None:
@@ -296,12 +313,37 @@ def holds(queue: MergeQueue, commit: str, *, by: events.Actor) -> bool | None:
 # -- a remote that has gone another way ----------------------------------------------------------------------------
 
 
-def _ask(queue: MergeQueue, remote: Remote, by: events.Actor) -> None:
-    """Hold the project with a question, and every push of the queue: no machine may choose between two histories."""
-    target = remote.pushes_to(queue.target_branch)
+def _ask_about_ways(queue: MergeQueue, remote: Remote, by: events.Actor) -> None:
+    """The remote's branch and ours hold different commits: no machine may choose between two histories."""
     reason = _("Branch %(branch)s of the remote holds commits that ours does not, and ours holds landed ones") % {
-        "branch": target
+        "branch": remote.pushes_to(queue.target_branch)
     }
+    what_helps = _(
+        "Merge our commit into the remote's branch, or take the other commits off it, and push that. "
+        "Nothing here is forced; work goes on by itself at the next fetch."
+    )
+    _ask(queue, reason, what_helps, {"ours": queue.head_commit}, by)
+
+
+def _ask_about_taken(queue: MergeQueue, taken: str, theirs: str, by: events.Actor) -> None:
+    """Somebody has set the remote's branch back: giving it the commit again would undo what a person did."""
+    reason = _(
+        "Branch %(branch)s of the remote was set back to %(theirs)s: %(taken)s, which landed, was taken off it"
+    ) % {
+        "branch": queue.target_branch,
+        "theirs": theirs[:12],
+        "taken": taken[:12],
+    }
+    what_helps = _(
+        "What has landed is undone by a commit, not by taking it away: push %(taken)s to the remote's branch again, "
+        "and then roll its patch back here, or push a commit on top that undoes it. "
+        "Work goes on by itself at the next fetch."
+    ) % {"taken": taken}
+    _ask(queue, reason, what_helps, {"ours": queue.head_commit, "theirs": theirs, "taken": taken}, by)
+
+
+def _ask(queue: MergeQueue, reason: str, what_helps: str, told: dict[str, str], by: events.Actor) -> None:
+    """Hold the project with a question, and every push of the queue."""
     Hold.objects.place(
         "project",
         queue.project_id,
@@ -310,15 +352,7 @@ def _ask(queue: MergeQueue, remote: Remote, by: events.Actor) -> None:
         kind="question",
         ref=queue.remote_ref,
         project=queue.project,
-        question={
-            "text": reason,
-            "branch": queue.target_branch,
-            "ours": queue.head_commit,
-            "what_helps": _(
-                "Merge our commit into the remote's branch, or take the other commits off it, and push that. "
-                "Nothing here is forced; work goes on by itself at the next fetch."
-            ),
-        },
+        question={"text": reason, "branch": queue.target_branch, **told, "what_helps": what_helps},
     )
     for push in Push.objects.waiting().filter(queue=queue):
         push.hold(reason, by=by)

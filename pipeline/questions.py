@@ -18,6 +18,7 @@ QUESTIONS = {
     "tree.verdict": "did each required gate pass for this tree?",
     "patch.commit": "is the verdict still fresh, now, before the branch moves?",
     "patch.receipt": "what did this patch cost, for its receipt?",
+    "project.branch": "may this branch be the project's: does its repository have it?",
     "blockers": "who holds this object?",
 }
 

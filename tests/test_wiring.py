@@ -85,6 +85,7 @@ ANSWERS = {
     "tree.verdict": ["gates.reactions.verdict_of_tree"],
     "patch.commit": ["gates.reactions.is_verdict_fresh"],
     "patch.receipt": ["gates.receipts.gates_of_patch", "costs.reactions.cost_of_patch"],
+    "project.branch": ["ledger.landing_reactions.must_have_branch"],
     "blockers": [
         "gates.blockers.who_holds",
         "costs.blockers.who_holds",

@@ -16,6 +16,7 @@ or push with a credential that shows nowhere).
 from ledger.git.branches import (
     BranchMoved,
     Commit,
+    branches_below,
     contains,
     default_branch,
     head,
@@ -111,6 +112,7 @@ __all__ = [
     "add_note",
     "apply",
     "blob",
+    "branches_below",
     "changes",
     "clone_mirror",
     "commit",

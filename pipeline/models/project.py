@@ -8,8 +8,10 @@ from django.contrib.auth.models import AbstractUser
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from pipeline import events
 from pipeline.definitions import Definition, DefinitionQuerySet
 from pipeline.ids import ULIDField, new_id
+from pipeline.questions import ask
 from pipeline.refusals import InvalidField, Refused
 from pipeline.rows import SLUG, versioned
 
@@ -116,6 +118,13 @@ class Project(Definition):
             self.currency.isascii() and self.currency.isalpha() and self.currency.isupper()
         ):
             raise InvalidField("currency", "Currency must be three upper-case letters", code="invalid_currency")
+
+    def edit(self, *, by: events.Actor, expected_version: int | None = None, **fields: Any) -> bool:
+        """As of every definition; the branch is one that the repository has. Raises InvalidField besides."""
+        branch = fields.get("default_branch", self.default_branch)
+        if branch != self.default_branch:
+            ask("project.branch", project=self, branch=branch)
+        return super().edit(by=by, expected_version=expected_version, **fields)
 
     @property
     def mirror(self) -> Path:

@@ -10,7 +10,8 @@ from ledger import git, projects
 from ledger.models import MergeQueue
 from pipeline.models import Phase, Project
 from pipeline.refusals import InvalidField, Refused
-from tests.factories import BY, head_of, make_repository
+from tests.api.asking import Api
+from tests.factories import BY, head_of, make_key, make_repository, run_git
 
 pytestmark = pytest.mark.django_db
 
@@ -73,3 +74,17 @@ def test_the_command_makes_a_first_phase_and_tells_where_things_are(repository, 
 def test_the_command_says_in_one_sentence_what_is_wrong(tmp_path):
     with pytest.raises(CommandError):
         call_command("addproject", str(tmp_path))
+
+
+def test_the_branch_of_a_project_is_one_that_its_repository_has(repository: Path) -> None:
+    run_git(repository, "branch", "side")
+    project = projects.register(str(repository), by=BY, key="one")
+    api = Api(make_key("admin").text)
+    answer = api.patch(f"/projects/{project.key}/", {"default_branch": "nowhere"}, project.version)
+    assert (answer.status_code, answer.json()["field"]) == (422, "default_branch")
+    assert "it has: main, side" in str(answer.json())
+    project.refresh_from_db()
+    assert project.default_branch == "main"
+    assert api.patch(f"/projects/{project.key}/", {"default_branch": "side"}, project.version).status_code == 200
+    project.refresh_from_db()
+    assert project.default_branch == "side"

@@ -479,6 +479,51 @@ def test_while_the_remote_has_gone_another_way_nothing_more_lands(house: House, 
     house.must_hold()
 
 
+def test_a_remote_that_was_set_back_behind_what_it_got_is_a_question(house: House, upstream: Upstream) -> None:
+    following = upstream.follow()
+    first = house.work({"a.txt": "a\n"})
+    run_git(upstream.path, "update-ref", "refs/heads/main", house.first_commit)
+    found = remote.fetch(following)
+    assert found is not None
+    assert (found.moved, found.diverged, found.error) == ([], ["main"], "")
+    (hold,) = Hold.objects.active()
+    assert hold.question is not None
+    landed = house.head
+    assert (hold.question["taken"], hold.question["theirs"]) == (landed, house.first_commit)
+    assert landed in hold.question["what_helps"]
+    second, _is_new = Patch.objects.submit(
+        project=house.project, diff_text=new_file_diff("b.txt"), base_commit=house.head, by=BY
+    )
+    house.drain()
+    second.refresh_from_db()
+    assert (second.state, upstream.head()) == ("verified", house.first_commit)  # nothing gives it back
+
+    run_git(upstream.path, "update-ref", "refs/heads/main", landed)
+    remote.fetch(following)
+    house.drain()
+    assert not Hold.objects.active().exists()
+    second.refresh_from_db()
+    assert (second.state, upstream.head()) == ("committed", house.head)
+    first.refresh_from_db()
+    assert first.state == "committed"
+    house.must_hold()
+
+
+def test_a_remote_that_has_not_got_everything_yet_was_not_set_back(house: House, upstream: Upstream) -> None:
+    following = upstream.follow()
+    house.work({"a.txt": "a\n"})
+    away = upstream.path.rename(house.folder / "away.git")
+    house.work({"b.txt": "b\n"})
+    away.rename(upstream.path)
+    found = remote.fetch(following)
+    assert found is not None
+    assert found.diverged == []
+    assert not Hold.objects.exists()
+    now_due()
+    house.drain()
+    assert upstream.head() == house.head
+
+
 def test_landing_as_a_branch_pushes_beside_and_tells_what_is_in_it(house: House, upstream: Upstream) -> None:
     upstream.follow("branch")
     patch = house.deliver({"a.txt": "a\n"})
