@@ -15,12 +15,12 @@ from pipeline.refusals import Refused
 from tests.conftest import Threads
 from tests.factories import (
     BY,
+    make_approver,
     make_gate,
     make_merge_queue,
     make_patch,
     make_policy,
     make_project,
-    make_user,
     sample_repository,
 )
 from tests.flows.house import House, piece
@@ -178,7 +178,7 @@ def test_what_a_stricter_policy_wants_reviewed_waits_for_that_and_is_told_why(
     patch.refresh_from_db()
     assert (patch.state, single.new_commits()) == ("validated", [])
     assert patch.state_reason == "the policy has changed since it was judged: it needs 1 review(s), where it needed 0"
-    ada = make_user()
+    ada = make_approver(single.project)
     patch.reviews.give(patch, "approve", by=Actor("user", ada.pk, "Ada"), reviewer=ada)
     single.drain()
     patch.refresh_from_db()
@@ -215,7 +215,7 @@ def test_one_that_waited_for_its_review_is_judged_by_what_holds_when_it_comes(si
     patch = single.work({"a.txt": "a\n"})
     policy.edit(by=BY, constraints={"min_reviewers": 2})
     for state in ("validated", "committed"):
-        user = make_user()
+        user = make_approver(single.project)
         patch.reviews.give(patch, "approve", by=Actor("user", user.pk, "Ada"), reviewer=user)
         single.drain()
         patch.refresh_from_db()
