@@ -19,7 +19,7 @@ from pipeline.clock import ClockNow, db_now
 from pipeline.models import ROLES, ApiKey, Membership, Project, Run, User
 from pipeline.refusals import InvalidField, Refused, need_reason
 from pipeline.rows import Told, append_only, in_transaction
-from pipeline.scope import check_path
+from pipeline.scope import check_path, matches
 from pipeline.states import InvalidMove
 from workers.models import Worker
 
@@ -590,6 +590,11 @@ def changed_by_policy(patch: Patch) -> str:
     needed = int(snapshot["min_reviewers"]) + bool(hints - overridden)
     if needed > (before := int(judged.get("min_reviewers", 0)) + bool(_hints(patch) - overridden)):
         said.append(f"it needs {needed} review(s), where it needed {before}")
+    tested = [
+        glob for glob in snapshot["require_tests_for_paths"] if glob not in judged.get("require_tests_for_paths", [])
+    ]
+    if tested and (paths := [path for path in facts.paths if policy.is_path(path) and matches(path, sorted(tested))]):
+        said.append(f"{', '.join(paths[:3])} has to be tested by a gate")
     window = ("oscillation_window", "oscillation_threshold")
     if not said and any(snapshot[name] != judged.get(name, policy.BUILT_IN[name]) for name in window):
         said = [reason for reason in [patch.swing(snapshot).reason] if reason]
