@@ -6,6 +6,7 @@ from gates import blockers as blockers
 from gates import external, running
 from gates import receipts as receipts
 from gates.models import FlakyTest, Gate, GateRun
+from gates.models.gate_run import untested_paths
 from ledger.models import Patch, QueueItem
 from pipeline import events
 from pipeline.events import Event, nudge_later, on
@@ -76,6 +77,8 @@ def skip_what_is_left(event: Event) -> None:
 def verdict_of_tree(*, patch: Patch, tree: str) -> tuple[str, str]:
     """(passed, failed, unknown or none; why) of the required gates that judge this patch, for this tree."""
     verdict = GateRun.objects.verdict(patch, tree)
+    if verdict == "none" and (paths := _untested(patch)):
+        return verdict, f"The policy asks for tests of {paths}, and no required gate tests that: an admin adds one"
     if verdict != "failed":
         return verdict, ""
     reasons = []
@@ -84,6 +87,12 @@ def verdict_of_tree(*, patch: Patch, tree: str) -> tuple[str, str]:
         if run is not None and run.verdict == "failed":
             reasons.append(f"{gate.key}: {run.decision_reason or run.state_reason}{_details(run)}")
     return verdict, "\n".join(reasons)
+
+
+def _untested(patch: Patch) -> str:
+    """The first paths that the policy wants tested and no required gate tests, in words."""
+    paths = untested_paths(patch, [gate for gate in Gate.objects.judging(patch) if gate.required])
+    return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
 
 def _details(run: GateRun) -> str:

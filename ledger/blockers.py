@@ -119,8 +119,7 @@ def _item(item: QueueItem) -> Wait | None:
     if first is not None:
         reason = f"{first.in_all} ahead of it on {item.queue.target_branch}; first is {first.patch}"
         return Wait(code="in_line", reason=reason, holder=ENGINE, on=first.patch)
-    if item.state == QueueItem.State.TESTING and not _is_judged(item):
-        reason = "No required gate judges it, and nothing lands that nobody judged: an admin adds a gate"
+    if item.state == QueueItem.State.TESTING and (reason := _unjudged(item)):
         return Wait(code="gates_missing", reason=reason, holder=ADMINS)
     reasons = {
         QueueItem.State.WAITING: "It is head of its queue, and built when its turn comes",
@@ -131,10 +130,13 @@ def _item(item: QueueItem) -> Wait | None:
     return Wait(code=str(item.state), reason=reasons[QueueItem.State(item.state)], holder=ENGINE)
 
 
-def _is_judged(item: QueueItem) -> bool:
-    """Whether any required gate has, or is to have, a word on its candidate."""
+def _unjudged(item: QueueItem) -> str:
+    """Why no required gate has, or is to have, a word on its candidate; "" when one has."""
     verdicts = ask("tree.verdict", patch=item.patch, tree=item.candidate_tree)
-    return any(verdict != "none" for verdict, _reason in verdicts)
+    if any(verdict != "none" for verdict, _reason in verdicts):
+        return ""
+    told = next((reason for _verdict, reason in verdicts if reason), "")
+    return told or "No required gate judges it, and nothing lands that nobody judged: an admin adds a gate"
 
 
 def _push(push: Push) -> Wait | None:

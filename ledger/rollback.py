@@ -152,7 +152,7 @@ class LeftOut:
         if self.code == "undone_already":
             words = _("it undoes patch %(patch)s, which is meant as well: nothing of the two is left to take back")
         elif self.code == "brings_back":
-            words = _("it undoes patch %(patch)s, which would come back without it: name this one if that is meant")
+            words = _("it undoes patch %(patch)s, which would come back: roll this one back by itself if that is meant")
         else:
             words = _("it is not on the branch, but %(state)s")
         return str(words % {"patch": self.because_of, "state": self.patch.get_state_display()})

@@ -131,6 +131,11 @@ def make_membership(user: User | None = None, project: Project | None = None, ro
     return Membership.objects.add(by=BY, user=user or make_user(), project=project or make_project(), role=role)
 
 
+def make_approver(project: Project, **fields: Any) -> User:
+    """A person who may approve in this project."""
+    return make_membership(make_user(**fields), project, "approver").user
+
+
 def make_key(role: str = "operator", **fields: Any) -> NewKey:
     """A program's key and its text; without `project` it is good everywhere."""
     fields.setdefault("name", f"key-{number()}")

@@ -66,6 +66,8 @@ class Gate(Definition):
         LINT = "lint", _("lint")
         CUSTOM = "custom", _("custom")
 
+    TESTS = (Type.UNIT_TESTS, Type.INTEGRATION_TESTS, Type.E2E_TESTS)
+
     class Judges(models.TextChoices):
         PATCH = "patch", _("patch")
         TASK = "task", _("task")

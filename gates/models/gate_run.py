@@ -1,6 +1,6 @@
 """Each time that a check was run for a tree."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
 from typing import Any, Self
@@ -19,11 +19,13 @@ from gates.models.test_result import TestResult
 from gates.sarif import Found
 from ledger import git
 from ledger.models import Patch, PatchPolicy, QueueItem
+from ledger.policy import is_path
 from pipeline import events
 from pipeline.clock import ClockNow, db_now
 from pipeline.models import ExecutionRequest, Project, Run, Task
 from pipeline.refusals import InvalidField, Refused, need_reason
 from pipeline.rows import in_transaction
+from pipeline.scope import matches
 from pipeline.states import NOW, InvalidMove, Stateful, held_by_postgres
 
 RUNNER_SILENCE_SECONDS = 45
@@ -159,17 +161,27 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
         return run
 
     def verdict(self, patch: Patch, tree_hash: str) -> str:
-        """What the required gates say of this tree: passed, failed, unknown, or none when no required gate applies."""
+        """What the required gates say of this tree: passed, failed, unknown, or none when no required gate applies, or
+        the policy asks for tests and none that tests does.
+        """
         verdicts = []
-        for gate in Gate.objects.judging(patch):
-            if gate.required:
-                run = self.newest(gate, tree_hash)
-                verdicts.append("unknown" if run is None else run.verdict)
-        if not verdicts:
-            return "none"
+        required = [gate for gate in Gate.objects.judging(patch) if gate.required]
+        for gate in required:
+            run = self.newest(gate, tree_hash)
+            verdicts.append("unknown" if run is None else run.verdict)
         if "failed" in verdicts:
             return "failed"
-        return "passed" if set(verdicts) == {"passed"} else "unknown"
+        if set(verdicts) - {"passed"}:
+            return "unknown"
+        return "passed" if verdicts and not untested_paths(patch, required) else "none"
+
+
+def untested_paths(patch: Patch, gates: Iterable[Gate]) -> list[str]:
+    """The touched paths for which its policy asks for tests, and that none of these gates tests."""
+    asked = patch.policy_snapshot.get("require_tests_for_paths") or ()
+    concerned = [path for path in sorted(patch.files_touched) if asked and is_path(path) and matches(path, asked)]
+    tests = [gate for gate in gates if gate.gate_type in Gate.TESTS] if concerned else []
+    return [path for path in concerned if not any(gate.concerns([path]) for gate in tests)]
 
 
 @held_by_postgres

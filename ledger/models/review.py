@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 from django.conf import settings
 from django.db import models
-from django.db.models import ExpressionWrapper, Q
+from django.db.models import Exists, ExpressionWrapper, OuterRef, Q
 from django.utils.translation import gettext_lazy as _
 
 from ledger import contents, git, policy
@@ -16,15 +16,16 @@ from ledger.models.policy import PatchPolicy
 from ledger.verdicts import OVERRIDABLE, Reviews
 from pipeline import events
 from pipeline.clock import ClockNow, db_now
-from pipeline.models import ApiKey, Project, Run, User
+from pipeline.models import ROLES, ApiKey, Membership, Project, Run, User
 from pipeline.refusals import InvalidField, Refused, need_reason
 from pipeline.rows import Told, append_only, in_transaction
-from pipeline.scope import check_path
+from pipeline.scope import check_path, matches
 from pipeline.states import InvalidMove
 from workers.models import Worker
 
 # What a person does to a run for which agents then work, as the answer to them says it.
 _RUN_KINDS = {"run.created": "created", "run.started": "started"}
+MAY_APPROVE = ROLES[ROLES.index("approver") :]
 MOST_ANCHORS = 200
 MOST_BODY = 8_000
 MOST_COMMENT = 4_000
@@ -51,10 +52,14 @@ class PatchReviewQuerySet(models.QuerySet["PatchReview"]):
         """Approvals and rejections, oldest first: the last of a reviewer (`voice`) counts. One query, and two more
         where a program spoke before reviews kept its key.
 
-        A person who has left, and a key that was revoked, have no voice, neither for nor against.
+        A person who has left or may not approve in the project any more, and a key that was revoked, have no voice,
+        neither for nor against.
         """
         rows = self.exclude(verdict=PatchReview.Verdict.COMMENT).exclude(reviewer__is_active=False)
         rows = rows.exclude(reviewer_key__revoked_at__isnull=False)
+        roles = Membership.objects.filter(user=OuterRef("reviewer"), project=OuterRef("patch__project"))
+        may = Q(reviewer=None) | Q(reviewer__is_superuser=True) | Exists(roles.filter(role__in=MAY_APPROVE))
+        rows = rows.filter(may)
         found = list(rows.defer("body", "anchors").order_by("pk"))
         nameless = {row.pk: row for row in found if row.reviewer_id is None and row.reviewer_key_id is None}
         if not nameless:
@@ -493,8 +498,9 @@ def reviews_of(patches: Sequence[Patch]) -> dict[str, Reviews]:
         votes[review.patch_id][review.voice] = review
     holding = PolicyOverride.objects.filter(patch__in=ids).holding() if any(_hints(patch) for patch in patches) else {}
     askers = {patch.pk: _asker_id(patch) for patch in patches if _asker_id(patch)}
-    people = User.objects.filter(pk__in=askers.values(), is_active=True) if askers else ()
-    names = {person.pk: person.get_username() for person in people}
+    people = {one.pk: one for one in User.objects.filter(pk__in=askers.values(), is_active=True)} if askers else {}
+    roles = Membership.objects.filter(user__in=people, role__in=MAY_APPROVE) if people else Membership.objects.none()
+    may = set(roles.values_list("user", "project"))
     own = belong_to([patch for patch in patches if patch.pk in askers]) if askers else {}
     found = {}
     for patch in patches:
@@ -509,9 +515,10 @@ def reviews_of(patches: Sequence[Patch]) -> dict[str, Reviews]:
             for voice, review in given.items()
             if review.verdict == PatchReview.Verdict.REJECT
         }
-        asker = askers.get(patch.pk, "")
-        if asker in names and asker not in own[patch.pk] and ("user", asker) not in vetoes:
-            approvals[("user", asker)] = names[asker]
+        asker = people.get(askers.get(patch.pk, ""))
+        may_approve = asker and (asker.is_superuser or (asker.pk, patch.project_id) in may)
+        if asker and may_approve and asker.pk not in own[patch.pk] and ("user", asker.pk) not in vetoes:
+            approvals[("user", asker.pk)] = asker.get_username()
         open_hints = {rule for rule in _hints(patch) if (patch.pk, rule) not in holding}
         needed = int(patch.policy_snapshot.get("min_reviewers", 0)) + bool(open_hints)
         found[patch.pk] = Reviews(
@@ -583,6 +590,11 @@ def changed_by_policy(patch: Patch) -> str:
     needed = int(snapshot["min_reviewers"]) + bool(hints - overridden)
     if needed > (before := int(judged.get("min_reviewers", 0)) + bool(_hints(patch) - overridden)):
         said.append(f"it needs {needed} review(s), where it needed {before}")
+    tested = [
+        glob for glob in snapshot["require_tests_for_paths"] if glob not in judged.get("require_tests_for_paths", [])
+    ]
+    if tested and (paths := [path for path in facts.paths if policy.is_path(path) and matches(path, sorted(tested))]):
+        said.append(f"{', '.join(paths[:3])} has to be tested by a gate")
     window = ("oscillation_window", "oscillation_threshold")
     if not said and any(snapshot[name] != judged.get(name, policy.BUILT_IN[name]) for name in window):
         said = [reason for reason in [patch.swing(snapshot).reason] if reason]

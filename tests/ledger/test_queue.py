@@ -7,6 +7,7 @@ import pytest
 from django.db import transaction
 
 from gates.models import GateRun
+from gates.reactions import open_missing_gates
 from ledger import blockers, git, queue, validation
 from ledger.models import Patch, PatchPolicy, QueueItem
 from ledger.models.review import changed_by_policy
@@ -15,12 +16,12 @@ from pipeline.refusals import Refused
 from tests.conftest import Threads
 from tests.factories import (
     BY,
+    make_approver,
     make_gate,
     make_merge_queue,
     make_patch,
     make_policy,
     make_project,
-    make_user,
     sample_repository,
 )
 from tests.flows.house import House, piece
@@ -243,7 +244,7 @@ def test_what_a_stricter_policy_wants_reviewed_waits_for_that_and_is_told_why(
     patch.refresh_from_db()
     assert (patch.state, single.new_commits()) == ("validated", [])
     assert patch.state_reason == "the policy has changed since it was judged: it needs 1 review(s), where it needed 0"
-    ada = make_user()
+    ada = make_approver(single.project)
     patch.reviews.give(patch, "approve", by=Actor("user", ada.pk, "Ada"), reviewer=ada)
     single.drain()
     patch.refresh_from_db()
@@ -264,6 +265,49 @@ def test_a_milder_policy_and_one_that_says_nothing_of_it_leave_a_patch_where_it_
     assert not Event.objects.filter(kind="patch.rejudged").exists()
 
 
+def test_where_the_policy_asks_for_tests_a_patch_waits_for_a_gate_that_tests_its_paths(single: House) -> None:
+    make_policy(project=single.project, constraints={"require_tests_for_paths": ["src/**"]})
+    make_gate(single.project, gate_type="unit_tests", applies_to=["docs/**"])
+    make_gate(single.project, gate_type="unit_tests", required=False)
+    patch = single.work({"src/a.txt": "a\n", "docs/a.txt": "a\n"})
+    patch.refresh_from_db()
+    assert (patch.state, single.new_commits()) == ("applied", [])
+    wait = blockers.who_holds(subject=patch)
+    assert wait is not None
+    assert (wait.code, wait.holder) == ("gates_missing", blockers.ADMINS)
+    assert "tests of src/a.txt, and no required gate tests that" in wait.reason
+    make_gate(single.project, gate_type="integration_tests", applies_to=["src/**"])
+    open_missing_gates()
+    single.drain()
+    patch.refresh_from_db()
+    assert patch.state == "committed"
+    single.must_hold()
+
+
+@pytest.mark.parametrize(
+    ("constraints", "state", "why"),
+    [
+        ({"require_tests_for_paths": ["*.txt"]}, "applied", "a.txt has to be tested by a gate"),
+        ({"allowed_formats": ["other"]}, "apply_failed", "Format unified_diff is not one of other"),
+        ({"patch_only": True}, "committed", ""),
+        ({"require_tests_for_paths": ["src/**"]}, "committed", ""),
+    ],
+)
+def test_rules_about_tests_and_formats_reach_a_patch_that_waits(
+    single: House, constraints: dict[str, Any], state: str, why: str
+) -> None:
+    single.queue.pause(by=BY)
+    patch = single.work({"a.txt": "a\n"})
+    make_policy(project=single.project, constraints=constraints)
+    single.queue.resume(by=BY)
+    single.drain()
+    patch.refresh_from_db()
+    assert patch.state == state
+    told = [event.reason for event in Event.objects.filter(subject_id=patch.pk, kind="patch.rejudged")]
+    assert len(told) == bool(why)
+    assert all(why in reason for reason in told)
+
+
 def test_an_override_holds_against_a_policy_that_was_tightened(single: House) -> None:
     single.queue.pause(by=BY)
     patch = single.work({"a.txt": "a\n", "b.txt": "b\n"})
@@ -280,7 +324,7 @@ def test_one_that_waited_for_its_review_is_judged_by_what_holds_when_it_comes(si
     patch = single.work({"a.txt": "a\n"})
     policy.edit(by=BY, constraints={"min_reviewers": 2})
     for state in ("validated", "committed"):
-        user = make_user()
+        user = make_approver(single.project)
         patch.reviews.give(patch, "approve", by=Actor("user", user.pk, "Ada"), reviewer=user)
         single.drain()
         patch.refresh_from_db()

@@ -23,7 +23,7 @@ from pipeline import events
 from pipeline.chain import canonical
 from pipeline.events import Event
 from pipeline.ids import new_id
-from tests.factories import BY, make_user, run_git
+from tests.factories import BY, make_approver, make_user, run_git
 from tests.flows.house import Deaths, Died, House, piece
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
@@ -117,7 +117,7 @@ def test_the_receipt_hangs_on_its_commit_byte_by_byte_and_its_event_holds_the_di
 
 def test_a_receipt_names_who_approved(house: House) -> None:
     patch = house.deliver({"b.txt": "b\n"})
-    reviewers = [make_user(username=name) for name in ("ada", "bob")]
+    reviewers = [make_approver(house.project, username=name) for name in ("ada", "bob")]
     for reviewer in reviewers:
         actor = events.Actor("user", reviewer.pk, reviewer.username)
         PatchReview.objects.give(patch, "approve", by=actor, reviewer=reviewer)

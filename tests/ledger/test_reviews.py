@@ -41,6 +41,9 @@ def valid(**found: Any) -> Patch:
 
 
 def say(patch: Patch, verdict: str, user: User, **words: Any) -> PatchReview:
+    """What this person says, who is an approver there unless they have another role."""
+    if not user.memberships.filter(project=patch.project_id).exists():
+        factories.make_membership(user, patch.project, "approver")
     return patch.reviews.give(patch, verdict, by=actor(user), reviewer=user, **words)
 
 
@@ -254,6 +257,39 @@ def test_who_has_left_has_no_voice() -> None:
     assert refusal(patch) == "reviews_missing"
 
 
+@pytest.mark.parametrize("role", ["viewer", "operator", None])
+def test_who_may_not_approve_any_more_has_no_voice(role: str | None) -> None:
+    patch, refused, ben = valid(), valid(), factories.make_user()
+    elsewhere = factories.make_project()
+    factories.make_membership(ben, elsewhere, "approver")
+    say(patch, "approve", ben)
+    factories.make_membership(ben, refused.project, "approver")
+    say(refused, "reject", ben, body="it leaks")
+    assert patch.queue(by=BY)
+    factories.in_state(patch, "verified", tests_ran=True, tests_passed=True)
+    for membership in ben.memberships.exclude(project=elsewhere):
+        if role is None:
+            membership.remove(by=BY)
+        else:
+            membership.edit(by=BY, role=role)
+    with pytest.raises(Refused) as caught:
+        patch.begin_landing("c" * 40, by=BY)
+    assert (caught.value.code, reviews_of([refused])[refused.pk].vetoes) == ("reviews_missing", ())
+    User.objects.filter(pk=ben.pk).update(is_superuser=True)
+    assert reviews_of([patch])[patch.pk].approvals == (ben.get_username(),)
+
+
+def test_the_word_of_whoever_asked_for_a_rollback_counts_while_they_may_approve() -> None:
+    original = factories.make_patch()
+    ada = factories.make_approver(original.project)
+    asked = {"rollback": {"asked_by": ada.pk, "asked_by_kind": "user"}}
+    patch = factories.make_patch(original.project, metadata=asked, rollback_of=original)
+    patch.note_validation(OK, by=BY)
+    assert reviews_of([patch])[patch.pk].missing == 0
+    ada.memberships.get().edit(by=BY, role="operator")
+    assert reviews_of([patch])[patch.pk].missing == 1
+
+
 def test_what_asks_for_a_look_needs_one_review_more() -> None:
     hint = {"rule": "protected_paths", "severity": "review", "message": "x", "path": "Makefile"}
     patch = valid(policy_snapshot={}, findings=[hint, {**hint, "rule": "new_dependencies"}])
@@ -275,8 +311,8 @@ def test_reviews_of_many_patches_are_read_at_once(django_assert_num_queries: Any
 
 
 def test_whoever_asked_for_a_rollback_has_approved_its_reverse_and_may_see_it_through() -> None:
-    ada = factories.make_user()
     original = factories.make_patch()
+    ada = factories.make_approver(original.project)
     patch = factories.make_patch(
         original.project, metadata={"rollback": {"asked_by": ada.pk, "asked_by_kind": "user"}}, rollback_of=original
     )

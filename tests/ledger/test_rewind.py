@@ -222,7 +222,7 @@ def test_what_undoes_a_patch_is_taken_back_only_by_its_name(shore: Shore) -> Non
     plan = rollback.plan(rollback.Wanted(shore.project, since=back.committed_at))
     assert plan.steps == ()
     assert [(one.patch.pk, one.code, one.because_of) for one in plan.left_out] == [(back.pk, "brings_back", old.pk)]
-    assert "name this one" in plan.document()["left_out"][0]["reason"]
+    assert "roll this one back by itself" in plan.document()["left_out"][0]["reason"]
     named = rollback.plan(rollback.Wanted(shore.project, patches=(back.pk,)))
     assert ([step.patch.pk for step in named.steps], named.left_out) == ([back.pk], ())
     both = rollback.plan(rollback.Wanted(shore.project, patches=(back.pk, old.pk)))
