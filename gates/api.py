@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from django.db import models
 from django.http import HttpResponse, StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
@@ -46,9 +47,19 @@ def texts(**kwargs: Any) -> serializers.ListField:
     return serializers.ListField(child=child, max_length=MAX_WORDS, **kwargs)
 
 
+class Whole(serializers.IntegerField):
+    """A whole number: 0, and neither "0" nor 0.0. What a program sends as text, it may not have meant as a number."""
+
+    def to_internal_value(self, data: Any) -> int:
+        """The number itself."""
+        if not isinstance(data, int) or isinstance(data, bool):
+            self.fail("invalid")
+        return data
+
+
 def codes() -> serializers.ListField:
     """A list of exit codes."""
-    child = serializers.IntegerField(min_value=0, max_value=255)
+    child = Whole(min_value=0, max_value=255)
     return serializers.ListField(child=child, required=False, max_length=MAX_WORDS)
 
 
@@ -68,12 +79,17 @@ class InvalidGateType(InvalidField):
 class GateSerializer(StrictModel):
     """The definition of a check. `gate_version` rises with every change of what is executed or judged."""
 
+    serializer_field_mapping = {
+        **StrictModel.serializer_field_mapping,
+        models.PositiveIntegerField: Whole,
+        models.PositiveSmallIntegerField: Whole,
+    }
     gate_type = serializers.CharField(max_length=64, help_text=f"One of {', '.join(Gate.Type.values)}.")
     applies_to = texts(required=False)
     command = texts(required=False)
     env_allow = texts(required=False)
     caches = texts(required=False)
-    resources = serializers.DictField(child=serializers.IntegerField(), required=False)
+    resources = serializers.DictField(child=Whole(), required=False)
     depends_on = texts(required=False)
     evidence = serializers.DictField(child=serializers.CharField(max_length=MAX_PATH_CHARS), required=False)
     criteria = serializers.DictField(required=False)
@@ -251,13 +267,13 @@ class Ending(Strict):
     """How a run outside ended: an exit code, or GitHub's conclusion."""
 
     claim = serializers.CharField(max_length=200)
-    exit_code = serializers.IntegerField(min_value=0, max_value=255, required=False)
+    exit_code = Whole(min_value=0, max_value=255, required=False)
     conclusion = serializers.ChoiceField(choices=list(external.CONCLUSIONS), required=False)
     output = serializers.CharField(
         required=False, allow_blank=True, default="", max_length=external.MAX_OUTPUT_CHARS, trim_whitespace=False
     )
     duration_seconds = serializers.DecimalField(max_digits=12, decimal_places=3, min_value=0, required=False)
-    shards = serializers.IntegerField(min_value=1, max_value=MAX_SHARDS, required=False)
+    shards = Whole(min_value=1, max_value=MAX_SHARDS, required=False)
 
 
 class SentEvidence(serializers.Serializer[Any]):

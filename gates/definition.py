@@ -61,6 +61,22 @@ def check_variables(names: Iterable[str]) -> None:
         raise InvalidField("env_allow", told)
 
 
+def check_globs(field: str, given: Iterable[str]) -> None:
+    """Globs of this house: `*`, `?` and `**`. Raises InvalidField, also for what means more in other tools and nothing
+    here: such a gate would judge no patch, and nobody would see it.
+    """
+    for glob in given:
+        scope.check_glob(glob, field)
+        if glob.startswith("!"):
+            raise InvalidField(field, f"{glob[:200]!r}: there is no exception by !; name the paths that it judges")
+        for part in glob.split("/"):
+            if part.count("[") != part.count("]") or ("[" in part and not scope.is_literal(part)):
+                why = "brackets are letters of a name, as in app/[id]/page.js, no set of letters: write a glob of each"
+                raise InvalidField(field, f"{glob[:200]!r}: {why}")
+            if "{" in part and "," in part:
+                raise InvalidField(field, f"{glob[:200]!r}: braces are no choice here: write a glob of each")
+
+
 def check_texts(field: str, given: Any) -> None:
     """A list of at most MAX_WORDS texts, of which none is too long. Raises InvalidField."""
     if not isinstance(given, list) or not all(isinstance(item, str) for item in given):

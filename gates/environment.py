@@ -12,8 +12,9 @@ import platform
 import shutil
 import sys
 import sysconfig
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
 
 from gates import runner
 
@@ -40,7 +41,7 @@ def digest(gate: Gate, sandbox_level: int | None) -> str:
 
 
 def _programs(command: list[str]) -> list[tuple[str, str]]:
-    path = f"{Path(runner.INTERPRETER).parent}:{runner.SYSTEM_PATH}"
+    path = runner.search_path(settings.SIGNALBOX_GATE_READONLY)
     named = (word for word in command[:MAX_WORDS] if word and not word.startswith("-") and " " not in word)
     found = [(word, shutil.which(word, path=path)) for word in named]
     return [(word, os.path.realpath(place)) for word, place in found if place]

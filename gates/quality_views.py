@@ -97,6 +97,9 @@ def proposals(request: HttpRequest, key: str) -> HttpResponse:
     if request.method == "POST":
         request.principal.must("admin", project.pk)
         chosen = request.POST.getlist("keys")
+        if not chosen:
+            messages.error(request, _("Nothing was ticked, so nothing was saved: tick the gates that you want."))
+            return redirect(here)
         return pages.act(
             request,
             lambda: bool(bootstrap.save(project, chosen, by=request.principal.actor)),

@@ -200,7 +200,8 @@ def execute(
     `output_dir` lies outside `directory`, is made if need be and must be empty; the command finds its path in the
     environment as SIGNALBOX_EVIDENCE, and wherever an argument says "{evidence}". Of our own environment the command
     sees nothing; PATH begins with the folder of our interpreter, so `python -m pytest` is ours; HOME and TMPDIR are
-    fresh, and removed at the end. `readonly` are folders of the machine that the command may read at their own place;
+    fresh, and removed at the end. `readonly` are folders of the machine that the command may read at their own place,
+    and of which PATH ends with the `bin`;
     `caches` are read-only too, each named by SIGNALBOX_CACHE_<NAME>.
 
     `uid` is another user to run as, where the service is root: both folders are handed over to it. Level 2 takes a free
@@ -236,6 +237,14 @@ def execute(
             )
     except OSError as problem:
         raise RunnerLost(f"the gate's folders or user cannot be made ready: {problem}") from problem
+
+
+def search_path(readonly: Iterable[Path]) -> str:
+    """Where a gate's programs are looked for: beside our interpreter, in the system, and last in the `bin` of the
+    folders that the installation shows to gates, so that none of those stands in for a program of the system.
+    """
+    shown = [path for folder in readonly if os.path.isdir(path := str(folder / "bin"))]
+    return ":".join([str(Path(INTERPRETER).parent), SYSTEM_PATH, *shown])
 
 
 def _execute(
@@ -289,7 +298,7 @@ def _execute(
                 "argv": [word.replace(EVIDENCE_PLACEHOLDER, seen["evidence"]) for word in command],
                 "cwd": str(directory / cwd),
                 "env": {
-                    "PATH": f"{Path(INTERPRETER).parent}:{SYSTEM_PATH}",
+                    "PATH": search_path(readonly),
                     "HOME": seen["home"],
                     "TMPDIR": "/tmp" if boxed else seen["home"],
                     "LANG": "C.UTF-8",

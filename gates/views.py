@@ -18,6 +18,7 @@ from pipeline.refusals import need_reason
 
 FAILURES_SHOWN = 50
 FINDINGS_SHOWN = 50
+PROPOSALS_OFFERED = 8
 FAILED_OUTCOMES = ("fail", "error", "infra")
 
 
@@ -37,6 +38,8 @@ def gate_runs(request: HttpRequest) -> HttpResponse:
         rows = rows.filter(gate=gate)
     page = pages.page_of(rows, filters)
     gates = Gate.objects.visible_to(request.principal).order_by("project__key", "key")
+    projects = pages.project_choices(request.principal)
+    proposed = [key for pk, key in projects if not project or pk == project]
     return render(
         request,
         "gates/gate_runs.html",
@@ -45,9 +48,10 @@ def gate_runs(request: HttpRequest) -> HttpResponse:
             "next_cursor": page.next_cursor,
             "filters": filters,
             "states": GateRun.State.choices,
-            "projects": pages.project_choices(request.principal),
+            "projects": projects,
             "chosen_gate": gate,
-            "chosen_project": dict(pages.project_choices(request.principal)).get(project, ""),
+            "proposals_of": proposed[:PROPOSALS_OFFERED],
+            "more_proposals": len(proposed) > PROPOSALS_OFFERED,
             "gates": [(pk, f"{project}/{key}") for pk, project, key in gates.values_list("pk", "project__key", "key")],
             "isolated_from": ISOLATED_FROM,
             "runners": RunnerHost.objects.all()[:50],

@@ -254,8 +254,7 @@ class Gate(Definition):
             )
         if self.cwd:
             scope.check_path(self.cwd, "cwd")
-        for glob in self.applies_to:
-            scope.check_glob(glob, "applies_to")
+        definition.check_globs("applies_to", self.applies_to)
         for name in ("expected_exit_codes", "finding_exit_codes"):
             definition.check_codes(name, getattr(self, name))
         definition.check_both(self.expected_exit_codes, self.finding_exit_codes)

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from gates import bootstrap, presets
 from gates.criteria import Judgement
 from gates.junit import Results, TestCase
 from pipeline.clock import db_now
@@ -81,3 +82,26 @@ def test_at_1400_a_list_says_why_in_words_that_can_be_read(live_server, console,
     assert why.bounding_box()["width"] >= 180
     assert why.inner_text() == WHY
     assert why.evaluate("e => e.scrollHeight <= e.clientHeight + 1") or why.get_attribute("title") == WHY
+
+
+def test_a_narrow_window_shows_the_whole_of_each_proposal(live_server, console, world, monkeypatch):
+    told = "its exit code alone decides"
+    command = (
+        "cargo",
+        "test",
+        "--workspace",
+        "--all-features",
+        "--no-fail-fast",
+        "--locked",
+        "--target-dir=/tmp/target",
+    )
+    offered = presets.Preset("cargo", "cargo test", "unit_tests", command, "Cargo.toml is there", {}, {}, told)
+    monkeypatch.setattr(bootstrap, "proposals", lambda _project: [offered])
+    console.set_viewport_size(NARROW)
+    console.goto(f"{live_server.url}/gates/", wait_until="networkidle")
+    console.get_by_role("link", name="Proposals for relay").click()
+    for text in ("--target-dir=/tmp/target", told):
+        assert inside(console, console.get_by_text(text)), text
+    assert inside(console, console.get_by_role("checkbox", name="cargo test"))
+    assert console.get_by_role("columnheader", name="Command").count() == 1
+    assert console.evaluate("document.documentElement.scrollWidth") <= 390

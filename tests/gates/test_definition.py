@@ -70,6 +70,17 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "LD_PRELOAD, NODE_OPTIONS, PYTHONPATH: it",
     ),
     ({"env_allow": ["ld_library_path"]}, "env_allow", "load code"),
+    *(
+        ({"applies_to": ["src/**", glob]}, "applies_to", why)
+        for glob, why in (
+            ("[", "letters of a name"),
+            ("src/a]", "letters of a name"),
+            ("*.[ch]", "no set of letters"),
+            ("src/*.{js,ts}", "braces are no choice"),
+            ("!docs/**", "no exception"),
+            ("src/**.py", "whole part"),
+        )
+    ),
     ({"judges": "task"}, "judges", "task: this version runs gates for patches only"),
     ({"judges": "phase"}, "judges", "would judge nobody"),
     ({"judges": "schedule", "required": False}, "judges", "would judge nobody"),
@@ -98,6 +109,7 @@ def test_what_could_never_be_judged_or_run_is_refused_when_it_is_saved(
         {"criteria": {"goalposts": True}},
         {"expected_exit_codes": [0, 255], "finding_exit_codes": [1, 125]},
         {"env_allow": ["CI", "PYTHONHASHSEED", "TZ"]},
+        {"applies_to": ["app/[id]/**", "app/[[...slug]].js", "a/{b}", "src/?.py"]},
     ],
     ids=str,
 )

@@ -286,3 +286,14 @@ def test_a_patch_lands_when_the_system_outside_says_so_with_evidence(tmp_path: P
     house.drain()
     assert house.run.state == "succeeded"
     house.must_hold()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"exit_code": "0"}, {"exit_code": 0.0}, {"exit_code": False}, {"exit_code": 0, "shards": "1"}]
+)
+def test_an_exit_code_is_a_number_and_no_text_that_looks_like_one(run: GateRun, ci: Api, wrong: dict[str, Any]) -> None:
+    claim = taken(ci, run)
+    send(ci, run, claim, GOOD)
+    assert refused(ci.post(f"/gate-runs/{run.pk}/complete/", {"claim": claim, **wrong})) == (422, "invalid_field")
+    run.refresh_from_db()
+    assert run.state == "running"

@@ -6,9 +6,10 @@ from decimal import Decimal
 import pytest
 from django.urls import reverse
 
+from gates import bootstrap, presets
 from gates.criteria import Judgement
 from gates.junit import Results, TestCase
-from gates.models import FlakyTest, GateRun
+from gates.models import FlakyTest, Gate, GateRun
 from gates.sarif import Found
 from pipeline.clock import db_now
 from pipeline.events import SYSTEM
@@ -303,3 +304,28 @@ def test_a_gate_without_a_command_shows_no_empty_box(client, project):
     page = client.get(reverse("gates:gate", args=[gate.pk])).text
     assert "<code></code>" not in page
     assert "run by a system outside" in page
+
+
+PROPOSED = presets.Preset("words", "Words", "lint", ("sh", "-c", "true"), "the branch has words")
+
+
+def test_the_way_to_proposals_stands_on_the_page_of_gates(client, project):
+    other = factories.make_project()
+    signed_in_as(client, project, "viewer")
+    way = f'<a href="{reverse("gates:proposals", args=[project.key])}">Proposals for {project.key}</a>'
+    for address in ("", f"?project={project.pk}"):
+        page = client.get(reverse("gates:list") + address).text
+        assert way in page
+        assert f"Proposals for {other.key}" not in page
+
+
+def test_saving_proposals_with_nothing_ticked_says_so(client, project, monkeypatch):
+    monkeypatch.setattr(bootstrap, "proposals", lambda _project: [PROPOSED])
+    signed_in_as(client, project, "admin")
+    address = reverse("gates:proposals", args=[project.key])
+    page = client.post(address, follow=True).text
+    assert "Nothing was ticked, so nothing was saved" in page
+    assert "Nothing changed" not in page
+    assert Gate.objects.count() == 0
+    assert "Saved: they judge the patches from now on." in client.post(address, {"keys": ["words"]}, follow=True).text
+    assert Gate.objects.get().key == "words"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-from gates import criteria, invariants, runner, running, sandbox
+from gates import criteria, environment, invariants, runner, running, sandbox
 from gates.models import GateRun
 from ledger import git
 from pipeline.clock import db_now
@@ -334,6 +334,24 @@ def test_too_many_processes_are_the_patch_s_fault_and_said_so(tmp_path: Path) ->
     run = one_run(house_with(tmp_path), command=["python", "-c", bomb], resources={"processes": 8})
     assert (run.state, run.error_kind, run.verdict) in {("error", "command", "failed"), ("failed", "", "failed")}
     assert "more than 8 processes" in run.decision_reason or "Resource temporarily unavailable" in run.output_tail
+
+
+def test_a_tool_of_a_folder_that_gates_may_read_is_found_by_its_name_and_hides_none_of_the_system(
+    tmp_path: Path, settings: Any
+) -> None:
+    (tools := tmp_path / "toolchain" / "bin").mkdir(parents=True)
+    for name in ("carg0", "sh"):
+        (tools / name).write_text(f"#!/bin/sh\necho {name} of the toolchain\n")
+        (tools / name).chmod(0o755)
+    settings.SIGNALBOX_GATE_READONLY = [tmp_path / "toolchain", tmp_path / "gone"]
+    house = house_with(tmp_path, lint={"command": ["carg0"]}, shell={"command": ["sh", "-c", "carg0; echo $PATH"]})
+    before = environment.digest(house.gates["lint"], 2)
+    house.work({"a.txt": "a\n"})
+    assert gate_runs(house) == {"lint": "passed", "shell": "passed"}
+    told = next(run.output_tail for run in house.gate_runs() if run.name == "shell").splitlines()
+    assert (told[0], told[1].endswith(f":/sbin:{tools}")) == ("carg0 of the toolchain", True)
+    (tools / "carg0").write_text("#!/bin/sh\n# another version\n")
+    assert environment.digest(house.gates["lint"], 2) != before
 
 
 def test_a_shared_cache_is_read_and_a_run_s_own_is_gone_with_it(tmp_path: Path, settings: Any) -> None:
