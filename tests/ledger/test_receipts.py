@@ -23,7 +23,7 @@ from pipeline import events
 from pipeline.chain import canonical
 from pipeline.events import Event
 from pipeline.ids import new_id
-from tests.factories import BY, make_approver, make_user, run_git
+from tests.factories import BY, make_approver, run_git
 from tests.flows.house import Deaths, Died, House, piece
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
