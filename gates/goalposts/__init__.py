@@ -46,8 +46,9 @@ def judge(changes: Sequence[Change], tree: Collection[str] = ()) -> tuple[Moved,
     for change in readable:
         found += _bounded(partial(config.judge, change), [change])
     found += _bounded(lambda: config.together(changes, tree), changes)
+    left = frozenset(tree) - {change.path for change in changes if change.after is None}
     for change in readable:
-        if change.before is None and not change.path.endswith(".py") and (module := shadowed(change.path, tree)):
+        if change.before is None and not change.path.endswith(".py") and (module := shadowed(change.path, left)):
             found.append(moved("module_shadowed", change.path, 0, f"it stands before the module {module} of that name"))
     of_python = [change for change in readable if change.path.endswith((".py", ".pyi"))]
     found += _bounded(lambda: python.judge(of_python, tree), of_python)

@@ -380,7 +380,8 @@ class _Reach:
                 yield from self._set(node, self.full(target.value), target.attr, target.value)
             elif isinstance(target, ast.Subscript):
                 place = self.full(target.value)
-                if (place == "sys.modules" and self.is_test and id(node) not in self.restored) or (place == "sys.modules" and not self.is_test and _is_module_of_tests(_text(target.slice))):
+                of_tests = not self.is_test and _is_module_of_tests(_text(target.slice))
+                if place == "sys.modules" and (of_tests or (self.is_test and id(node) not in self.restored)):
                     yield "framework_patched", f"a module is replaced: {ast.unparse(target)[:80]}", node.lineno
                 elif self._is_of_tests(place, target.value):
                     yield (

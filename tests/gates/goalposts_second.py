@@ -215,7 +215,7 @@ HONEST: dict[str, tuple[Files, Files]] = {
     'chr': product("\n\nMARK = chr(95) + 'mark'\n"),
     'metadata among data of tests': new("tests/data/a-1.0.dist-info/METADATA", "Name: a\n"),
     'a package of its own': beside({"calc.py": CALC}, {"more/__init__.py": "", "more/sums.py": CALC}),
-    'a module becomes a package': beside({"calc.py": CALC}, {"shapes/__init__.py": ""}),
+    'a module becomes a package': beside({"calc.py": CALC}, {"calc.py": None, "calc/__init__.py": CALC}),
     'a module of the product in a folder of scripts': new("scripts/lint_names.py", "print(1)\n"),
     'make: a file of another name': beside({"Makefile": MAKE}, {"tester": "", "build/README.md": ""}),
     'make: the target is phony': beside({"Makefile": PHONY}, {"test/README.md": "x\n"}),
