@@ -2,7 +2,7 @@
 
 import pytest
 
-from gates import evidence, goalposts
+from gates import evidence, goalposts, presets
 from gates.goalposts import Change
 from tests.gates import goalposts_second as second
 from tests.gates import goalposts_strangers as strangers
@@ -97,3 +97,14 @@ def test_moves_are_told_in_one_sentence_with_places() -> None:
     found = goalposts.judge(changes_of(CHEATS["a skip mark"][1]))
     assert goalposts.told(found) == "moved: tests/test_calc.py:9: test_add is skipped or expected to fail"
     assert goalposts.told(()).startswith("clean")
+
+
+def test_every_preset_asks_whether_the_goalposts_moved() -> None:
+    files = {
+        "pyproject.toml": "[tool.pytest.ini_options]\n[tool.ruff]\n[tool.mypy]\n[tool.bandit]\n",
+        "package.json": '{"devDependencies": {"@microsoft/eslint-formatter-sarif": "3"}}',
+        ".semgrep.yml": "rules: []\n",
+    }
+    found = {preset.key: preset.criteria for preset in presets.propose(files.keys(), files.get)}
+    assert found.keys() == {"pytest", "ruff", "mypy", "bandit", "semgrep", "eslint"}
+    assert all(criteria["goalposts"] is True for criteria in found.values())
