@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -352,7 +353,10 @@ def _goalposts(
     try:
         changes = _changes(gate_run)
         paths = [file.path for file in git.files(gate_run.project.mirror, gate_run.base_tree)]
-        found = list(evidence.moved_goalposts(changes, paths))
+        found = list(evidence.moved_goalposts([*changes, *_callers(gate_run, gate, changes, paths)], paths))
+        found += _named_by_gate(gate_run, gate, changes)
+        if gate.gate_type in _NOT_COUNTED:
+            found = [one for one in found if _concerns(gate_run.command, one)]
     except (EvidenceRefused, git.GitFailed, git.UnknownCommit) as problem:
         says["goalposts"] = f"what the patch changed could not be looked at: {problem}"
         return None
@@ -449,6 +453,52 @@ def _ran_on_base(
         return ran
     said = told.get("on_base", {})
     return None if said.get("ran") is None else _Ran(said["ran"], said["tests"])
+
+
+def _callers(gate_run: GateRun, gate: Gate, changes: Sequence[Change], paths: Sequence[str]) -> list[Change]:
+    """The files that say what the gate's command runs, where the patch leaves them alone: with the same text twice."""
+    folder = f"{gate.cwd.strip('/')}/" if gate.cwd.strip("/.") else ""
+    wanted = {f"{folder}{name}" for name in ("Makefile", "makefile", "GNUmakefile", "package.json")}
+    wanted = wanted & set(paths) - {change.path for change in changes}
+    found = []
+    for file in git.files(gate_run.project.mirror, gate_run.base_tree) if wanted else ():
+        if file.path in wanted:
+            text = git.blob(gate_run.project.mirror, file.oid).decode("utf-8", "replace")
+            found.append(Change(file.path, text, text))
+    return found
+
+
+def _named_by_gate(gate_run: GateRun, gate: Gate, changes: Sequence[Change]) -> list[Moved]:
+    """The gate's own command says which files run it: one of them decides about checks, whatever it is called."""
+    folder = f"{gate.cwd.strip('/')}/" if gate.cwd.strip("/.") else ""
+    words = {part for word in gate_run.command for part in re.split(r"[\s=;|&'\"]+", word)}
+    named = {folder + word.removeprefix("./") for word in words}
+    return [
+        moved("config_touched", change.path, 0, "the gate's command names this file")
+        for change in changes
+        if change.path in named and change.before is not None and not goalposts.is_test_path(change.path)
+    ]
+
+
+# What is a linter's own affair, by its name. The tests and all other configuration are that of the gates of tests.
+_TOOLS = {
+    "ruff": r"ruff|noqa",
+    "flake8": r"flake8|noqa",
+    "mypy": r"mypy|type\s*:\s*ignore|no_type_check",
+    "bandit": r"bandit|nosec",
+    "semgrep": r"semgrep",
+    "eslint": r"eslint",
+}
+_OF_LINTERS = frozenset({"check_suppressed", "config_touched", "threshold_lowered", "unreadable"})
+
+
+def _concerns(command: Sequence[str], one: Moved) -> bool:
+    """Whether a move is one of the tool that the command runs; of a tool that nobody knows, every such move."""
+    if one.kind not in _OF_LINTERS:
+        return False
+    mine = [pattern for tool, pattern in _TOOLS.items() if tool in command]
+    named = one.kind == "unreadable" or "names this file" in one.what
+    return not mine or named or any(re.search(rf"(?i){pattern}", f"{one.path} {one.what}") for pattern in mine)
 
 
 def _changes(gate_run: GateRun) -> list[Change]:

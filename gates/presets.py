@@ -42,7 +42,8 @@ class Preset:
 TESTED: Mapping[str, Any] = {"max_failures": 0, "min_tests": 1, "goalposts": True}
 # Judged by the exit code: how many tests ran is not known, but whether the patch moved its goalposts is.
 GUARDED: Mapping[str, Any] = {"goalposts": True}
-NOTHING_NEW: Mapping[str, Any] = {"max_new_findings": {"level": "warning", "count": 0}}
+# A linter's gate is told of its own goalposts: its configuration, and files that it is told to look away from.
+NOTHING_NEW: Mapping[str, Any] = {"max_new_findings": {"level": "warning", "count": 0}, "goalposts": True}
 BY_EXIT_CODE = "It writes no report that Signalbox reads, so its exit code alone decides."
 
 
@@ -114,7 +115,9 @@ def _python(tree: _Tree) -> Iterator[Preset]:
         )
         command = ["mypy", "--cache-dir=/dev/null", "--junit-xml={evidence}/mypy.xml", *([] if names_files else ["."])]
         report = {"junit": "mypy.xml"}
-        yield Preset("mypy", "mypy", "lint", tuple(command), f"{sign} is there", report, {"max_failures": 0})
+        yield Preset(
+            "mypy", "mypy", "lint", tuple(command), f"{sign} is there", report, {"max_failures": 0, "goalposts": True}
+        )
 
 
 def _node(tree: _Tree) -> Iterator[Preset]:

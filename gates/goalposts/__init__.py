@@ -19,7 +19,7 @@ from typing import Any
 
 from gates.goalposts import config, data, python, text
 from gates.goalposts.moves import KINDS, Change, Moved, moved
-from gates.goalposts.paths import is_configuration, is_test_path
+from gates.goalposts.paths import is_configuration, is_test_path, shadowed
 
 __all__ = [
     "KINDS", "Change", "Moved", "from_lines", "is_configuration", "is_test_path", "judge", "moved", "read_changes",
@@ -33,7 +33,8 @@ MAX_TEXT_CHARS = 2_000_000  # of one file; a longer one of tests is told, not re
 def judge(changes: Sequence[Change], tree: Collection[str] = ()) -> tuple[Moved, ...]:
     """Where the patch moved its goalposts; empty means clean. Never raises for what a file holds.
 
-    `tree` holds the paths of the base's files, where they are known: what a new file stands before is told by it.
+    `tree` holds the paths of the base's files, where they are known: what a new file stands before is told by it. A
+    makefile or package.json that the patch leaves alone may be among the changes: what it calls is told by it.
     """
     readable, found = [], []
     for change in changes:
@@ -44,6 +45,11 @@ def judge(changes: Sequence[Change], tree: Collection[str] = ()) -> tuple[Moved,
             readable.append(change)
     for change in readable:
         found += _bounded(partial(config.judge, change), [change])
+    found += _bounded(lambda: config.together(changes, tree), changes)
+    left = frozenset(tree) - {change.path for change in changes if change.after is None}
+    for change in readable:
+        if change.before is None and not change.path.endswith(".py") and (module := shadowed(change.path, left)):
+            found.append(moved("module_shadowed", change.path, 0, f"it stands before the module {module} of that name"))
     of_python = [change for change in readable if change.path.endswith((".py", ".pyi"))]
     found += _bounded(lambda: python.judge(of_python, tree), of_python)
     found += _bounded(lambda: text.judge(readable), readable)

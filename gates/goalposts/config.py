@@ -9,18 +9,45 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from gates.goalposts.moves import Change, Moved, added_lines, moved
-from gates.goalposts.paths import is_check_script, is_ci_job, is_configuration
+from gates.goalposts.paths import is_check_script, is_ci_job, is_configuration, is_vendored
 
 _THRESHOLD = re.compile(
     r"[\"']?\b(fail[_-]under|min[_-]coverage|branches|functions|lines|statements|threshold|minimum|minimum_coverage|"
     r"cov-fail-under)\b[\"']?\s*[:=]?\s*[\"']?(\d+(?:\.\d+)?)"
 )
-_TOML_CHECKS = ("pytest", "coverage", "ruff", "mypy", "bandit", "pylint", "tox", "nox", "pyright", "flake8", "black")
-_PACKAGE_CHECKS = ("jest", "vitest", "mocha", "nyc", "c8", "ava", "tap", "eslintConfig", "eslintIgnore")
+_TOML_CHECKS = (
+    "pytest",
+    "coverage",
+    "ruff",
+    "mypy",
+    "bandit",
+    "pylint",
+    "tox",
+    "nox",
+    "pyright",
+    "flake8",
+    "black",
+    "ty",
+)
+_PACKAGE_CHECKS = (
+    "jest",
+    "vitest",
+    "mocha",
+    "nyc",
+    "c8",
+    "ava",
+    "tap",
+    "eslintConfig",
+    "eslintIgnore",
+    "imports",
+    "overrides",
+    "resolutions",
+)
 _CHECKING = re.compile(
     r"(?:pre|post)?(?:unit[-_:]?|e2e[-_:]?)?(?:tests?|check|lint|coverage|cov|ci|verify)(?:[-_:.].*)?\Z"
 )
@@ -53,6 +80,8 @@ def _configuration(change: Change) -> Iterator[Moved]:
         if change.before is not None:  # nobody called one that was not there
             was, now = ({"its commands": "\n".join(_lines_of(text).values())} for text in (before, after))
             yield from _compared(path, was, now, before, after)
+    elif is_vendored(path):
+        return  # told for all of them at once
     elif name in {"pyproject.toml", "Cargo.toml"}:
         choose = _python_checks if name == "pyproject.toml" else _cargo_checks
         try:
@@ -61,8 +90,15 @@ def _configuration(change: Change) -> Iterator[Moved]:
             yield moved("unreadable", path, 0, f"the configuration of checks cannot be read: {problem}")
             return
         yield from _compared(path, was, now, before, after)
+        if name == "Cargo.toml":
+            yield from _shrunk(path, before, after)
     elif name == "setup.cfg":
         yield from _compared(path, _of_sections(before), _of_sections(after), before, after)
+        yield from _plugins(path, before, after)
+    elif name == "setup.py":
+        yield from _plugins(path, before, after)
+    elif name == "go.mod":
+        yield from _compared(path, _of_modules(before), _of_modules(after), before, after)
     elif name == "package.json":
         yield from _compared(path, _of_package(before), _of_package(after), before, after)
     elif name.lower() in {"makefile", "gnumakefile", "justfile"} or name.endswith(".mk"):
@@ -162,7 +198,7 @@ def _leaves(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, An
 
 
 def _cargo_checks(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name in ("test", "bench", "lints"):
+    for name in ("test", "bench", "lints", "patch", "replace"):
         if name in document:
             yield name, document[name]
     for section in ("lib", "bin"):
@@ -172,10 +208,47 @@ def _cargo_checks(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
                 yield f"{section}.{one.get('name', '')}", {key: one.get(key) for key in ("test", "doctest", "harness")}
     if "test" in _table(document, "profile"):
         yield "profile.test", document["profile"]["test"]
+    for name, said in _table(document, "dev-dependencies").items():
+        if isinstance(said, dict) and {"path", "git"} & said.keys():
+            yield f"dev-dependencies.{name}", {key: said.get(key) for key in ("path", "git")}
+    workspace = _table(document, "workspace")
+    for name in ("exclude", "default-members"):
+        if name in workspace:
+            yield f"workspace.{name}", workspace[name]
     package = _table(document, "package")
     for name in ("autotests", "autobins", "autobenches", "build"):
         if name in package and (name != "build" or package[name] is False):
             yield f"package.{name}", package[name]
+
+
+def _shrunk(path: str, before: str, after: str) -> Iterator[Moved]:
+    """Features that are no longer on by themselves, and members that are no longer of the workspace."""
+    was, now = tomllib.loads(before), tomllib.loads(after)
+    for table, name in (("features", "default"), ("workspace", "members")):
+        had, has = (_table(document, table).get(name) or [] for document in (was, now))
+        if gone := [str(one) for one in had if one not in has]:
+            yield moved("config_touched", path, 0, f"{table}.{name} no longer has {', '.join(gone)}")
+
+
+def _plugins(path: str, before: str, after: str) -> Iterator[Moved]:
+    for line, text in added_lines(before, after):
+        if "pytest11" in text:
+            yield moved("config_touched", path, line, f"a plugin of pytest is registered: {text.strip()}")
+
+
+def _of_modules(text: str) -> dict[str, str]:
+    """What go.mod says about which code is whose: replaced, left out and ignored modules, by line."""
+    found: dict[str, str] = {}
+    block = ""
+    for line in (raw.partition("//")[0].strip() for raw in text.splitlines()):
+        word = line.partition(" ")[0]
+        if line.endswith("("):
+            block = word
+        elif line == ")":
+            block = ""
+        elif (block or word) in {"replace", "exclude", "ignore", "toolchain"} and line:
+            found[f"{block} {line}".strip()] = line
+    return found
 
 
 def _of_sections(text: str) -> dict[str, str]:
@@ -205,6 +278,10 @@ def _of_package(text: str) -> dict[str, str]:
     for name in _PACKAGE_CHECKS:
         if name in document:
             found[name] = json.dumps(document[name], sort_keys=True)
+    for name in ("dependencies", "devDependencies", "optionalDependencies"):
+        for module, version in (document.get(name) or {}).items() if isinstance(document.get(name), dict) else ():
+            if re.match(r"(?:file|link|portal|npm):|\.{0,2}/", str(version)):  # another thing under its name
+                found[f"{name}.{module}"] = str(version)
     return found
 
 
@@ -234,7 +311,12 @@ def _reached(scripts: Mapping[str, str]) -> list[str]:
 
 _ASSIGNMENT = re.compile(r"\s*(?:export\s+|override\s+)*(\.?[A-Za-z_][\w.]*)\s*(?:[:?+!]|::)?=(?!=)(.*)")
 # What decides how every recipe runs, whoever names it.
-_OF_ALL_RECIPES = frozenset({"include", "SHELL", ".SHELLFLAGS", "MAKEFLAGS", "GNUMAKEFLAGS", "MAKE", "PATH"})
+_ENVIRONMENT = re.compile(
+    r"(?:PYTHON\w*|NODE_\w+|BASH_ENV|ENV|LD_\w+|GOFLAGS|RUST\w+|CARGO_\w+|PERL5\w+|RUBY\w+|JAVA_TOOL_OPTIONS|GO111MODULE)\Z"
+)
+_OF_ALL_RECIPES = frozenset(
+    {"include", "at reading", "SHELL", ".SHELLFLAGS", "MAKEFLAGS", "GNUMAKEFLAGS", "MAKE", "PATH"}
+)
 _SPECIAL_TARGETS = frozenset({".IGNORE", ".SILENT", ".ONESHELL", ".DEFAULT", ".POSIX", ".RECIPEPREFIX"})
 _RUNS_CHECKS = re.compile(
     r"\b(?:py\.?test|unittest|tox|nox|jest|mocha|vitest|ava|ctest|rspec|bats|prove|phpunit|ruff|mypy|eslint|lint)\b"
@@ -250,7 +332,7 @@ def _of_targets(text: str) -> dict[str, str]:
     """
     rules, variables = _rules_of(text)
     found: dict[str, str] = {}
-    waiting = [name for name in rules if _CHECKING.match(name)]
+    waiting = [name for name in rules if _CHECKING.match(name) or _takes_checks(name)]
     words = ""
     while waiting:
         name = waiting.pop()
@@ -258,7 +340,7 @@ def _of_targets(text: str) -> dict[str, str]:
             continue
         needs, recipe = rules[name]
         busy = [line for line in recipe if not _DOES_NOTHING.fullmatch(line)]
-        checks = _CHECKING.match(name) or any(map(_RUNS_CHECKS.search, recipe))
+        checks = _CHECKING.match(name) or _takes_checks(name) or any(map(_RUNS_CHECKS.search, recipe))
         said = "\n".join(recipe) if checks else f"{'does something' if busy else 'does nothing'}"
         found[name] = f"{' '.join(needs)}\n{said}"
         if checks:
@@ -266,7 +348,9 @@ def _of_targets(text: str) -> dict[str, str]:
         waiting += needs
     for name in sorted(_SPECIAL_TARGETS & rules.keys()):
         found[name] = " ".join(rules[name][0])
-    used = _OF_ALL_RECIPES | {name for name in variables if re.search(r"TEST|LINT|COV|CHECK", name)}
+    used = _OF_ALL_RECIPES | {
+        name for name in variables if re.search(r"TEST|LINT|COV|CHECK", name) or _ENVIRONMENT.match(name)
+    }
     named = re.findall(r"\$[({]([\w.]+)", words)
     while named:
         name = named.pop()
@@ -276,13 +360,28 @@ def _of_targets(text: str) -> dict[str, str]:
     return found | {f"{name}=": variables[name] for name in sorted(used) if name in variables}
 
 
+def _takes_checks(name: str) -> bool:
+    """Whether a pattern rule is also that of a check."""
+    head, percent, tail = name.partition("%")
+    return bool(percent) and any(one.startswith(head) and one.endswith(tail) for one in ("test", "check", "lint"))
+
+
+_CONDITION = re.compile(r"\s*(ifn?def|ifn?eq|else|endif)\b(.*)")
+
+
 def _rules_of(text: str) -> tuple[dict[str, tuple[list[str], list[str]]], dict[str, str]]:
     """The rules of a makefile (target -> what it needs, and its recipe's lines), and its variables."""
     rules: dict[str, tuple[list[str], list[str]]] = {}
     variables: dict[str, str] = {}
     current: list[str] = []
+    conditions: list[str] = []
     for line in text.replace("\\\n", " ").splitlines():
-        if line.startswith((" ", "\t")) and current and line.strip():
+        if condition := _CONDITION.match(line):
+            if condition[1] in {"else", "endif"}:
+                conditions = conditions[:-1]
+            if condition[1] != "endif":
+                conditions.append(condition[0].strip())
+        elif line.startswith((" ", "\t")) and current and line.strip():
             for name in current:
                 rules[name][1].append(line.strip())
         elif assigned := _ASSIGNMENT.match(line):
@@ -291,9 +390,11 @@ def _rules_of(text: str) -> tuple[dict[str, tuple[list[str], list[str]]], dict[s
             variables[name] = f"{variables.get(name, '')}\n{line.strip()}".strip()
         elif target := re.match(r"([A-Za-z0-9_.%/ $(){}-]+?)\s*::?(?!=)\s*([^;#]*);?(.*)", line):
             own = _ASSIGNMENT.match(target[2])
-            current = target[1].split()
+            said = re.sub(r"\$[({](\w+)[)}]", lambda one: variables.get(one[1], one[0]).rpartition("=")[2], target[1])
+            current = said.split()
             for name in current:
                 needs, recipe = rules.setdefault(name, ([], []))
+                recipe += conditions  # it is there under these only
                 if own:
                     recipe.append(target[2].strip())  # a variable of this target only
                 else:
@@ -303,7 +404,89 @@ def _rules_of(text: str) -> tuple[dict[str, tuple[list[str], list[str]]], dict[s
             current = []
             if re.match(r"-?include\b|sinclude\b", line):
                 variables["include"] = f"{variables.get('include', '')}\n{line.strip()}".strip()
+            elif re.match(r"\$[({](?:eval|shell|call|foreach|file)\b", line.strip()):
+                variables["at reading"] = f"{variables.get('at reading', '')}\n{line.strip()}".strip()
     return rules, variables
+
+
+# --- what the checks call, where the file that says so did not change -------------------------------------------
+
+_INTERPRETER = re.compile(
+    r"(?:.*/)?(?:env|sh|bash|dash|zsh|python[\d.]*|node|ruby|perl|php|exec|time|command|source|\.|npx|uv|run)\Z"
+)
+_MAKEFILES = ("GNUmakefile", "makefile", "Makefile")
+
+
+def together(changes: Sequence[Change], tree: Collection[str]) -> Iterator[Moved]:
+    """What only several files tell: scripts that checks call, names of targets that become files, vendored code.
+
+    A makefile and a package.json that the patch leaves alone are among the changes, with the same text twice.
+    """
+    called: dict[str, str] = {}
+    for change in changes:
+        folder, slash, name = change.path.rpartition("/")
+        if name in _MAKEFILES and change.before is not None:
+            recipes = _of_targets(change.before)
+            rules, _ = _rules_of(change.before)
+            for target in recipes.keys() & rules.keys():
+                called |= dict.fromkeys(_calls("\n".join(rules[target][1]), f"{folder}{slash}"), f"make {target}")
+            yield from _in_the_way(changes, tree, f"{folder}{slash}", recipes.keys() & rules.keys(), rules)
+        elif name == "package.json" and change.before is not None:
+            for key, command in _of_package(change.before).items():
+                if key.startswith("scripts."):
+                    called |= dict.fromkeys(_calls(command, f"{folder}{slash}"), key)
+    for change in changes:
+        if change.before == change.after:
+            continue
+        name = change.path.rpartition("/")[2]
+        if change.path in called and change.before is not None and not is_check_script(change.path):
+            yield moved("config_touched", change.path, 0, f"{called[change.path]} runs this file")
+        if name in _MAKEFILES and change.before is None:
+            beside = [change.path.removesuffix(name) + other for other in _MAKEFILES if other != name]
+            if any(other in tree for other in beside):
+                yield moved("config_touched", change.path, 0, "a second makefile stands before or behind the first")
+        if name == "go.mod" and change.before is None and "go.mod" in tree:
+            yield moved("config_touched", change.path, 0, "a module of its own: its tests are not those of the first")
+    for kind in ("node_modules", "vendor"):
+        mine = [
+            one.path for one in changes
+            if is_vendored(one.path) and f"{kind}/" in one.path and one.before != one.after
+            and (kind == "node_modules" or one.before is not None)
+        ]  # fmt: skip
+        if mine:
+            yield moved("config_touched", mine[0], 0, f"code of others changed within {kind}: {len(mine)} files")
+
+
+def _calls(commands: str, folder: str) -> Iterator[str]:
+    """The paths in the places where a shell runs, reads or is told of a program."""
+    for part in re.split(r"&&|\|\||[;|&\n()`]", commands):
+        words = [word.strip("'\"@") for word in part.split()]
+        while words and (
+            re.match(r"[A-Za-z_]\w*=", words[0]) or words[0].startswith("-") or _INTERPRETER.match(words[0])
+        ):
+            words.pop(0)
+        options = [after for word, after in pairwise(words) if word.startswith("-")]
+        options += [word.partition("=")[2] for word in words if word.startswith("-") and "=" in word]
+        for word in [*words[:1], *options]:
+            yield folder + word.removeprefix("./")
+
+
+def _in_the_way(
+    changes: Sequence[Change],
+    tree: Collection[str],
+    folder: str,
+    targets: Collection[str],
+    rules: Mapping[str, tuple[list[str], list[str]]],
+) -> Iterator[Moved]:
+    """New files and folders named like a target: make takes what is there for done."""
+    phony = rules.get(".PHONY", ([], []))[0]
+    for change in changes:
+        if change.before is not None or change.after is None or not change.path.startswith(folder):
+            continue
+        name = change.path.removeprefix(folder).partition("/")[0]
+        stood = any(path == folder + name or path.startswith(f"{folder}{name}/") for path in tree)
+        if name in targets and name not in phony and not stood:
+            yield moved("config_touched", change.path, 0, f"make takes its target {name} for done")
 
 
 def _attributes(path: str, before: str, after: str) -> Iterator[Moved]:
@@ -317,8 +500,17 @@ def _attributes(path: str, before: str, after: str) -> Iterator[Moved]:
 _SUPPRESSIONS = (
     re.compile(r"#\s*pragma:\s*no\s*(?:cover|branch)", re.IGNORECASE),
     re.compile(r"istanbul\s+ignore|c8\s+ignore|v8\s+ignore|LCOV_EXCL|GCOV_EXCL|coverage\(off\)|@codeCoverageIgnore"),
-    re.compile(r"#\s*nosec\b|nosemgrep|NOSONAR|#\s*(?:ruff|flake8):\s*noqa\s*$|#\s*mypy:\s*ignore-errors"),
-    re.compile(r"/\*\s*eslint-disable\s*\*/|//\s*@ts-nocheck|#!\[allow\((?:warnings|clippy::all)\)\]"),
+    re.compile(r"#\s*nosec\b|nosemgrep|NOSONAR|//\s*nolint\b|node:coverage\s+disable"),
+    re.compile(r"^\s*#\s*(?:ruff|flake8)\s*:\s*noqa\b", re.MULTILINE | re.IGNORECASE),
+    re.compile(
+        r"^\s*#\s*(?:mypy\s*:\s*ignore[-_]errors|type\s*:\s*ignore|pyright\s*:\s*(?:basic|ignore\b)|pylint\s*:\s*skip-file)"
+        r"|#\s*pylint\s*:\s*disable\s*=\s*all\b|@(?:\w+\.)?no_type_check\b",
+        re.MULTILINE,
+    ),
+    re.compile(
+        r"/\*\s*eslint-disable\b(?!-)[^*]*\*/|//\s*@ts-nocheck|#!\[allow\((?:warnings|clippy::all)\)\]|biome-ignore-all"
+    ),
+    re.compile(r"^\s*#\s*shellcheck\s+disable=all\b", re.MULTILINE),
 )
 
 

@@ -25,8 +25,9 @@ _EXPECTED_FILE = re.compile(
     r"|(?:.*/)?(?:__snapshots__|__image_snapshots__|golden|goldens|snapshots)/.*"
 )
 _WHOLE_FILES = re.compile(
-    r"(?:.*/)?(?:pytest\.ini|\.pytest\.ini|pytest\.toml|\.coveragerc|tox\.ini|noxfile\.py|\.?codecov\.ya?ml"
-    r"|jest\.config\.\w+|vitest\.(?:config|workspace)\.\w+|karma\.conf\.\w+|\.mocharc(?:\.\w+)?|\.nycrc(?:\.\w+)?"
+    r"(?:.*/)?(?:\.?pytest\.(?:ini|toml)|\.coveragerc(?:\.toml)?|tox\.ini|noxfile\.py|\.?codecov\.ya?ml"
+    r"|jest\.config\.\w+|vite\.config\.\w+|setup-?[tT]ests?\.[cm]?[jt]sx?|pyrightconfig\.json|ty\.toml|biome\.jsonc?"
+    r"|\.shellcheckrc|rust-toolchain(?:\.toml)?|go\.work|setup_suite\.bash|build\.rs|vitest\.(?:config|workspace)\.\w+|karma\.conf\.\w+|\.mocharc(?:\.\w+)?|\.nycrc(?:\.\w+)?"
     r"|\.c8rc(?:\.\w+)?|\.taprc|ava\.config\.\w+|\.npmrc|\.yarnrc(?:\.yml)?|\.pnpmfile\.c?js"
     r"|playwright\.config\.\w+|cypress\.config\.\w+|\.eslintrc(?:\.\w+)?|eslint\.config\.\w+|\.eslintignore"
     r"|\.?ruff\.toml|\.?mypy\.ini|\.flake8|\.?pylintrc|\.bandit|bandit\.ya?ml|\.semgrepignore|\.semgrep\.ya?ml"
@@ -34,6 +35,7 @@ _WHOLE_FILES = re.compile(
     r"|sonar-project\.properties|\.pre-commit-config\.ya?ml|sitecustomize\.py|usercustomize\.py"
     r"|\.gitlab-ci\.ya?ml|\.travis\.ya?ml|azure-pipelines\.ya?ml|bitbucket-pipelines\.ya?ml|Jenkinsfile|\.drone\.ya?ml"
     r"|appveyor\.ya?ml)\Z|(?:.*/)?\.cargo/config(?:\.toml)?\Z"
+    r"|(?:src/)?[^/]+\.(?:dist|egg)-info/.*"  # what is on the path of imports may bring plugins of pytest
     r"|(?:\.github/workflows|\.github/actions|\.circleci|\.buildkite|\.ci)/.*"
 )
 _CI_FOLDER = re.compile(r"\.github/(?:workflows|actions)/.*")
@@ -42,7 +44,19 @@ _CHECK_SCRIPT = re.compile(
     r"(?:[-_][\w-]+)?(?:\.(?:sh|bash|zsh|ps1|bat|cmd))?\Z"
 )
 # Whoever of these names stands first on the path of imports is what every test gets.
-_RUNNERS = frozenset({"pytest", "_pytest", "pluggy", "iniconfig", "nose", "coverage", "xdist", "hypothesis", "mock"})
+_RUNNERS = frozenset({
+    "pytest", "_pytest", "pluggy", "iniconfig", "nose", "coverage", "xdist", "hypothesis", "mock",
+    # what they import themselves
+    "pygments", "packaging", "colorama", "exceptiongroup", "tomli", "execnet", "attr", "attrs", "py",
+})  # fmt: skip
+# Folders that pytest does not look into (norecursedirs), beside those whose names begin with a dot.
+_NOT_LOOKED_INTO = frozenset({"build", "dist", "venv", "node_modules", "CVS", "_darcs", "__pycache__"})
+_COMPILED = re.compile(r"(?P<place>(?:.*/)?)(?P<stem>\w+)(?:\.[\w-]+)*\.(?:so|pyd|pyc)\Z")
+_VENDORED = re.compile(r"(?:.*/)?(?:node_modules|vendor)/.+")
+_OTHER_SYSTEM = re.compile(
+    r".*_(?:windows|darwin|plan9|js|wasm|wasip1|android|ios|aix|solaris|illumos|dragonfly|freebsd|netbsd|openbsd|arm|386"
+    r"|mips\w*|ppc64\w*|riscv64|s390x|loong64)(?:_\w+)?_test\.go\Z"
+)
 
 
 def is_test_path(path: str) -> bool:
@@ -55,7 +69,28 @@ def is_test_path(path: str) -> bool:
 
 def is_collected(path: str) -> bool:
     """Whether pytest looks for tests in a Python file of this name."""
-    return bool(_COLLECTED_FILE.match(path))
+    folders = path.split("/")[:-1]
+    return bool(_COLLECTED_FILE.match(path)) and not any(
+        folder.startswith(".") or folder in _NOT_LOOKED_INTO for folder in folders
+    )
+
+
+def is_run(path: str) -> bool:
+    """Whether the runner of another language than Python looks for tests at a path like this one."""
+    *folders, name = path.split("/")
+    if any(folder.startswith(".") or folder in {"node_modules", "fixtures", "testdata"} for folder in folders):
+        return False
+    if path.endswith(".go"):
+        return not (name.startswith(("_", ".")) or "vendor" in folders or _OTHER_SYSTEM.match(name))
+    if path.endswith(".rs") and "tests" in folders:  # each file of that folder is a program; what lies deeper is not
+        below = folders[folders.index("tests") + 1 :]
+        return not below or "src" in folders or (len(below) == 1 and name == "main.rs")
+    return True
+
+
+def is_vendored(path: str) -> bool:
+    """Whether a file is a copy of somebody else's code: that of test libraries decides what an assertion asks."""
+    return bool(_VENDORED.match(path))
 
 
 def is_configuration(path: str) -> bool:
@@ -90,14 +125,20 @@ def shadowed(path: str, tree: Collection[str]) -> str:
     Of the standard library and the runners at the root or in a folder of tests; of the product (`tree` holds the paths
     of the base) in a folder of tests.
     """
+    if compiled := _COMPILED.match(path):
+        place, stem = compiled["place"].removesuffix("__pycache__/"), compiled["stem"]
+        beside = any(f"{place}{stem}{end}" in tree for end in (".py", "/__init__.py"))
+        return stem if beside or stem in _RUNNERS or stem in sys.stdlib_module_names else ""
     if not path.endswith(".py"):
         return ""
+    if path.endswith("/__init__.py") and f"{path.removesuffix('/__init__.py')}.py" in tree:
+        return path.split("/")[-2]  # a package comes before a module
     *folders, name = path.split("/")
     stem = folders[-1] if name in {"__init__.py", "__main__.py"} and folders else name.removesuffix(".py")
     place = folders[:-1] if name in {"__init__.py", "__main__.py"} else folders
     in_tests = bool(place) and is_test_path("/".join([*place, "x"]))
     outermost = not place or (in_tests and f"{'/'.join(place)}/__init__.py" not in tree)
-    if stem in _RUNNERS and (outermost or place == ["src"]):
+    if (stem in _RUNNERS or stem.startswith("pytest_")) and (outermost or place == ["src"]):
         return stem
     if stem in sys.stdlib_module_names and outermost:
         return stem

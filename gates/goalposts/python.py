@@ -57,6 +57,7 @@ def judge(changes: Sequence[Change], tree: Collection[str] = ()) -> list[Moved]:
     texts = {change.path: change.before for change in changes}
     moves = _moves(changes)
     renamed = set(moves.came_from.values())
+    left = frozenset(tree) - {change.path for change in changes if change.after is None}
     found: list[Moved] = []
     for change in changes:
         if change.path in renamed and change.after is None:
@@ -66,7 +67,7 @@ def judge(changes: Sequence[Change], tree: Collection[str] = ()) -> list[Moved]:
         if change.after is not None and not now.readable and was.readable:
             found.append(moved("unreadable", change.path, 0, "the file is no longer Python"))
             continue
-        if change.before is None and change.after is not None and (module := shadowed(change.path, tree)):
+        if change.before is None and change.after is not None and (module := shadowed(change.path, left)):
             found.append(moved("module_shadowed", change.path, 0, f"it stands before the module {module} of that name"))
         if is_test_path(change.path) or is_test_path(origin):
             found += _Held(was, now, moves, tree, is_new=texts[origin] is None).judge()

@@ -30,6 +30,11 @@ _SOFT_ENDS = frozenset(
 _END_IN_C = frozenset(
     {"_exit", "_Exit", "exit", "quick_exit", "abort", "raise_", "kill", "ExitProcess", "TerminateProcess"}
 )
+# What a runner takes for a test that need not count.
+_SKIPS = re.compile(
+    r"(?:unittest\.(?:case\.)?SkipTest|(?:pytest|_pytest\.outcomes)\.(?:skip|xfail|importorskip|Skipped|XFailed))(?:\.|\(|\Z)"
+)
+_ABOUT_TESTS = re.compile(r"_?pytest|PYTEST|unittest|(?:^|/)tests?(?:_|/|\Z)")
 _DETECTED = frozenset({"pytest", "unittest", "_pytest", "nose", "conftest"})
 _REPORT = re.compile(r"SIGNALBOX_EVIDENCE")
 _REPORT_OF_TESTS = re.compile(r"--?junit-?xml|\bjunit[\w-]*\.xml\b|_pytest\.junitxml|\bxmlpath\b")
@@ -37,7 +42,7 @@ _PROGRAM = re.compile(r"(?:.*/)?(?:__main__|manage|setup)\.py\Z|(?:.*/)?(?:bin|s
 
 _LOOKED_AT = frozenset({
     ast.Import, ast.ImportFrom, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Delete, ast.NamedExpr, ast.Name,
-    ast.Attribute, ast.Subscript, ast.Call, ast.Raise, ast.Constant, ast.Compare, ast.FunctionDef,
+    ast.Attribute, ast.Subscript, ast.Call, ast.Raise, ast.Constant, ast.Compare, ast.FunctionDef, ast.Dict,
 })  # fmt: skip
 
 Offence = tuple[str, str, int]
@@ -48,7 +53,8 @@ Offence = tuple[str, str, int]
 _WORTH_READING = re.compile(
     r"exit|abort|quit|SystemExit|kill|signal|exec|faulthandler|ctypes|testcapi|modules|pytest|PYTEST|unittest|nose|builtins"
     r"|doctest|pluggy|SIGNALBOX|junit|xmlpath|__(?:eq|ne|dict|import)__|_called_from_test|mock|getattr|setattr|vars|import_module"
-    r"|attrgetter|settrace|setprofile|excepthook|posix|spawn"
+    r"|attrgetter|settrace|setprofile|excepthook|posix|spawn|SkipTest|Skipped|_getframe|f_locals|f_globals|inspect|__code__|argv"
+    r"|meta_path|tests?\b"
 )
 
 
@@ -170,6 +176,11 @@ class _Reach:
                     yield "report_forged", "the writer of the report is taken", node.lineno
         if isinstance(node, ast.Call):
             yield from self._call(node)
+            pairs = [(keyword.arg, keyword.value) for keyword in node.keywords]
+            yield from self._compares_all(pairs, node.lineno)
+        elif isinstance(node, ast.Dict):
+            pairs = [(_text(key), value) for key, value in zip(node.keys, node.values, strict=True) if key is not None]
+            yield from self._compares_all(pairs, node.lineno)
         elif isinstance(node, ast.Raise) and node.exc is not None:
             raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
             if self.full(raised) in {"SystemExit", "builtins.SystemExit"} and self._ends_here(node):
@@ -183,6 +194,30 @@ class _Reach:
         elif isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Delete):
             yield from self._assigned(node)
 
+    @staticmethod
+    def _compares_all(pairs: Sequence[tuple[str | None, ast.expr]], line: int) -> Iterator[Offence]:
+        """Comparisons that are given as functions without a name."""
+        for name, value in pairs:
+            if (
+                name in {"__eq__", "__ne__"}
+                and isinstance(value, ast.Lambda)
+                and _is_sure(value.body, name == "__eq__")
+            ):
+                yield "framework_patched", f"{name} says the same of anything", line
+
+    @cached_property
+    def looks_round(self) -> bool:
+        """Whether the file asks for the frames of those who call it."""
+        text = ast.unparse(self.tree)
+        return bool(re.search(r"_getframe|\bf_back\b|currentframe|inspect\.(?:stack|trace)|\bstack\(\)", text))
+
+    @cached_property
+    def asks_round(self) -> bool:
+        """Whether the file asks how the process was started, or what it has loaded."""
+        return bool(
+            re.search(r"\bsys\.(?:(?:orig_)?argv|modules)|\bos\.environ\b|\borig_argv\b", ast.unparse(self.tree))
+        )
+
     def _mentioned(self, node: ast.Name | ast.Attribute | ast.Subscript | ast.Call) -> Iterator[Offence]:
         full = self.full(node)
         if _HARD_ENDS.match(full) or (full.startswith("?.") and full.rpartition(".")[2] in {"_exit", "abort"}):
@@ -193,6 +228,16 @@ class _Reach:
             yield "exit_trick", f"{full} puts another program in the place of this one", node.lineno
         elif isinstance(node, ast.Attribute) and node.attr == "xmlpath":
             yield "report_forged", f"the place of the report is asked for: {ast.unparse(node)[:60]}", node.lineno
+        elif not self.is_test and not _is_helper(self.path) and _SKIPS.match(full):
+            yield "test_skipped", f"the product skips its tests: {full}", node.lineno
+        elif (
+            not self.is_test
+            and isinstance(node, ast.Attribute)
+            and node.attr in {"f_locals", "f_globals"}
+            and self.looks_round
+            and not re.search(rf"{re.escape(ast.unparse(node))}(?:\[|\.get\()'__name__'", ast.unparse(self.tree))
+        ):
+            yield "tests_detected", f"the variables of the callers are read: {ast.unparse(node)[:60]}", node.lineno
         elif full in {"sys._called_from_test", "sys.modules.pytest"} and not self.is_test:
             yield "tests_detected", "the code asks whether it is being tested", node.lineno
 
@@ -235,13 +280,51 @@ class _Reach:
             "sys.meta_path.insert",
             "sys.meta_path.append",
         }:
-            if self.is_test and id(node) not in self.restored and (id(node) in self.at_import or self.is_support):
+            at_once = id(node) in self.at_import
+            taken = name.startswith("sys.meta_path.") or (words and _is_module_of_tests(words[0]))
+            if not self.is_test and at_once and taken:
+                yield "framework_patched", f"imports are taken over: {ast.unparse(node)[:80]}", node.lineno
+            elif self.is_test and id(node) not in self.restored and (at_once or self.is_support):
                 yield "framework_patched", f"modules are replaced: {ast.unparse(node)[:80]}", node.lineno
         elif name in {"sys.modules.get", "sys.modules.__contains__", "importlib.util.find_spec"} and not self.is_test:
             if words and words[0] in _DETECTED and name != "importlib.util.find_spec":
                 yield "tests_detected", "the code asks whether it is being tested", node.lineno
         elif name in {"hasattr", "getattr"} and not self.is_test and words[1:2] in (["_called_from_test"], ["_pytest"]):
             yield "tests_detected", "the code asks whether it is being tested", node.lineno
+
+        elif not self.is_test and self._takes_runner(node, name, words):
+            yield "tests_detected", f"the product takes the runner up: {ast.unparse(node)[:60]}", node.lineno
+        elif (
+            not self.is_test
+            and self.asks_round
+            and name.rpartition(".")[2] in {"startswith", "endswith", "find", "count", "__contains__"}
+            and words[:1]
+            and re.match(r"_?pytest|PYTEST|unittest", words[0] or "")
+        ):
+            yield "tests_detected", "the code asks whether it is being tested", node.lineno
+        elif isinstance(node.func, ast.Attribute) and node.func.attr in {"update", "setdefault", "__setitem__"}:
+            place = self.full(node.func.value)
+            if self._is_of_tests(place, node.func.value) or place.partition(".")[0] in _FRAMEWORKS:
+                yield "framework_patched", f"{place} is changed: {ast.unparse(node)[:80]}", node.lineno
+
+    def _takes_runner(self, node: ast.Call, name: str, words: Sequence[str | None]) -> bool:
+        """Whether a module of the runner is imported by a function, as somebody does who would not be seen."""
+        if _is_helper(self.path) or not words or words[0] is None:
+            return False
+        function = self.full(node.func)
+        asked = function in {"__import__", "builtins.__import__", "importlib.import_module", "importlib.__import__"}
+        return asked and words[0].partition(".")[0] in _DETECTED
+
+    def _is_of_tests(self, place: str, node: ast.expr) -> bool:
+        """Whether a place is a module of the tests, reached from the product."""
+        root = place.partition(".")[0]
+        called = any(isinstance(one, ast.Call | ast.Subscript) for one in ast.walk(node))
+        known = called or root in {one.partition(".")[0] for one in self.names.values()}
+        parts = place.split(".")
+        is_tests = parts[0] in {"tests", "test", "conftest"} or any(
+            re.match(r"test_|conftest\Z", part) for part in parts
+        )
+        return known and is_tests and not self.is_test
 
     def _is_self(self, node: ast.expr) -> bool:
         """Whether a signal goes to this process, its group, or everybody's."""
@@ -269,19 +352,43 @@ class _Reach:
     def _compared(self, node: ast.Compare) -> Iterator[Offence]:
         if self.is_test or not isinstance(node.ops[0], ast.In | ast.NotIn):
             return
-        asked, where = _text(node.left), self.full(node.comparators[0])
-        if asked in _DETECTED and where.startswith(("sys.modules", "sys.argv")):
+        asked, where = _text(node.left) or "", self.full(node.comparators[0])
+        place = ast.unparse(node.comparators[0])
+        started = re.search(r"\b(?:orig_argv|sys\.argv|argv\[0\]|os\.environ|sys\.executable)", f"{where} {place}")
+        in_file = re.search(r"\.(?:co_)?filename\b", place) and self.looks_round
+        if (
+            (asked in _DETECTED and where.startswith(("sys.modules", "sys.argv")))
+            or (started and re.match(r"_?pytest|py\.test|PYTEST|unittest", asked))
+            or (in_file and _ABOUT_TESTS.search(asked))
+        ):
             yield "tests_detected", "the code asks whether it is being tested", node.lineno
 
     def _assigned(self, node: ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Delete) -> Iterator[Offence]:
         targets = node.targets if isinstance(node, ast.Assign | ast.Delete) else [node.target]
         for target in targets:
+            value = getattr(node, "value", None)
+            if isinstance(target, ast.Name | ast.Attribute) and isinstance(value, ast.expr):
+                name = target.id if isinstance(target, ast.Name) else target.attr
+                yield from self._compares_all([(name, value)], node.lineno)
             if isinstance(target, ast.Attribute):
-                yield from self._set(node, self.full(target.value), target.attr)
+                if target.attr == "__code__":
+                    yield (
+                        "framework_patched",
+                        f"the code of a function is replaced: {ast.unparse(target)[:80]}",
+                        node.lineno,
+                    )
+                yield from self._set(node, self.full(target.value), target.attr, target.value)
             elif isinstance(target, ast.Subscript):
                 place = self.full(target.value)
-                if place == "sys.modules" and self.is_test and id(node) not in self.restored:
+                of_tests = not self.is_test and _is_module_of_tests(_text(target.slice))
+                if place == "sys.modules" and (of_tests or (self.is_test and id(node) not in self.restored)):
                     yield "framework_patched", f"a module is replaced: {ast.unparse(target)[:80]}", node.lineno
+                elif self._is_of_tests(place, target.value):
+                    yield (
+                        "framework_patched",
+                        f"a part of the tests is replaced: {ast.unparse(target)[:80]}",
+                        node.lineno,
+                    )
                 elif place.partition(".")[0] in _FRAMEWORKS and not isinstance(node, ast.Delete):
                     yield (
                         "framework_patched",
@@ -289,9 +396,14 @@ class _Reach:
                         node.lineno,
                     )
 
-    def _set(self, node: ast.stmt | ast.Call, place: str, name: str | None) -> Iterator[Offence]:
+    def _set(
+        self, node: ast.stmt | ast.Call, place: str, name: str | None, of: ast.expr | None = None
+    ) -> Iterator[Offence]:
         """An attribute of a module or of something imported is set."""
         full = f"{place}.{name}"
+        if self._is_of_tests(place, of or (node.args[0] if isinstance(node, ast.Call) else ast.Name(place))):
+            yield "framework_patched", f"{full} is replaced by the product", node.lineno
+            return
         if place.partition(".")[0] in _FRAMEWORKS:
             yield "framework_patched", f"{full} is replaced", node.lineno
         elif self.is_test and full in {"sys.excepthook", "threading.excepthook", "sys.stdout", "sys.exit"}:
@@ -314,6 +426,9 @@ def _text(node: ast.expr) -> str | None:
     """The text that an expression of constants makes, or None."""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else None
+    if isinstance(node, ast.Call) and dotted(node.func) == "chr" and len(node.args) == 1:
+        code = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
+        return chr(code) if isinstance(code, int) and 0 <= code < 0x110000 else None
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         left, right = _text(node.left), _text(node.right)
         return left + right if left is not None and right is not None else None
@@ -401,12 +516,35 @@ def _is_always(node: ast.FunctionDef) -> bool:
             inner = statement.body[0]
         if isinstance(inner, ast.Return):
             others = [one for one in ast.walk(node) if isinstance(one, ast.Return) and one is not inner]
+            if (
+                not others
+                and not isinstance(inner.value, ast.Constant)
+                and _is_sure(inner.value, node.name == "__eq__")
+            ):
+                return True
             if isinstance(inner.value, ast.Constant) and isinstance(inner.value.value, bool):
                 return inner.value.value is (node.name == "__eq__") and all(
                     isinstance(one.value, ast.Constant) and one.value.value is inner.value.value for one in others
                 )
             return False
     return False
+
+
+def _is_sure(node: ast.expr | None, answer: bool) -> bool:
+    """Whether an expression has one answer, whatever is compared."""
+    if isinstance(node, ast.Constant):
+        return node.value is answer
+    if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or if answer else ast.And):
+        return any(_is_sure(one, answer) for one in node.values)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        return _is_sure(node.operand, not answer)
+    if isinstance(node, ast.Call) and answer:
+        return dotted(node.func) == "isinstance" and len(node.args) > 1 and dotted(node.args[1]) == "object"
+    return False
+
+
+def _is_module_of_tests(name: str | None) -> bool:
+    return bool(re.match(r"(?:tests?|conftest|pytest|_pytest|unittest)(?:\.|\Z)|(?:.*\.)?test_", name or ""))
 
 
 def _is_code(node: ast.expr | None, tree: ast.Module) -> bool:

@@ -18,7 +18,7 @@ from functools import cached_property
 from gates.goalposts.languages import Language, language_of
 from gates.goalposts.moves import Change, Moved, added_lines, moved
 from gates.goalposts.outline import Group, Item, Unmatched, outline
-from gates.goalposts.paths import is_data, is_test_path
+from gates.goalposts.paths import is_data, is_run, is_test_path
 
 _STATEMENT_LINES = 20
 _MAX_DIFFERENCES = 5
@@ -68,6 +68,9 @@ def _of_language(language: Language, changes: Sequence[Change]) -> Iterator[Move
             moves = list(_compared(language, test, now))
         named |= {test.path} if moves else set()
         yield from moves
+    if language.name == "rust":
+        yield from _modules_left_out(changes)
+    yield from _moved_out(language, ours)
     for change in ours:
         # What could not be named by its kind is told in its own words.
         if change.path not in named:
@@ -84,6 +87,118 @@ def _of_language(language: Language, changes: Sequence[Change]) -> Iterator[Move
                     )
         if not is_test_path(change.path):
             yield from _ends_of_product(language, change)
+            yield from _reaches_of_product(language, change)
+
+
+# What code of the product says that reaches into its tests, by language: each with its kind and words for it.
+_ASSERTS_OF_RUST = r"(?:debug_)?assert(?:_eq|_ne|_matches)?|panic|unreachable|todo|unimplemented"
+_TOOLS_OF_SHELL = (
+    r"\[\[?|test|run|assert\w*|refute\w*|exit|set|return|trap|diff|cmp|grep|true|false|command|builtin|eval|bats|load|fail|skip"
+    r"|pytest|python3?|node|npm|npx|cargo|go|make"
+)
+_REACHES: dict[str, tuple[tuple[str, str, re.Pattern[str]], ...]] = {
+    "javascript": (
+        ("tests_detected", "the code looks for its tests", re.compile(
+            r"\.stack\b.*(?:\btest|spec\b|node:internal|jest|vitest|mocha)|process\.argv.*['\"`/](?:--test|mocha|jest|vitest|ava)\b"
+            r"|process\.execArgv.*test")),
+        ("exit_trick", "the end of the process is changed", re.compile(
+            r"process\.exitCode\s*=\s*(?:0|undefined|null)\b|process\.on(?:ce)?\(\s*['\"]exit['\"].*exitCode|defineProperty\(\s*process\b")),
+        ("framework_patched", "what the tests stand on is replaced", re.compile(
+            r"^\s*(?:globalThis|global|window)\.(?:expect|assert|describe|it|test|suite|before\w*|after\w*|jest|vi)\s*=(?!=)"
+            r"|^\s*(?:Object|Array|JSON|Number|Reflect|Symbol|Math)\.\w+\s*=(?!=)")),
+    ),
+    "go": (
+        ("tests_detected", "the code reaches for the flags of its tests", re.compile(
+            r"flag\.(?:CommandLine\.)?(?:Set|Lookup|Parse)\(\s*\"test\.")),
+        ("exit_trick", "loading the code ends the process", re.compile(r"^var\b.*\b(?:os|syscall)\.Exit\(")),
+    ),
+    "rust": (
+        ("framework_patched", "an assertion means something else", re.compile(
+            rf"macro_rules!\s*(?:{_ASSERTS_OF_RUST})\b|\buse\b.*\bas (?:{_ASSERTS_OF_RUST})\s*[;,}}]")),
+        ("exit_trick", "code runs before the tests do", re.compile(
+            r"link_section\b|\.(?:init|fini|ctors)(?:_array)?\b|#\[(?:\w+::)*(?:ctor|dtor)\b|no_mangle.*\bmain\b")),
+    ),
+    "shell": (
+        ("exit_trick", "the end of whoever reads this file is changed", re.compile(
+            r"\btrap\b.*\b(?:exit\s+0|exit\s*['\"]|true\b|:).*\b(?:EXIT|ERR|DEBUG|RETURN|0)\b")),
+        ("framework_patched", "a tool of the tests means something else", re.compile(
+            rf"^\s*(?:function\s+)?(?:{_TOOLS_OF_SHELL})\s*\(\s*\)\s*(?:\{{|\(|$)|^\s*function\s+(?:{_TOOLS_OF_SHELL})\b"
+            rf"|\balias\s+(?:{_TOOLS_OF_SHELL})=|^\s*enable\s+-n\b")),
+    ),
+}  # fmt: skip
+_ALWAYS_EQUAL = re.compile(
+    r"\bfn\s+eq\s*\([^)]*\)\s*->\s*bool\s*\{\s*(?:return\s+)?true\s*;?\s*\}"
+    r"|\bfn\s+ne\s*\([^)]*\)\s*->\s*bool\s*\{\s*(?:return\s+)?false\s*;?\s*\}"
+)
+_ASSERTING = re.compile(
+    r"^(?:node:)?(?:assert(?:/strict)?|test)$|^(?:chai|vitest|mocha|expect|sinon|should|tap|ava|uvu)(?:/.*)?$|^@jest/"
+)
+
+
+def _reaches_of_product(language: Language, change: Change) -> Iterator[Moved]:
+    """Where the product changes what its tests stand on."""
+    before, after = change.before or "", change.after or ""
+    if not after:
+        return
+    for kind, what, pattern in _REACHES.get(language.name, ()):
+        for line, text in (
+            added_lines(_code(before), _code(after)) if language.name != "shell" else added_lines(before, after)
+        ):
+            if pattern.search(text):
+                yield moved(kind, change.path, line, f"{what}: {text.strip()}")
+    if language.name == "shell" and not after.startswith("#!"):  # it is read by another, and its options stay
+        for line, text in added_lines(before, after):
+            if re.match(r"\s*set\s+(?:\+e|\+o\s+errexit)\b", text):
+                yield moved(
+                    "exit_trick", change.path, line, f"errors no longer end whoever reads this file: {text.strip()}"
+                )
+    if language.name == "rust" and _count(_ALWAYS_EQUAL, _code(after)) > _count(_ALWAYS_EQUAL, _code(before)):
+        yield moved(
+            "framework_patched", change.path, _line(_ALWAYS_EQUAL, _code(after)), "equality says the same of anything"
+        )
+    if language.name == "javascript":
+        yield from _changed_assertions(change.path, before, after)
+
+
+def _changed_assertions(path: str, before: str, after: str) -> Iterator[Moved]:
+    """Members of an imported module of assertions or tests that the product sets."""
+    imported = re.findall(
+        r"import\s+([^'\";]*?)\s+from\s+['\"]([^'\"]+)['\"]|(?:const|let|var)\s+([^=;]+?)\s*=\s*(?:await\s+import|require)\(\s*['\"]([^'\"]+)['\"]",
+        after,
+    )
+    names = {
+        name
+        for one, module, other, required in imported
+        if _ASSERTING.match(module or required)
+        for name in re.findall(r"[A-Za-z_$][\w$]*", one or other)
+    } - {"as", "type"}
+    for inline in re.finditer(r"require\(\s*['\"]([^'\"]+)['\"]\s*\)(?:\.\w+)+\s*=(?!=)", after):
+        if _ASSERTING.match(inline[1]) and inline[0] not in before:
+            line = after.count("\n", 0, inline.start()) + 1
+            yield moved("framework_patched", path, line, f"a module of the tests is changed: {inline[0]}")
+    for name in sorted(names):
+        mine = re.escape(name)
+        sets = re.compile(
+            rf"(?<![\w$.]){mine}(?:\.\w+|\[[^\]]+\])+\s*=(?!=)|Object\.(?:assign|defineProperty|defineProperties)\(\s*{mine}\b"
+            rf"|Reflect\.set\(\s*{mine}\b|delete\s+{mine}\b"
+        )
+        for line, text in added_lines(_code(before), _code(after)):
+            if sets.search(text):
+                yield moved("framework_patched", path, line, f"a module of the tests is changed: {text.strip()}")
+
+
+def _modules_left_out(changes: Sequence[Change]) -> Iterator[Moved]:
+    """Modules of Rust that are no longer named, and whose files are still there: nobody compiles their tests."""
+    declared = re.compile(r"^[ \t]*(?:pub(?:\([^)]*\))?\s+)?mod\s+(\w+)\s*;", re.MULTILINE)
+    gone = {change.path for change in changes if change.after is None}
+    came = {name for change in changes for name in declared.findall(_code(change.after or ""))}
+    for change in changes:
+        if change.before is None or change.after is None:
+            continue
+        for name in declared.findall(_code(change.before)):
+            files = (f"/{name}.rs", f"/{name}/mod.rs")
+            if name not in came and not any(f"/{path}".endswith(files) for path in gone):
+                yield moved("test_uncollected", change.path, 0, f"the module {name} is no longer part of the crate")
 
 
 def _ends_of_product(language: Language, change: Change) -> Iterator[Moved]:
@@ -438,10 +553,30 @@ class _Test:
 def _elsewhere(test: _Test, new: list[_Test]) -> _Test | None:
     """A test under another name or in another file that asks all that this one asked."""
     for other in new:
+        if (is_run(test.path) and not is_run(other.path)) or _is_deeper(test.path, other.path):
+            continue
         if other.name == test.name or (test.assertions and not Counter(test.assertions) - Counter(other.assertions)):
             new.remove(other)
             return other
     return None
+
+
+def _moved_out(language: Language, ours: Sequence[Change]) -> Iterator[Moved]:
+    """Files of tests that lie where their runner does not look any more."""
+    for change in ours:
+        if change.after is not None or not is_run(change.path):
+            continue
+        names = {test.name for test in _tests(language, change.path, change.before or "")}
+        for other in ours:
+            if other.before is not None or (is_run(other.path) and not _is_deeper(change.path, other.path)):
+                continue
+            if names & {test.name for test in _tests(language, other.path, other.after or "")}:
+                yield moved("test_uncollected", other.path, 0, f"its runner does not look for {change.path} here")
+
+
+def _is_deeper(was: str, now: str) -> bool:
+    """Whether a file of bats lies below the folder where it was: bats looks into one folder only."""
+    return now.endswith(".bats") and now.rpartition("/")[0].startswith(f"{was.rpartition('/')[0]}/")
 
 
 def _compared(language: Language, test: _Test, now: _Test) -> Iterator[Moved]:

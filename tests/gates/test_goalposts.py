@@ -2,8 +2,9 @@
 
 import pytest
 
-from gates import evidence, goalposts
+from gates import evidence, goalposts, presets
 from gates.goalposts import Change
+from tests.gates import goalposts_second as second
 from tests.gates import goalposts_strangers as strangers
 from tests.gates.goalposts_corpus import CHEATS, HONEST, Files
 
@@ -40,17 +41,21 @@ def test_a_patch_that_adds_tests_moves_nothing(name: str) -> None:
     assert goalposts.judge(changes_of(HONEST[name])) == ()
 
 
-@pytest.mark.parametrize("name", strangers.CHEATS)
+STRANGE = {**strangers.CHEATS, **second.CHEATS}
+HONEST_TOO = {**strangers.HONEST, **second.HONEST}
+
+
+@pytest.mark.parametrize("name", STRANGE)
 def test_what_a_stranger_got_past_is_told_with_its_place(name: str) -> None:
-    kinds, files = strangers.CHEATS[name]
+    kinds, files = STRANGE[name]
     found = judged(files)
     assert kinds & {one.kind for one in found}, found
     assert all(one.kind in goalposts.KINDS and one.what and one.path for one in found)
 
 
-@pytest.mark.parametrize("name", strangers.HONEST)
+@pytest.mark.parametrize("name", HONEST_TOO)
 def test_an_honest_patch_of_any_kind_moves_nothing(name: str) -> None:
-    assert judged(strangers.HONEST[name]) == ()
+    assert judged(HONEST_TOO[name]) == ()
 
 
 def test_the_child_finds_what_we_would_find() -> None:
@@ -92,3 +97,14 @@ def test_moves_are_told_in_one_sentence_with_places() -> None:
     found = goalposts.judge(changes_of(CHEATS["a skip mark"][1]))
     assert goalposts.told(found) == "moved: tests/test_calc.py:9: test_add is skipped or expected to fail"
     assert goalposts.told(()).startswith("clean")
+
+
+def test_every_preset_asks_whether_the_goalposts_moved() -> None:
+    files = {
+        "pyproject.toml": "[tool.pytest.ini_options]\n[tool.ruff]\n[tool.mypy]\n[tool.bandit]\n",
+        "package.json": '{"devDependencies": {"@microsoft/eslint-formatter-sarif": "3"}}',
+        ".semgrep.yml": "rules: []\n",
+    }
+    found = {preset.key: preset.criteria for preset in presets.propose(files.keys(), files.get)}
+    assert found.keys() == {"pytest", "ruff", "mypy", "bandit", "semgrep", "eslint"}
+    assert all(criteria["goalposts"] is True for criteria in found.values())

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from gates.goalposts import count
+from gates import measuring
+from gates.goalposts import count, moved
 from gates.junit import Results, TestCase
 from gates.models import GateRun
 from pipeline import events
 from tests.factories import make_gate_run
-from tests.gates.test_measuring import TEST, TESTS, house_with, only_run
+from tests.gates.test_measuring import CALC, TEST, TESTS, house_with, only_run
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
 
@@ -95,7 +96,11 @@ def test_tests_without_a_report_are_counted_by_what_their_runner_prints(tmp_path
     said = "print('test result: ok. {} passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s')\n"
     house = house_with(tmp_path, {"say.py": said.format(2)}, tests=gate)
     house.work({"say.py": said.format(1)})
-    assert [one[3] for one in only_run(house).evidence["goalposts"]] == ["1 tests ran, 2 on the base"]
+    told = {one[0]: one[3] for one in only_run(house).evidence["goalposts"]}
+    assert told == {
+        "tests_missing": "1 tests ran, 2 on the base",
+        "config_touched": "the gate's command names this file",
+    }
 
 
 def test_a_patch_on_a_measured_base_that_keeps_its_tests_is_clean_and_a_linter_is_not_counted(tmp_path: Path) -> None:
@@ -107,6 +112,73 @@ def test_a_patch_on_a_measured_base_that_keeps_its_tests_is_clean_and_a_linter_i
     assert [run.state for run in runs] == ["passed", "passed"]
     assert on_base["lint"] is None
     assert on_base["unit_tests"] is not None
+
+
+MOVED = {"goalposts": True}
+SAY = "print('1 passed in 0.01s')\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "files"),
+    [
+        (["python", "tools/all.py"], {}),
+        (["make", "test"], {"Makefile": "test:\n\t@python tools/all.py\n"}),
+        (["sh", "-c", "make test"], {"Makefile": ".PHONY: test\ntest: all\nall:\n\tpython tools/all.py\n"}),
+    ],
+    ids=["command", "make", "needed"],
+)  # fmt: skip
+def test_a_script_that_the_gate_runs_changes_as_configuration_does(
+    tmp_path: Path, command: list[str], files: dict[str, str]
+) -> None:
+    gate = {"gate_type": "unit_tests", "command": command, "criteria": MOVED}
+    house = house_with(tmp_path, {"tools/all.py": SAY, **files}, tests=gate)
+    house.work({"tools/all.py": SAY + "# quiet\n"})
+    assert [one[:2] for one in only_run(house).evidence["goalposts"]] == [["config_touched", "tools/all.py"]]
+
+
+def test_a_target_that_a_new_file_takes_for_done_is_told(tmp_path: Path) -> None:
+    gate = {"gate_type": "unit_tests", "command": ["make", "test"], "criteria": MOVED}
+    house = house_with(tmp_path, {"Makefile": "test:\n\t@python -c pass\n"}, tests=gate)
+    house.work({"test": ""})
+    assert [one[:2] for one in only_run(house).evidence["goalposts"]] == [["config_touched", "test"]]
+
+
+@pytest.mark.parametrize(
+    ("patch", "told"),
+    [
+        ({"calc.py": "# ruff: noqa\n" + CALC}, ["check_suppressed"]),
+        ({"test_calc.py": TEST.replace("== 3", "is not None")}, []),
+        ({"calc.py": "# mypy: ignore-errors\n" + CALC}, []),
+    ],
+    ids=["looks away", "a test", "another tool"],
+)
+def test_a_linters_gate_is_told_of_its_own_goalposts_only(
+    tmp_path: Path, patch: dict[str, str], told: list[str]
+) -> None:
+    command = ["python", "-c", "pass", "ruff"]
+    house = house_with(tmp_path, {"ruff.toml": ""}, ruff={"gate_type": "lint", "command": command, "criteria": MOVED})
+    house.work(patch)
+    assert [one[0] for one in only_run(house).evidence["goalposts"]] == told
+
+
+@pytest.mark.parametrize(
+    ("command", "path", "what", "concerns"),
+    [
+        (["ruff", "check", "."], "ruff.toml", "the configuration of checks changed", True),
+        (["ruff", "check", "."], "pyproject.toml", "the configuration of checks changed: tool.ruff", True),
+        (["ruff", "check", "."], "pyproject.toml", "the configuration of checks changed: tool.pytest", False),
+        (["npx", "--no-install", "eslint", "."], "eslint.config.js", "the configuration of checks changed", True),
+        (["bandit", "-r", "."], ".bandit", "the configuration of checks changed", True),
+        (["semgrep", "scan"], ".semgrepignore", "the configuration of checks changed", True),
+        (["mypy"], "mypy.ini", "the configuration of checks changed", True),
+        (["mypy"], ".github/workflows/ci.yml", "the configuration of checks changed", False),
+        (["./scan"], "Makefile", "the configuration of checks changed", True),
+    ],
+)
+def test_configuration_is_told_to_the_linter_whose_it_is(
+    command: list[str], path: str, what: str, concerns: bool
+) -> None:
+    assert measuring._concerns(command, moved("config_touched", path, 0, what)) is concerns
 
 
 @pytest.mark.parametrize(
