@@ -240,7 +240,7 @@ def _reverse(
 ) -> tuple[Patch, bool]:
     """Enter the reverse of one step, whose text changes `base`."""
     text = git.diff_text(project.mirror, step.tree_before, step.tree)
-    return Patch.objects.reverse(step.patch, diff_text=text, base_commit=base, reason=reason, by=by, after=after)
+    return Patch.objects.submit_reverse(step.patch, diff_text=text, base_commit=base, reason=reason, by=by, after=after)
 
 
 # --- a set of them ---------------------------------------------------------------------------------------------------

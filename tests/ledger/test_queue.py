@@ -339,7 +339,7 @@ def test_whether_the_policy_is_the_same_costs_a_landing_one_query(
     single.queue.pause(by=BY)
     patch = single.work({"a.txt": "a\n"})
     with transaction.atomic():
-        row = Patch.objects.locked_in_place(patch.pk)
+        row = patch.locked_in_place()
         with django_assert_num_queries(1):
             assert changed_by_policy(row) == ""
 
