@@ -111,7 +111,7 @@ class Verified(Strict):
 
     tests_passed = serializers.BooleanField()
     tree = OidField()
-    parent = OidField()
+    parent = OidField()  # type: ignore[assignment]  # DRF takes declared fields off the class
     message = serializers.CharField(required=False, allow_blank=True, default="", max_length=2000)
 
 
@@ -145,7 +145,7 @@ class Bulk(Strict):
     verb = serializers.ChoiceField(choices=["rollback", *bulk.VERBS])
     filter = Chosen()
     dry_run = serializers.BooleanField(required=False, default=True)
-    partial = serializers.BooleanField(required=False, default=False)
+    partial = serializers.BooleanField(required=False, default=False)  # type: ignore[assignment]  # as above
     reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=2000)
 
 
@@ -407,19 +407,19 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
         policy has become stricter. Refuses with `invalid_move`, `validation_incomplete`, `attempts_exhausted`,
         `superseded`, `policy_changed`, `reviews_missing`, `review_veto`.
         """
-        patch = self.get_object()
-        self.body(Nothing)
-        try:
-            patch.queue(by=self.by)
-        except MergeQueue.DoesNotExist as problem:
-            raise NotFound.of("merge_queue") from problem
-        return self.reply(patch)
+        return self._queue()
 
     @extend_schema(request=Nothing, responses=PatchSerializer)
     @action(detail=True, methods=["post"])
     def requeue(self, request: Request, id: str) -> Response:
         """The same as `queue/`, as people say it of a patch that failed to apply."""
-        return self.queue(request, id)
+        return self._queue()
+
+    def _queue(self) -> Response:
+        patch = self.get_object()
+        self.body(Nothing)
+        patch.queue(by=self.by)
+        return self.reply(patch)
 
     @extend_schema(request=Quarantine, responses=PatchSerializer)
     @action(detail=True, methods=["post"])

@@ -28,6 +28,7 @@ from ledger.proof import Problem
 from ledger.sealing import CREATED_US, LEAVES, REF, audit_repository
 from pipeline import events
 from pipeline.events import START, Cursor, Event
+from pipeline.refusals import Refused
 
 TOMBSTONE = "seal.dropped"
 """The kind of event that says which months are gone by retention."""
@@ -132,7 +133,7 @@ def check_newest(seals: int = 10, events_at_most: int = 50_000) -> list[Problem]
             return anchors.problems
         anchors = _up_to(newest, anchors)
         problems = [*anchors.problems, *_judge_seals(newest, anchors, from_first=newest[0].number)]
-        after, to = Cursor(*_tuple(newest[0].from_cursor)), Cursor(*_tuple(newest[-1].to_cursor))
+        after, to = _told_place(newest[0].from_cursor), _told_place(newest[-1].to_cursor)
         stretch = Stretch(after, to, newest[0].number, newest[-1].number)
         seen = _walk(cursor, stretch)
         problems += seen.walked.problems
@@ -255,7 +256,7 @@ def _stretches(seals: Sequence[Seal]) -> list[Stretch]:
     for seal in seals:
         first, held = first or seal.number, held + seal.count
         if held >= STRETCH_EVENTS or seal is seals[-1]:
-            to = Cursor(*_tuple(seal.to_cursor))
+            to = _told_place(seal.to_cursor)
             found.append(Stretch(after, to, first, seal.number))
             after, first, held = to, 0, 0
     return [*found, Stretch(after, None, 0, 0)]
@@ -356,7 +357,7 @@ def _judge_seals(seals: Sequence[Seal], anchors: _Anchors, from_first: int = 1) 
         number, cursor, root = from_first - 1, seals[0].from_cursor, seals[0].prev_root
 
     def wrong(seal: Seal, what: str) -> None:
-        problems.append(Problem(_tuple(cursor), WRONG_SEAL, what, number=seal.number))
+        problems.append(Problem(_told_place(cursor), WRONG_SEAL, what, number=seal.number))
 
     for seal in seals:
         if seal.number != number + 1:
@@ -378,16 +379,16 @@ def _judge_seals(seals: Sequence[Seal], anchors: _Anchors, from_first: int = 1) 
         what = (
             f"is anchored as {anchors.known[number][0]}, but gone with the {document['count']} events behind the cursor"
         )
-        problems.append(Problem(_tuple(document["from_cursor"]), WRONG_SEAL, what, number=number))
+        problems.append(Problem(_told_place(document["from_cursor"]), WRONG_SEAL, what, number=number))
     return problems
 
 
-def _tuple(cursor: str) -> tuple[int, int, int]:
+def _told_place(cursor: str) -> Cursor:
     """The cursor as a place, also where somebody made nonsense of it."""
     try:
-        return tuple(Cursor.parse(cursor))  # type: ignore[return-value]
-    except events.Refused:
-        return tuple(START)  # type: ignore[return-value]
+        return Cursor.parse(cursor)
+    except Refused:
+        return START
 
 
 def _look_closer(cursor: Any, stretch: Stretch, anchors: _Anchors) -> list[Problem]:
@@ -399,7 +400,7 @@ def _look_closer(cursor: Any, stretch: Stretch, anchors: _Anchors) -> list[Probl
             commit, told = anchors.known[seal.number]
             if told != seal.document() or proof.root(document, expected) != seal.root_hash:
                 document, expected = json.loads(told), _anchored_leaves(commit, expected)
-        after, to = Cursor(*_tuple(str(document["from_cursor"]))), Cursor(*_tuple(str(document["to_cursor"])))
+        after, to = _told_place(str(document["from_cursor"])), _told_place(str(document["to_cursor"]))
         cursor.execute(
             f"SELECT id, subject_type, subject_id, stream_seq, epoch, xid::text, seq::text, {CREATED_US}::text, hash "
             f"FROM pipeline_event WHERE {Stretch(after, to, 0, 0).where} "
@@ -421,11 +422,9 @@ def _look_closer(cursor: Any, stretch: Stretch, anchors: _Anchors) -> list[Probl
             )
         for position in missing[:1]:
             at = rows[min(position, len(rows) - 1)] if rows else None
-            place = (int(at[4]), int(at[5]), int(at[6])) if at else tuple(after)
+            place = (int(at[4]), int(at[5]), int(at[6])) if at else after
             what = f"event {position + 1} of {seal} is not there any more ({len(missing)} are missing in it)"
-            problems.append(
-                Problem(place, MISSING_ROW, what, proof.ulid(str(at[0])) if at else "", number=seal.number)  # type: ignore[arg-type]
-            )
+            problems.append(Problem(place, MISSING_ROW, what, proof.ulid(str(at[0])) if at else "", number=seal.number))
     return problems
 
 
@@ -520,7 +519,7 @@ def _judge_tombstones(seals: Sequence[Seal], tombstones: Sequence[str]) -> list[
     )
     return [
         Problem(
-            _tuple(seal.from_cursor),
+            _told_place(seal.from_cursor),
             WRONG_SEAL,
             "its events were dropped, and no tombstone says so",
             number=seal.number,

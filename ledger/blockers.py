@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from django.db.models import Count, Window
-
 from ledger import reviewing
 from ledger.models import MergeQueue, Patch, Push, QueueItem
 from ledger.models.review import reviews_of
@@ -115,9 +113,9 @@ def _item(item: QueueItem) -> Wait | None:
             return Wait(code="culprit_ahead", reason=item.failing_reason, holder=holder, on=culprit.patch)
         reason = item.failing_reason or "It failed on this base, and leaves the queue when what is ahead has landed"
         return Wait(code="failing", reason=reason, holder=ENGINE)
-    first = ahead.annotate(in_all=Window(Count("pk"))).first()
+    first = ahead.first()
     if first is not None:
-        reason = f"{first.in_all} ahead of it on {item.queue.target_branch}; first is {first.patch}"
+        reason = f"{ahead.count()} ahead of it on {item.queue.target_branch}; first is {first.patch}"
         return Wait(code="in_line", reason=reason, holder=ENGINE, on=first.patch)
     if item.state == QueueItem.State.TESTING and (reason := _unjudged(item)):
         return Wait(code="gates_missing", reason=reason, holder=ADMINS)

@@ -49,7 +49,8 @@ def _since(item: QueueItem) -> datetime:
     told = Event.objects.filter(kind="merge_queue.resumed", subject_type=MergeQueue.noun(), subject_id=item.queue_id)
     resumed = told.aggregate(at=Max("created_at"))["at"]
     answered = Hold.objects.filter(ref=f"{REF}{item.pk}").aggregate(at=Max("released_at"))["at"]
-    return max(at for at in (item.created_at, freed, resumed, answered) if at is not None)
+    since: datetime = max(at for at in (item.created_at, freed, resumed, answered) if at is not None)
+    return since
 
 
 def _ask(item: QueueItem, by: events.Actor) -> Hold:

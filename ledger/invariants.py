@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from ledger import audit, git
 from ledger.models import MergeQueue, Patch, PatchPolicy, Push, QueueItem
@@ -13,6 +14,9 @@ from pipeline.constraints import Layer, resolve
 from pipeline.invariants import Finding, invariant, probe, query, told
 from pipeline.models import Phase, Project, Workstream
 from pipeline.refusals import Refused
+from pipeline.rows import Row
+
+R = TypeVar("R", bound=Row)
 
 LANDING = timedelta(seconds=60)
 """Between the branch's move and the row's there is a moment; recovery after a crash takes no longer than this."""
@@ -186,11 +190,11 @@ def _landed_on(project: Project, branch: str) -> list[str]:
             if pk in on_branch or not there:
                 wrong.append(f"{pk}: commit {row['commit_sha'][:12]} is not its commit on {project.key} {branch}")
     for pk, commit in on_branch.items():
-        row = known.get(pk)
-        if row is None or commit not in (row["landing_commit"], row["commit_sha"]):
+        of = known.get(pk)
+        if of is None or commit not in (of["landing_commit"], of["commit_sha"]):
             wrong.append(f"{pk}: commit {commit[:12]} on {project.key} {branch} is of no patch")
-        elif row["state"] not in ("committed", "rolled_back") and now - row["updated_at"] > LANDING:
-            wrong.append(f"{pk}: commit {commit[:12]} is on {project.key} {branch}, but the patch is {row['state']}")
+        elif of["state"] not in ("committed", "rolled_back") and now - of["updated_at"] > LANDING:
+            wrong.append(f"{pk}: commit {commit[:12]} is on {project.key} {branch}, but the patch is {of['state']}")
     return wrong
 
 
@@ -201,9 +205,9 @@ def _tighter_only() -> list[str]:
     workstreams = Workstream.objects.select_related("phase__project").order_by("pk")
     policies = PatchPolicy.objects.filter(enabled=True).order_by("pk")
     return [
-        *_refused((phase.pk, lambda phase=phase: resolve(phase.layers())) for phase in phases),
-        *_refused((row.pk, lambda row=row: resolve(_at_its_saving(row))) for row in workstreams),
-        *_refused((row.pk, lambda row=row: row.check_tightens(saved_before=row.updated_at)) for row in policies),
+        *_refused(phases, lambda phase: resolve(phase.layers())),
+        *_refused(workstreams, lambda row: resolve(_at_its_saving(row))),
+        *_refused(policies, lambda row: row.check_tightens(saved_before=row.updated_at)),
     ]
 
 
@@ -218,14 +222,14 @@ def _sealed() -> list[str]:
     return [str(problem) for problem in audit.check_newest()]
 
 
-def _refused(attempts: Iterable[tuple[str, Callable[[], object]]]) -> list[str]:
-    """The ids whose attempt is refused, each with the refusal."""
+def _refused(rows: Iterable[R], attempt: Callable[[R], object]) -> list[str]:
+    """The ids of the rows for which the attempt is refused, each with the refusal."""
     wrong = []
-    for pk, attempt in attempts:
+    for row in rows:
         try:
-            attempt()
+            attempt(row)
         except Refused as refusal:
-            wrong.append(f"{pk}: {refusal}")
+            wrong.append(f"{row.pk}: {refusal}")
     return wrong
 
 

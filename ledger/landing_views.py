@@ -1,9 +1,10 @@
 """Pages of what follows a landing: the remotes with what is on its way to them, and the receipts."""
 
 import json
+from typing import NamedTuple
 
 from django.db.models import Count, Q
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
@@ -11,35 +12,48 @@ from django.views.decorators.http import require_POST, require_safe
 
 from ledger.models import Push, Receipt, Remote
 from pipeline import events, pages
-from pipeline.auth import signed_in
+from pipeline.auth import SignedInRequest, signed_in
 
 PUSHES_SHOWN = 10
 
 
+class Shown(NamedTuple):
+    """A remote as its page shows it: how many commits are on their way to it, how many are held, the first of them, the
+    newest request to pull, and whether the viewer may have it fetched.
+    """
+
+    remote: Remote
+    waiting: int
+    held: int
+    pushes: list[Push]
+    asked: Push | None
+    may_fetch: bool
+
+
 @require_safe
 @signed_in
-def remotes(request: HttpRequest) -> HttpResponse:
+def remotes(request: SignedInRequest) -> HttpResponse:
     """Every remote with its last fetch, and what has landed here and is not there yet."""
-    who = request.principal  # type: ignore[attr-defined]
+    who = request.principal
     rows = list(Remote.objects.visible_to(who).select_related("project").order_by("project__key"))
     owed = Push.objects.visible_to(who).exclude(state=Push.State.PUSHED)
     counts = owed.values("queue__project").annotate(
         waiting=Count("pk", filter=Q(state=Push.State.WAITING)), held=Count("pk", filter=Q(state=Push.State.HELD))
     )
-    by_project = {row["queue__project"]: row for row in counts.order_by()}
+    by_project = {row["queue__project"]: (row["waiting"], row["held"]) for row in counts.order_by()}
+    shown = []
     for remote in rows:
-        remote.owed = by_project.get(remote.project_id, {"waiting": 0, "held": 0})
+        waiting, held = by_project.get(remote.project_id, (0, 0))
         of_project = owed.filter(queue__project=remote.project_id).select_related("patch", "queue")
-        some = any((remote.owed["waiting"], remote.owed["held"]))
-        remote.pushes = list(of_project.defer("request_text").order_by("pk")[:PUSHES_SHOWN]) if some else []
-        remote.may_fetch = who.may("operator", remote.project_id)
+        pushes = list(of_project.defer("request_text").order_by("pk")[:PUSHES_SHOWN]) if waiting or held else []
         newest = Push.objects.filter(queue__project=remote.project_id, state=Push.State.PUSHED).exclude(request_text="")
-        remote.request = newest.order_by("-pk").first() if remote.landing == Remote.Landing.BRANCH else None
+        asked = newest.order_by("-pk").first() if remote.landing == Remote.Landing.BRANCH else None
+        shown.append(Shown(remote, waiting, held, pushes, asked, who.may("operator", remote.project_id)))
     return render(
         request,
         "ledger/remotes.html",
         {
-            "remotes": rows,
+            "shown": shown,
             "may_admin": who.may("admin", None),
             "trail": [(_("Ledger"), reverse("ledger:list")), (_("Remotes"), "")],
         },
@@ -48,9 +62,9 @@ def remotes(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 @signed_in
-def remote_fetch(request: HttpRequest, pk: str) -> HttpResponse:
+def remote_fetch(request: SignedInRequest, pk: str) -> HttpResponse:
     """Have a remote asked for new commits; it is done a moment later."""
-    who = request.principal  # type: ignore[attr-defined]
+    who = request.principal
     remote = get_object_or_404(Remote.objects.visible_to(who).live().select_related("project"), pk=pk)
     who.must("operator", remote.project_id)
 
@@ -62,9 +76,9 @@ def remote_fetch(request: HttpRequest, pk: str) -> HttpResponse:
 
 @require_safe
 @signed_in
-def receipts(request: HttpRequest) -> HttpResponse:
+def receipts(request: SignedInRequest) -> HttpResponse:
     """The receipts, newest first, without their statements."""
-    who = request.principal  # type: ignore[attr-defined]
+    who = request.principal
     filters = pages.Filters(request)
     rows = Receipt.objects.visible_to(who).defer("statement").select_related("project", "patch")
     if project := filters.project():
@@ -86,9 +100,9 @@ def receipts(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 @signed_in
-def receipt(request: HttpRequest, pk: str) -> HttpResponse:
+def receipt(request: SignedInRequest, pk: str) -> HttpResponse:
     """One receipt: where the commit comes from, and the statement as it was written."""
-    who = request.principal  # type: ignore[attr-defined]
+    who = request.principal
     row = get_object_or_404(Receipt.objects.visible_to(who).select_related("project", "patch"), pk=pk)
     try:
         told = json.loads(row.statement)

@@ -11,7 +11,7 @@ def looping(links: Mapping[str, str], wanted: Collection[str]) -> list[str]:
     a folder leads to all links below it. Of several that lead into one loop, the first is named. Work grows with the
     links and their levels.
     """
-    leads = {path: found for path, target in links.items() if (found := inside(path, target)) is not None}
+    leads = {path: leads_to for path, target in links.items() if (leads_to := inside(path, target)) is not None}
     below: dict[str, set[str]] = {}
     for path in leads:
         while path:

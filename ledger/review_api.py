@@ -1,8 +1,9 @@
 """The API of reviewing: approve, reject, comment, compare, set a rule aside; what a policy is and what it would do."""
 
 import re
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -238,7 +239,7 @@ def _given(endpoint: Any, patch: Patch, verdict: str, given: dict[str, Any]) -> 
 class PolicyActions:
     """The part of a policy's endpoint that tries and explains; mixed into a `DefinitionEndpoint`."""
 
-    other_parameters = ("phase", "workstream", "task", "last")
+    other_parameters: ClassVar[Sequence[str]] = ("phase", "workstream", "task", "last")
 
     @extend_schema(
         parameters=[OpenApiParameter("last", OpenApiTypes.INT, description="How many patches to look at.")],

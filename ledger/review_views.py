@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.exceptions import BadRequest
 from django.db.models import Q
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
@@ -16,7 +16,7 @@ from ledger import rendering, review_words, reviewing
 from ledger.models import Patch, PatchPolicy
 from ledger.review_api import place_in
 from pipeline import pages, taskspec
-from pipeline.auth import signed_in
+from pipeline.auth import SignedInRequest, signed_in
 from pipeline.events import Event
 from pipeline.models import Phase, Project, Task, Workstream
 from pipeline.refusals import Refused
@@ -29,26 +29,26 @@ LISTED = 8
 
 @require_POST
 @signed_in
-def patch_approve(request: HttpRequest, pk: str) -> HttpResponse:
+def patch_approve(request: SignedInRequest, pk: str) -> HttpResponse:
     """Approve a patch."""
     return _say(request, pk, "approve", "approver", _("Approved."))
 
 
 @require_POST
 @signed_in
-def patch_reject(request: HttpRequest, pk: str) -> HttpResponse:
+def patch_reject(request: SignedInRequest, pk: str) -> HttpResponse:
     """Veto a patch, with a reason: it is set aside."""
     return _say(request, pk, "reject", "approver", _("Rejected. It is set aside, and you own it now."))
 
 
 @require_POST
 @signed_in
-def patch_comment(request: HttpRequest, pk: str) -> HttpResponse:
+def patch_comment(request: SignedInRequest, pk: str) -> HttpResponse:
     """Comment on a patch, on the whole or on lines of a file."""
     return _say(request, pk, "comment", "operator", _("Said. The next attempt of its task is told."))
 
 
-def _say(request: HttpRequest, pk: str, verdict: str, role: str, done: str) -> HttpResponse:
+def _say(request: SignedInRequest, pk: str, verdict: str, role: str, done: str) -> HttpResponse:
     given = request.POST
     body, path = given.get("body", given.get("reason", "")), given.get("path", "")
 
@@ -60,7 +60,7 @@ def _say(request: HttpRequest, pk: str, verdict: str, role: str, done: str) -> H
             last = given.get("last", "").strip() or first
             anchors = [{"path": path, "first": _line(first), "last": _line(last), "body": body}]
             words = ""
-        who = request.principal  # type: ignore[attr-defined]
+        who = request.principal
         return patch.reviews.give(patch, verdict, by=who.actor, reviewer=who.user, body=words, anchors=anchors)
 
     return _act(request, pk, role, give, done)
@@ -73,9 +73,9 @@ def _line(text: str) -> int | str:
 
 @require_POST
 @signed_in
-def patch_override(request: HttpRequest, pk: str) -> HttpResponse:
+def patch_override(request: SignedInRequest, pk: str) -> HttpResponse:
     """Set one rule aside for a patch, with a reason and for some days."""
-    given, who = request.POST, request.principal  # type: ignore[attr-defined]
+    given, who = request.POST, request.principal
     days = given.get("days", DEFAULT_DAYS)
     if not (days.isascii() and days.isdigit() and len(days) < 4):
         raise BadRequest("days: a whole number")
@@ -88,8 +88,8 @@ def patch_override(request: HttpRequest, pk: str) -> HttpResponse:
     return _act(request, pk, "admin", grant, _("Set aside for this patch."))
 
 
-def _act(request: HttpRequest, pk: str, role: str, verb: Callable[[Patch], object], done: str) -> HttpResponse:
-    who = request.principal  # type: ignore[attr-defined]
+def _act(request: SignedInRequest, pk: str, role: str, verb: Callable[[Patch], object], done: str) -> HttpResponse:
+    who = request.principal
     patch = get_object_or_404(Patch.objects.visible_to(who).select_related("project"), pk=pk)
     who.must(role, patch.project_id)
     to = f"{reverse('ledger:patch', args=[pk])}#reviews"
@@ -98,9 +98,9 @@ def _act(request: HttpRequest, pk: str, role: str, verb: Callable[[Patch], objec
 
 @require_safe
 @signed_in
-def patch_interdiff(request: HttpRequest, pk: str, against: str) -> HttpResponse:
+def patch_interdiff(request: SignedInRequest, pk: str, against: str) -> HttpResponse:
     """What a revision does otherwise than an earlier one."""
-    rows = Patch.objects.visible_to(request.principal).select_related("project", "content")  # type: ignore[attr-defined]
+    rows = Patch.objects.visible_to(request.principal).select_related("project", "content")
     patch, earlier = get_object_or_404(rows, pk=pk), get_object_or_404(rows, pk=against)
     if not all(hasattr(one, "content") for one in (patch, earlier)):
         raise Http404
@@ -130,11 +130,11 @@ def patch_interdiff(request: HttpRequest, pk: str, against: str) -> HttpResponse
 
 @require_safe
 @signed_in
-def policy(request: HttpRequest, key: str) -> HttpResponse:
+def policy(request: SignedInRequest, key: str) -> HttpResponse:
     """The effective policy of a project, or of a phase, workstream or task in it: what each layer sets, who set it and
     when, and each value that holds with the layer that it is from.
     """
-    who = request.principal  # type: ignore[attr-defined]
+    who = request.principal
     project = get_object_or_404(Project.objects.visible_to(who), key=key)
     filters = pages.Filters(request)
     filters.id("phase")
@@ -212,17 +212,19 @@ def _layers(
 
 def _source(layers: list[dict[str, Any]], constraint: str, layer: str) -> dict[str, Any] | None:
     """The narrowest of these layers that has this name, holds, and sets the constraint; None for what is built in."""
-    for one in reversed(layers):
-        if one["name"] == layer and constraint in one["sets"] and ("policy" not in one or one["policy"].enabled):
-            return one
-    return None
+
+    def says(one: dict[str, Any]) -> bool:
+        holds = "policy" not in one or one["policy"].enabled
+        return holds and one["name"] == layer and constraint in one["sets"]
+
+    return next((one for one in reversed(layers) if says(one)), None)
 
 
 @require_safe
 @signed_in
-def policy_replay(request: HttpRequest, key: str, pk: str) -> HttpResponse:
+def policy_replay(request: SignedInRequest, key: str, pk: str) -> HttpResponse:
     """What one policy would have refused of the last thousand patches in its place."""
-    who = request.principal  # type: ignore[attr-defined]
+    who = request.principal
     project = get_object_or_404(Project.objects.visible_to(who), key=key)
     row = get_object_or_404(PatchPolicy.objects.visible_to(who), pk=pk)
     found = reviewing.replay(row, 1_000)
@@ -242,7 +244,7 @@ def policy_replay(request: HttpRequest, key: str, pk: str) -> HttpResponse:
 
 @require_safe
 @signed_in
-def waiting(request: HttpRequest) -> HttpResponse:
+def waiting(request: SignedInRequest) -> HttpResponse:
     """What waits for the viewer's review, the riskiest first."""
     return render(
         request,

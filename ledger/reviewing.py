@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 
 from ledger import git, leaks, policy, protected, validation, verdicts
 from ledger.models import Patch, PatchPolicy, PatchReview, PolicyOverride
-from ledger.models.review import Reviews, belong_to, facts_of, lapsed_overrides, reviews_of
+from ledger.models.review import belong_to, facts_of, lapsed_overrides, reviews_of
 from pipeline import events
 from pipeline.auth import Principal
 from pipeline.constraints import Effective
@@ -46,7 +46,7 @@ def judged_by(patch: Patch, *, with_layers: bool = True) -> Effective:
 
 
 def requirements(
-    patch: Patch, *, reviews: Reviews | None = None, effective: Effective | None = None
+    patch: Patch, *, reviews: verdicts.Reviews | None = None, effective: Effective | None = None
 ) -> list[verdicts.Requirement]:
     """What every requirement says of the patch now, in a fixed order; the rest is asked for where it is not known."""
     reviews = reviews or reviews_of([patch])[patch.pk]
@@ -133,7 +133,7 @@ def waiting_for(principal: Principal) -> list[Waiting]:
     return sorted(found, key=lambda one: (-verdicts.TIERS.index(one.risk.tier), one.patch.pk))
 
 
-REPORTS = {
+REPORTS: Mapping[str, str] = {
     Patch.State.QUEUED: "whoever moves %(branch)s has to report whether it was applied",
     Patch.State.APPLIED: "whoever moves %(branch)s has to report whether its tests passed",
     Patch.State.VERIFIED: "whoever moves %(branch)s has to report that it holds the change",
@@ -261,7 +261,7 @@ def _of_texts(old: str, new: str) -> str:
     for text in (old, new):
         lines = [_without_numbers(line) for line in text.splitlines()]
         texts.append([f"{line}\n" for line in lines[:MOST_INTERDIFF_LINES]])
-    return "".join(difflib.unified_diff(*texts, fromfile="a/earlier.diff", tofile="b/this.diff"))
+    return "".join(difflib.unified_diff(texts[0], texts[1], fromfile="a/earlier.diff", tofile="b/this.diff"))
 
 
 def _without_numbers(line: str) -> str:

@@ -305,7 +305,8 @@ class Wanted:
 
     def _lines(self) -> list[list[str]]:
         """For each patch that was taken back: itself, what undid it, what undid that, and so on; the last stands."""
-        undoes = dict(self._landed().exclude(rollback_of=None).values_list("pk", "rollback_of"))
+        landed = self._landed().exclude(rollback_of=None).values_list("pk", "rollback_of")
+        undoes = {pk: undone for pk, undone in landed if undone is not None}
         lines = []
         for pk in sorted(undoes.keys() - set(undoes.values())):
             line = [pk]

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
@@ -11,7 +11,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from ledger import rollback
 from ledger.models import Patch
-from pipeline.auth import Denied, signed_in
+from pipeline.auth import Denied, SignedInRequest, signed_in
 from pipeline.models import Project
 from pipeline.refusals import InvalidField, Refused
 
@@ -20,7 +20,7 @@ FIELDS = ("worker", "tool", "model", "run", "since", "until")
 
 @require_POST
 @signed_in
-def patch_rollback(request: HttpRequest, pk: str) -> HttpResponse:
+def patch_rollback(request: SignedInRequest, pk: str) -> HttpResponse:
     """Take one patch back, with a reason, and show the patch that undoes it when it had landed."""
     patch = get_object_or_404(Patch.objects.visible_to(request.principal).select_related("project"), pk=pk)
     request.principal.must("approver", patch.project_id)
@@ -42,7 +42,7 @@ def patch_rollback(request: HttpRequest, pk: str) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @signed_in
-def rewind(request: HttpRequest) -> HttpResponse:
+def rewind(request: SignedInRequest) -> HttpResponse:
     """What it takes to take back a set of landed patches; POST, with a reason, makes the patches that do it."""
     given = request.POST if request.method == "POST" else request.GET
     asked = {name: given.get(name, "").strip()[:200] for name in FIELDS}
@@ -75,7 +75,7 @@ def rewind(request: HttpRequest) -> HttpResponse:
     )
 
 
-def _carry_out(request: HttpRequest, plan: rollback.Plan) -> HttpResponse:
+def _carry_out(request: SignedInRequest, plan: rollback.Plan) -> HttpResponse:
     is_partial = request.POST.get("partial") == "yes"
     made = rollback.carry_out(plan, request.POST.get("reason", ""), by=request.principal.actor, partial=is_partial)
     messages.success(

@@ -2,7 +2,7 @@
 
 from django.contrib import messages
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
@@ -11,7 +11,7 @@ from django.views.decorators.http import require_POST, require_safe
 from ledger import audit, keeping, sealing
 from ledger.models import Seal
 from pipeline import pages
-from pipeline.auth import signed_in
+from pipeline.auth import SignedInRequest, signed_in
 from pipeline.events import Event
 
 SHOWN = 10
@@ -19,9 +19,9 @@ SHOWN = 10
 
 @require_safe
 @signed_in
-def seals(request: HttpRequest) -> HttpResponse:
+def seals(request: SignedInRequest) -> HttpResponse:
     """Seals, verification and retention. For who may read the whole installation: they belong to no project."""
-    who = request.principal  # type: ignore[attr-defined]
+    who = request.principal
     who.must("viewer", None)
     filters = pages.Filters(request)
     page = pages.page_of(Seal.objects.light(), filters)
@@ -60,9 +60,9 @@ def _told(kind: str) -> QuerySet[Event]:
 
 @require_POST
 @signed_in
-def look_now(request: HttpRequest) -> HttpResponse:
+def look_now(request: SignedInRequest) -> HttpResponse:
     """Verify the newest seals, their anchors and the events under them now; says what is found first."""
-    request.principal.must("operator", None)  # type: ignore[attr-defined]
+    request.principal.must("operator", None)
     problems = audit.check_newest()
     if problems:
         messages.error(request, _("This is not what was written: %(what)s") % {"what": problems[0]})

@@ -215,5 +215,6 @@ def risk(facts: Facts | None, effective: Effective, *, replaced: int = 0) -> Ris
         reasons.append(("low", "words_or_tests_only", None))
     elif facts.lines > 50 and code_files and not _touches(facts, _TESTS):
         reasons.append(("medium", "code_without_tests", facts.lines))
-    tier = max((reason[0] for reason in reasons), key=TIERS.index, default="low")
+    lowest: Tier = "low"
+    tier = max((reason[0] for reason in reasons), key=TIERS.index, default=lowest)
     return Risk(tier, tuple(sorted(reasons, key=lambda reason: -TIERS.index(reason[0]))))

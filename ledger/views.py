@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.exceptions import BadRequest
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
@@ -14,9 +14,9 @@ from django.views.decorators.http import require_POST, require_safe
 
 from ledger import bulk, rendering, validation
 from ledger.models import MergeQueue, Patch, PatchContent, QueueItem
-from ledger.pages import BULK_OF_PATCH, queues_with_items
+from ledger.pages import BULK_OF_PATCH, trains
 from pipeline import pages
-from pipeline.auth import signed_in
+from pipeline.auth import SignedInRequest, signed_in
 from pipeline.ids import is_id
 from pipeline.models import Event
 from pipeline.refusals import Refused
@@ -30,7 +30,7 @@ ROAD = ("created", "validated", "queued", "applied", "verified", "committed")
 
 @require_safe
 @signed_in
-def patches(request: HttpRequest) -> HttpResponse:
+def patches(request: SignedInRequest) -> HttpResponse:
     """The patches, newest first. No diff is loaded."""
     filters = pages.Filters(request)
     rows = Patch.objects.visible_to(request.principal).select_related("project", "task")
@@ -61,12 +61,12 @@ def patches(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 @signed_in
-def patch(request: HttpRequest, pk: str) -> HttpResponse:
+def patch(request: SignedInRequest, pk: str) -> HttpResponse:
     """One patch: where it stands, what it changes, what was found, what happened."""
     patch = _patch(request, pk)
     content = getattr(patch, "content", None)
-    history = Event.objects.about(patch).defer("canonical", "before", "data")
-    history = list(history.reverse()[:HISTORY_SHOWN])
+    told = Event.objects.about(patch).defer("canonical", "before", "data")
+    history = list(told.reverse()[:HISTORY_SHOWN])
     chain = Patch.objects.visible_to(request.principal).chain(patch.chain_id).exclude(pk=patch.pk)
     title = patch.summary or _("Patch without a summary")
     text = validation.shown(patch, content.diff_text) if content else ""
@@ -83,7 +83,7 @@ def patch(request: HttpRequest, pk: str) -> HttpResponse:
             "steps": _rail(patch, history),
             "files": files,
             "content": content,
-            "is_redacted": bool(content) and text != content.diff_text,
+            "is_redacted": content is not None and text != content.diff_text,
             "judged": patch.is_valid or bool(patch.validation_errors),
             "item": QueueItem.objects.filter(patch=patch).order_by("-pk").first(),
             "receipt": getattr(patch, "receipt", None),
@@ -101,7 +101,7 @@ BULK_BESIDE = (
 )  # fmt: skip
 
 
-def _patch(request: HttpRequest, pk: str) -> Patch:
+def _patch(request: SignedInRequest, pk: str) -> Patch:
     rows = Patch.objects.visible_to(request.principal).select_related(
         "project", "phase", "workstream__phase", "content", "run__workstream", "run__phase", "task", "attempt",
         "receipt", "push",
@@ -145,7 +145,7 @@ def _rail(patch: Patch, newest_first: list[Event]) -> list[dict[str, Any]]:
 
 @require_safe
 @signed_in
-def patch_diff(request: HttpRequest, pk: str) -> HttpResponse:
+def patch_diff(request: SignedInRequest, pk: str) -> HttpResponse:
     """The diff as it came, as plain text; without the secrets for which it was refused."""
     patch = get_object_or_404(Patch.objects.visible_to(request.principal), pk=pk)
     content = get_object_or_404(PatchContent, patch=patch)
@@ -154,7 +154,7 @@ def patch_diff(request: HttpRequest, pk: str) -> HttpResponse:
 
 @require_POST
 @signed_in
-def patch_quarantine(request: HttpRequest, pk: str) -> HttpResponse:
+def patch_quarantine(request: SignedInRequest, pk: str) -> HttpResponse:
     """Set a patch aside, with a reason."""
     return _act(
         request,
@@ -167,7 +167,7 @@ def patch_quarantine(request: HttpRequest, pk: str) -> HttpResponse:
 
 @require_POST
 @signed_in
-def patch_release(request: HttpRequest, pk: str) -> HttpResponse:
+def patch_release(request: SignedInRequest, pk: str) -> HttpResponse:
     """Let a patch out of quarantine, with a reason; it is validated from the start."""
     return _act(
         request,
@@ -180,7 +180,7 @@ def patch_release(request: HttpRequest, pk: str) -> HttpResponse:
 
 @require_POST
 @signed_in
-def patch_drop(request: HttpRequest, pk: str) -> HttpResponse:
+def patch_drop(request: SignedInRequest, pk: str) -> HttpResponse:
     """Close a patch for good, with a reason."""
     return _act(
         request,
@@ -193,14 +193,14 @@ def patch_drop(request: HttpRequest, pk: str) -> HttpResponse:
 
 @require_POST
 @signed_in
-def patch_requeue(request: HttpRequest, pk: str) -> HttpResponse:
+def patch_requeue(request: SignedInRequest, pk: str) -> HttpResponse:
     """Give a patch that failed to apply another try at the tail of its queue."""
     return _act(
         request, pk, "operator", lambda patch, _reason: patch.queue(by=request.principal.actor), _("Queued again.")
     )
 
 
-def _act(request: HttpRequest, pk: str, role: str, verb: Callable[[Patch, str], object], done: str) -> HttpResponse:
+def _act(request: SignedInRequest, pk: str, role: str, verb: Callable[[Patch, str], object], done: str) -> HttpResponse:
     patch = get_object_or_404(Patch.objects.visible_to(request.principal).select_related("project"), pk=pk)
     request.principal.must(role, patch.project_id)
     reason = request.POST.get("reason", "")
@@ -209,7 +209,7 @@ def _act(request: HttpRequest, pk: str, role: str, verb: Callable[[Patch, str], 
 
 @require_POST
 @signed_in
-def patches_bulk(request: HttpRequest) -> HttpResponse:
+def patches_bulk(request: SignedInRequest) -> HttpResponse:
     """One verb for the patches that were ticked, with a reason; those that refuse are left out, and named."""
     given = request.POST
     ids = [pk for pk in given.getlist("patch") if is_id(pk)][: bulk.MOST]
@@ -238,19 +238,19 @@ def patches_bulk(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 @signed_in
-def queue_pause(request: HttpRequest, pk: str) -> HttpResponse:
+def queue_pause(request: SignedInRequest, pk: str) -> HttpResponse:
     """Have a queue build and land nothing, with a reason."""
     return _of_queue(request, pk, MergeQueue.pause, _("Paused. Nothing lands until it is resumed."))
 
 
 @require_POST
 @signed_in
-def queue_resume(request: HttpRequest, pk: str) -> HttpResponse:
+def queue_resume(request: SignedInRequest, pk: str) -> HttpResponse:
     """Let a queue go on."""
     return _of_queue(request, pk, MergeQueue.resume, _("Goes on."))
 
 
-def _of_queue(request: HttpRequest, pk: str, verb: Callable[..., bool], done: str) -> HttpResponse:
+def _of_queue(request: SignedInRequest, pk: str, verb: Callable[..., bool], done: str) -> HttpResponse:
     queue = get_object_or_404(MergeQueue.objects.visible_to(request.principal), pk=pk)
     request.principal.must("operator", queue.project_id)
     reason = request.POST.get("reason", "")
@@ -260,9 +260,6 @@ def _of_queue(request: HttpRequest, pk: str, verb: Callable[..., bool], done: st
 
 @require_safe
 @signed_in
-def merge_queues(request: HttpRequest) -> HttpResponse:
+def merge_queues(request: SignedInRequest) -> HttpResponse:
     """The queue of every branch: what lands next, and on what it is tested."""
-    queues = queues_with_items(request)
-    for queue in queues:
-        queue.may_act = request.principal.may("operator", queue.project_id)
-    return render(request, "ledger/merge_queue.html", {"queues": queues})
+    return render(request, "ledger/merge_queue.html", {"trains": trains(request)})

@@ -37,7 +37,7 @@ class PatchPolicyQuerySet(DefinitionQuerySet["PatchPolicy"]):
         self, project: Project, phase: Phase | None, workstream: Workstream | None, task: Task | None
     ) -> list["PatchPolicy"]:
         """The enabled policies over this place, wide to narrow."""
-        return self.filter(enabled=True).over(project, phase, workstream, task)  # type: ignore[attr-defined]
+        return self.filter(enabled=True).over(project, phase, workstream, task)
 
     def over(
         self, project: Project, phase: Phase | None, workstream: Workstream | None, task: Task | None
@@ -163,9 +163,9 @@ class PatchPolicy(Definition):
         """Events about a policy belong to the project it is in."""
         project, _phase, workstream, task = self.place()
         return {
-            "project_id": project and project.pk,
-            "workstream_id": workstream and workstream.pk,
-            "task_id": task and task.pk,
+            "project_id": project.pk if project else None,
+            "workstream_id": workstream.pk if workstream else None,
+            "task_id": task.pk if task else None,
         }
 
     def clean(self) -> None:

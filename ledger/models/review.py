@@ -200,9 +200,8 @@ class PolicyOverrideQuerySet(models.QuerySet["PolicyOverride"]):
 
     def holding(self) -> "dict[tuple[str, str], PolicyOverride]":
         """What holds now, by (patch's id, rule): the newest override, unless that one is past its end. One query."""
-        rows = self.annotate(is_over=ExpressionWrapper(Q(expires_at__lte=ClockNow()), models.BooleanField())).order_by(
-            "pk"
-        )
+        is_over = ExpressionWrapper(Q(expires_at__lte=ClockNow()), models.BooleanField())
+        rows: models.QuerySet[Any] = self.annotate(is_over=is_over).order_by("pk")
         newest = {(row.patch_id, row.rule): row for row in rows}
         return {key: row for key, row in newest.items() if not row.is_over}
 
@@ -411,11 +410,11 @@ def belong_to(patches: Sequence[Patch]) -> dict[str, dict[str, str]]:
         people = found[pk]
         of_run = askers.get(patch.run_id or "", {})
         for key, why in (
-            (of_worker.get(patch.author_worker_id), "made the key of the worker that wrote it"),
+            (of_worker.get(patch.author_worker_id or ""), "made the key of the worker that wrote it"),
             *of_run.items(),
             (senders.get(patch.pk), "made the key that submitted it"),
         ):
-            if owner := owners.get(key):
+            if owner := owners.get(key or ""):
                 people[owner] = why
         people |= of_run
         if sender := senders.get(patch.pk):

@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from ledger.models import Patch
-from ledger.pages import BULK_OF_PATCH, queues_with_items
+from ledger.pages import BULK_OF_PATCH, trains
 from pipeline.models import Run
 from pipeline.pages import today
 
@@ -41,20 +41,17 @@ def landed_figure(context: Context) -> dict[str, Any]:
 
 
 @register.simple_tag(takes_context=True)
-def parked_patches(context: Context) -> list[Patch]:
-    """The patches in quarantine that the viewer may see, newest first, each with `may_be_released`."""
+def parked_patches(context: Context) -> list[tuple[Patch, bool]]:
+    """The patches in quarantine that the viewer may see, newest first, each with whether the viewer may release it."""
     principal = context["request"].principal
     rows = Patch.objects.visible_to(principal).parked().select_related("project").defer(*BULK_OF_PATCH)
-    found = list(rows.order_by("-pk")[:SHOWN])
-    for patch in found:
-        patch.may_be_released = principal.may("approver", patch.project_id)
-    return found
+    return [(patch, principal.may("approver", patch.project_id)) for patch in rows.order_by("-pk")[:SHOWN]]
 
 
 @register.inclusion_tag("ledger/_queue_panel.html", takes_context=True)
 def merge_queue_panel(context: Context) -> dict[str, Any]:
     """The queues with what is in them, head first."""
-    return {"queues": queues_with_items(context["request"])}
+    return {"trains": trains(context["request"])}
 
 
 @register.inclusion_tag("ledger/_of_run.html", takes_context=True)

@@ -53,8 +53,8 @@ class Command(BaseCommand):
         except (Refused, OSError) as problem:
             raise CommandError(str(problem)) from problem
         self.stdout.write(summary(report))
-        for problem in report.problems:
-            self.stdout.write(str(problem))
+        for found in report.problems:
+            self.stdout.write(str(found))
         is_ok = report.ok
         if not options["no_rows"]:
             is_ok &= self._rows()
