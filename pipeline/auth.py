@@ -225,6 +225,12 @@ class SessionScheme(OpenApiAuthenticationExtension):
         return {"type": "apiKey", "in": "cookie", "name": "sessionid"}
 
 
+class SignedInRequest(HttpRequest):
+    """What a page under `signed_in` is given: a request, and who asks."""
+
+    principal: Principal
+
+
 View = Callable[..., HttpResponse]
 
 
