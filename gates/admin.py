@@ -44,64 +44,51 @@ class GateRunAdmin(LookOnlyAdmin):
     ]
 
 
+class OfGateRunAdmin(LookOnlyAdmin):
+    """Rows of a gate run: its project decides who sees them."""
+
+    list_select_related = ["gate_run"]
+    project_path = "gate_run__project"
+
+    def project_of(self, row: TestResult | GateOutput | GateEvidence | Finding) -> str | None:
+        """The project of its gate run."""
+        return str(row.gate_run.project_id)
+
+
 @admin.register(TestResult)
-class TestResultAdmin(LookOnlyAdmin):
+class TestResultAdmin(OfGateRunAdmin):
     """What each attempt of each test said."""
 
     list_display = ["name", "classname", "gate_run", "attempt", "outcome", "duration_seconds"]
     list_filter = ["outcome"]
-    list_select_related = ["gate_run"]
     search_fields = ["name"]
     heavy = ("message", "trace")
-    project_path = "gate_run__project"
-
-    def project_of(self, row: TestResult) -> str | None:
-        """The project of its gate run."""
-        return row.gate_run.project_id
 
 
 @admin.register(GateOutput)
-class GateOutputAdmin(LookOnlyAdmin):
+class GateOutputAdmin(OfGateRunAdmin):
     """Pieces of output that a running gate wrote lately."""
 
     list_display = ["gate_run", "number", "created_at"]
-    list_select_related = ["gate_run"]
     heavy = ("text",)
-    project_path = "gate_run__project"
-
-    def project_of(self, row: GateOutput) -> str | None:
-        """The project of its gate run."""
-        return row.gate_run.project_id
 
 
 @admin.register(GateEvidence)
-class GateEvidenceAdmin(LookOnlyAdmin):
+class GateEvidenceAdmin(OfGateRunAdmin):
     """Reports that systems outside sent; the content goes when their run ends."""
 
     list_display = ["gate_run", "kind", "size_bytes", "sha256", "created_at"]
-    list_select_related = ["gate_run"]
     heavy = ("content",)
-    project_path = "gate_run__project"
-
-    def project_of(self, row: GateEvidence) -> str | None:
-        """The project of its gate run."""
-        return row.gate_run.project_id
 
 
 @admin.register(Finding)
-class FindingAdmin(LookOnlyAdmin):
+class FindingAdmin(OfGateRunAdmin):
     """What analysers found."""
 
     list_display = ["rule_id", "level", "path", "line", "is_new", "suppressed", "gate_run"]
     list_filter = ["level", "is_new", "suppressed"]
-    list_select_related = ["gate_run"]
     search_fields = ["=rule_id", "path"]
     heavy = ("message",)
-    project_path = "gate_run__project"
-
-    def project_of(self, row: Finding) -> str | None:
-        """The project of its gate run."""
-        return row.gate_run.project_id
 
 
 @admin.register(RunnerHost)

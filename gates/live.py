@@ -12,11 +12,13 @@ import threading
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import NamedTuple
+from uuid import UUID
 
 from django.db import close_old_connections, connection
 
 from gates.models import GateOutput, GateRun
 from pipeline.clock import db_now
+from pipeline.ids import to_uuid
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +87,12 @@ class LiveLog(threading.Thread):
         if left_out:
             text = f"[… {left_out} characters not shown …]\n{text}"
         self._number += 1
-        given = {"run": self._column(self._run), "runner": self._runner, "number": self._number, "text": text}
+        given: dict[str, UUID | str | int] = {
+            "run": to_uuid(self._run.pk),
+            "runner": self._runner,
+            "number": self._number,
+            "text": text,
+        }
         try:
             with connection.cursor() as cursor:
                 cursor.execute(_WRITE, given)
@@ -94,10 +101,6 @@ class LiveLog(threading.Thread):
         except Exception as problem:  # the log is for watching; the run goes on without it
             log.warning("a piece of the output of gate run %s was not written: %s", self._run.pk, problem)
             close_old_connections()
-
-    @staticmethod
-    def _column(gate_run: GateRun) -> object:
-        return GateRun._meta.pk.get_db_prep_value(gate_run.pk, connection)  # type: ignore[union-attr]
 
 
 class LogOpening(NamedTuple):

@@ -362,13 +362,13 @@ def _goalposts(
         return None
     found += _counted(gate_run, gate, results, executed, execute, told)
     if gate.base_tests:
+        further: list[Moved] = []
+        unknown = "nobody ran the tests of the base on the patched source"
         try:
-            if execute is None:
-                further, unknown = [], "nobody ran the tests of the base on the patched source"
-            else:
+            if execute is not None:
                 further, unknown = _base_tests(gate_run, gate, changes, execute, told, results)
         except git.GitFailed as problem:
-            further, unknown = [], str(problem)
+            unknown = str(problem)
         found += further
         if unknown and not found:
             says["goalposts"] = unknown
@@ -444,11 +444,11 @@ def _ran_on_base(
             return None  # nothing is known, and the next run may ask again
         gathered = gather(gate, output, evidence.NO_TREE) if gate.evidence else Gathered()
         ran = _ran(gate, gathered.results, executed.output)
-        tests = ran.tests if ran is not None and ran.number <= NAMES_NOTED else {}
+        named = ran.tests if ran is not None and ran.number <= NAMES_NOTED else {}
         told["on_base"] = {
             "exit_code": executed.exit_code,
             "ran": None if ran is None else ran.number,
-            "tests": dict(sorted(tests.items())),
+            "tests": dict(sorted(named.items())),
         }
         return ran
     said = told.get("on_base", {})

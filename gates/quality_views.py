@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from django.conf import settings
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
@@ -15,7 +15,7 @@ from gates.models import FlakyTest, Gate, TestResult
 from gates.models.flaky_test import LONGEST_DAYS
 from gates.pages import ISOLATED_FROM
 from pipeline import pages
-from pipeline.auth import signed_in
+from pipeline.auth import SignedInRequest, signed_in
 from pipeline.clock import db_now
 from pipeline.models import Project
 from pipeline.refusals import NotFound, Refused, need_reason
@@ -23,7 +23,7 @@ from pipeline.refusals import NotFound, Refused, need_reason
 
 @require_safe
 @signed_in
-def gate(request: HttpRequest, pk: str) -> HttpResponse:
+def gate(request: SignedInRequest, pk: str) -> HttpResponse:
     """One gate: how often it passes, how long it takes, its slowest and its flakiest tests, and those in quarantine."""
     shown = get_object_or_404(Gate.objects.visible_to(request.principal).select_related("project"), pk=pk)
     return render(
@@ -48,7 +48,7 @@ def _quarantine_days() -> int:
 
 @require_POST
 @signed_in
-def quarantine(request: HttpRequest, pk: str) -> HttpResponse:
+def quarantine(request: SignedInRequest, pk: str) -> HttpResponse:
     """Put one of the gate's tests into quarantine, with a reason; whoever does it owns it."""
     shown = get_object_or_404(Gate.objects.visible_to(request.principal), pk=pk)
     request.principal.must("approver", shown.project_id)
@@ -73,7 +73,7 @@ def quarantine(request: HttpRequest, pk: str) -> HttpResponse:
 
 @require_POST
 @signed_in
-def flaky_release(request: HttpRequest, pk: str) -> HttpResponse:
+def flaky_release(request: SignedInRequest, pk: str) -> HttpResponse:
     """End a quarantine, with a reason: the test is judged again."""
     row = get_object_or_404(FlakyTest.objects.visible_to(request.principal), pk=pk)
     request.principal.must("approver", row.project_id)
@@ -90,7 +90,7 @@ def flaky_release(request: HttpRequest, pk: str) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @signed_in
-def proposals(request: HttpRequest, key: str) -> HttpResponse:
+def proposals(request: SignedInRequest, key: str) -> HttpResponse:
     """Gates that would suit a project, from its files; those that an admin chooses are saved, and no others."""
     project = get_object_or_404(Project.objects.visible_to(request.principal), key=key)
     here = reverse("gates:proposals", args=[key])

@@ -1,5 +1,6 @@
 """One function per page of the gates: how one gate has done lately, and which of its tests are slow or flaky."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -15,14 +16,14 @@ TESTS_SHOWN = 15
 
 @dataclass(frozen=True)
 class GateReport:
-    """A gate's last runs, oldest first: rates from 0 to 1, seconds, and its tests as dicts for the page."""
+    """A gate's last runs, oldest first: rates from 0 to 1, seconds, and its tests as mappings for the page."""
 
     decided: int
     passed: int
     errors: int
     durations: list[Decimal | None]
     outcomes: list[float | None]
-    slowest: list[dict[str, Any]]
+    slowest: list[Mapping[str, Any]]
     flakiest: list[dict[str, Any]]
 
     @property

@@ -40,7 +40,7 @@ def _next() -> str | None:
     waiting = GateRun.objects.filter(state=GateRun.State.PENDING, external=False)
     for gate_run in waiting.select_related("gate").order_by("pk")[:50]:
         if not gate_run.blocking():
-            return gate_run.pk
+            return str(gate_run.pk)
     return None
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
@@ -12,7 +12,7 @@ from gates.evidence import KINDS
 from gates.models import Finding, Gate, GateRun, RunnerHost, TestResult
 from gates.pages import BULK_OF_GATE_RUN, ISOLATED_FROM, evidence_rows
 from pipeline import pages
-from pipeline.auth import signed_in
+from pipeline.auth import SignedInRequest, signed_in
 from pipeline.models import Event
 from pipeline.refusals import need_reason
 
@@ -24,7 +24,7 @@ FAILED_OUTCOMES = ("fail", "error", "infra")
 
 @require_safe
 @signed_in
-def gate_runs(request: HttpRequest) -> HttpResponse:
+def gate_runs(request: SignedInRequest) -> HttpResponse:
     """The executions, newest first. No output is loaded."""
     filters = pages.Filters(request)
     rows = GateRun.objects.visible_to(request.principal).select_related("project", "patch")
@@ -67,7 +67,7 @@ def _columns() -> list[str]:
 
 @require_safe
 @signed_in
-def gate_run(request: HttpRequest, pk: str) -> HttpResponse:
+def gate_run(request: SignedInRequest, pk: str) -> HttpResponse:
     """One execution: its verdict by criterion, what every test said, and the end of its output."""
     rows = GateRun.objects.visible_to(request.principal).select_related("project", "gate", "patch", "retry_of")
     shown = get_object_or_404(rows, pk=pk)
@@ -115,7 +115,7 @@ def gate_run(request: HttpRequest, pk: str) -> HttpResponse:
 
 @require_POST
 @signed_in
-def gate_run_rerun(request: HttpRequest, pk: str) -> HttpResponse:
+def gate_run_rerun(request: SignedInRequest, pk: str) -> HttpResponse:
     """Run the check again on the same tree, as a new record."""
     made: list[GateRun] = []
     answer = _act(
@@ -130,7 +130,7 @@ def gate_run_rerun(request: HttpRequest, pk: str) -> HttpResponse:
 
 @require_POST
 @signed_in
-def gate_run_skip(request: HttpRequest, pk: str) -> HttpResponse:
+def gate_run_skip(request: SignedInRequest, pk: str) -> HttpResponse:
     """Do not run the check, with a reason; it then satisfies no requirement."""
     reason = request.POST.get("reason", "")
     return _act(
@@ -140,7 +140,7 @@ def gate_run_skip(request: HttpRequest, pk: str) -> HttpResponse:
 
 @require_POST
 @signed_in
-def gate_run_waive(request: HttpRequest, pk: str) -> HttpResponse:
+def gate_run_waive(request: SignedInRequest, pk: str) -> HttpResponse:
     """Let the patch pass although the check did not, with a reason, and for some hours if `hours` are given."""
     reason, hours = request.POST.get("reason", ""), request.POST.get("hours", "")
     return _act(
@@ -154,7 +154,7 @@ def gate_run_waive(request: HttpRequest, pk: str) -> HttpResponse:
 
 @require_POST
 @signed_in
-def gate_run_revoke_waiver(request: HttpRequest, pk: str) -> HttpResponse:
+def gate_run_revoke_waiver(request: SignedInRequest, pk: str) -> HttpResponse:
     """End the waiver that stands, with a reason: the check counts as what it is again."""
     reason = request.POST.get("reason", "")
     return _act(
@@ -166,7 +166,7 @@ def gate_run_revoke_waiver(request: HttpRequest, pk: str) -> HttpResponse:
     )
 
 
-def _act(request: HttpRequest, pk: str, role: str, verb: Callable[[GateRun], object], done: str) -> HttpResponse:
+def _act(request: SignedInRequest, pk: str, role: str, verb: Callable[[GateRun], object], done: str) -> HttpResponse:
     rows = GateRun.objects.visible_to(request.principal).select_related("gate", "patch", "queue_item", "project")
     run = get_object_or_404(rows, pk=pk)
     request.principal.must(role, run.project_id)

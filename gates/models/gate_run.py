@@ -147,9 +147,9 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
                 project=gate.project,
                 patch=patch,
                 queue_item=item,
-                run=patch and patch.run,
-                task=patch and patch.task,
-                request=patch and patch.request,
+                run=patch.run if patch else None,
+                task=patch.task if patch else None,
+                request=patch.request if patch else None,
                 tree_hash=tree_hash,
                 base_tree="" if baseline else base_tree,
                 command=gate.command,
@@ -327,7 +327,7 @@ class GateRun(Stateful):
 
     def correlation(self) -> dict[str, str | None]:
         """Events about a gate run belong to it, its patch, task and run."""
-        ids: dict[str, str | None] = self.patch.correlation() if self.patch_id else {"project_id": self.project_id}
+        ids: dict[str, str | None] = self.patch.correlation() if self.patch else {"project_id": self.project_id}
         return {**ids, "gate_run_id": self.pk}
 
     @property
@@ -371,12 +371,13 @@ class GateRun(Stateful):
     @property
     def level_wanted(self) -> int:
         """The sandbox level that it must hold at least: of project, policies, phase and gate the highest wins."""
-        place = (self.patch.phase, self.patch.workstream, self.task) if self.patch_id else (None, None, None)
-        if self.gate_id and not self.patch_id:
-            place = (self.gate.phase, self.gate.workstream, None)
-        effective = PatchPolicy.objects.effective(self.project, *place).values.get("sandbox_level_min", 0)
-        gate = (self.gate.sandbox_level_min or 0) if self.gate_id else 0
-        return max(self.project.sandbox_level_min, effective, gate)
+        place = self.patch or self.gate
+        phase, workstream = (place.phase, place.workstream) if place else (None, None)
+        task = self.task if self.patch else None
+        policies = PatchPolicy.objects.effective(self.project, phase, workstream, task)
+        asked: int = policies.values.get("sandbox_level_min", 0)
+        gate = (self.gate.sandbox_level_min or 0) if self.gate else 0
+        return max(self.project.sandbox_level_min, asked, gate)
 
     def start(
         self,
@@ -397,6 +398,7 @@ class GateRun(Stateful):
                 f"Cannot start gate: it waits for {', '.join(waiting)}", code="gate_blocked", waiting_for=waiting
             )
         limit = self.gate.limit_seconds if self.gate else settings.SIGNALBOX_GATE_TIMEOUT_SECONDS
+        given: dict[str, Any] = {} if command is None else {"command": command}
         return self.move(
             self.State.RUNNING,
             by=by,
@@ -409,7 +411,7 @@ class GateRun(Stateful):
             runner=runner,
             sandbox_level=sandbox_level,
             sandbox_level_min=sandbox_level_min,
-            **({"command": command} if command is not None else {}),
+            **given,
         )
 
     def blocking(self) -> list[str]:
