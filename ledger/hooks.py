@@ -2,6 +2,6 @@
 
 from django.urls import path
 
-from ledger.landing_api import pushed
+from ledger.api.remotes import pushed
 
 urlpatterns = [path("hooks/push/<str:key>/", pushed, name="pushed")]

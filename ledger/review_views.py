@@ -13,8 +13,8 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from ledger import rendering, review_words, reviewing
+from ledger.api.policies import place_in
 from ledger.models import Patch, PatchPolicy
-from ledger.review_api import place_in
 from pipeline import pages, taskspec
 from pipeline.auth import SignedInRequest, signed_in
 from pipeline.events import Event

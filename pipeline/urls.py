@@ -18,8 +18,6 @@ api = [
     path("", include("pipeline.api")),
     path("", include("workers.api")),
     path("", include("ledger.api")),
-    path("", include("ledger.seal_api")),
-    path("", include("ledger.landing_api")),
     path("", include("gates.api")),
     path("", include("costs.api")),
     path("schema/", SpectacularJSONAPIView.as_view(permission_classes=[HasRole]), name="schema"),

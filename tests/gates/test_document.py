@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gates import criteria
-from gates.api import GateSerializer
+from gates.api.definitions import GateSerializer
 from tests.flows.house import House, piece
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "gates.md").read_text()

@@ -1,9 +1,7 @@
-"""The API of reviewing: approve, reject, comment, compare, set a rule aside; what a policy is and what it would do."""
+"""The API of reviewing: approve, reject, comment, compare, set a rule aside."""
 
-import re
-from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -13,15 +11,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ledger import reviewing
-from ledger.models import Patch, PatchPolicy, PatchReview, PolicyOverride
+from ledger.models import Patch, PatchReview, PolicyOverride
 from ledger.models.review import reviews_of
 from ledger.verdicts import State
-from pipeline.ids import is_id
-from pipeline.models import Phase, Project, Task, Workstream
 from pipeline.refusals import InvalidField, MissingField, NotFound
-from pipeline.rest import BadQuery, Strict, StrictModel, find_project
-
-REPLAYED = 1_000
+from pipeline.rest import BadQuery, Strict, StrictModel
 
 
 class Anchor(Strict):
@@ -107,14 +101,6 @@ class InterdiffSerializer(serializers.Serializer[Any]):
     of_trees = serializers.BooleanField()
     why_not = serializers.CharField(allow_blank=True)
     text = serializers.CharField(allow_blank=True)
-
-
-class EffectiveSerializer(serializers.Serializer[Any]):
-    """The effective policy of a place: for every constraint its value and the layer that set it."""
-
-    project = serializers.CharField()
-    values = serializers.DictField()
-    policies = serializers.ListField(child=serializers.CharField())
 
 
 REVIEW_NEEDS = {
@@ -234,69 +220,3 @@ def _given(endpoint: Any, patch: Patch, verdict: str, given: dict[str, Any]) -> 
     who = endpoint.principal
     review = patch.reviews.give(patch, verdict, by=endpoint.by, reviewer=who.user, key=who.key, **given)
     return Response(ReviewSerializer(review).data, 201)
-
-
-class PolicyActions:
-    """The part of a policy's endpoint that tries and explains; mixed into a `DefinitionEndpoint`."""
-
-    other_parameters: ClassVar[Sequence[str]] = ("phase", "workstream", "task", "last")
-
-    @extend_schema(
-        parameters=[OpenApiParameter("last", OpenApiTypes.INT, description="How many patches to look at.")],
-        responses=OpenApiTypes.OBJECT,
-    )
-    @action(detail=True, methods=["get"])
-    def replay(self: Any, request: Request, id: str) -> Response:
-        """What this policy alone would have refused of the last 1,000 patches in its place; nothing is written. Save it
-        with `enabled: false` and try it out before it holds.
-        """
-        row, most = self.get_object(), reviewing.most_replayed()
-        for name in request.query_params:
-            if name != "last":
-                raise BadQuery(name, "unknown parameter; known is last", code="unknown_filter")
-        given = request.query_params.get("last", str(REPLAYED))
-        if not re.fullmatch(r"[0-9]{1,6}", given, re.ASCII) or not 1 <= int(given) <= most:
-            raise BadQuery("last", f"a whole number from 1 to {most}, not “{given[:80]}”")
-        return Response(reviewing.replay(row, int(given)))
-
-    @extend_schema(
-        operation_id="projects_policy",
-        parameters=[OpenApiParameter(name, OpenApiTypes.STR) for name in ("phase", "workstream", "task")],
-        responses=EffectiveSerializer,
-    )
-    def of_project(self: Any, request: Request, project: str) -> Response:
-        """The effective policy of a project, or of a phase, workstream or task in it: each value with its layer."""
-        row = find_project(Project.objects.visible_to(self.principal), project)
-        place = self._place(request, row)
-        effective = PatchPolicy.objects.effective(row, *place)
-        policies = [one.pk for one in PatchPolicy.objects.covering(row, *place)]
-        return Response({"project": row.pk, "values": reviewing.explain(effective), "policies": policies})
-
-    def _place(self: Any, request: Request, project: Project) -> tuple[Phase | None, Workstream | None, Task | None]:
-        for name in request.query_params:
-            if name not in ("phase", "workstream", "task"):
-                raise BadQuery(name, "unknown parameter; known are phase, workstream, task", code="unknown_filter")
-        return place_in(project, request.query_params)
-
-
-def place_in(project: Project, given: Any) -> tuple[Phase | None, Workstream | None, Task | None]:
-    """The phase, workstream and task that `given` names by id, the narrowest of them with what it lies in.
-
-    Raises BadQuery for what is no id, NotFound for what is not in the project.
-    """
-    paths: dict[str, tuple[Any, str]] = {
-        "task": (Task.objects.select_related("run__workstream__phase", "run__phase"), "run__project"),
-        "workstream": (Workstream.objects.select_related("phase"), "phase__project"),
-        "phase": (Phase.objects.all(), "project"),
-    }
-    for name, (rows, path) in paths.items():
-        if pk := given.get(name):
-            if not is_id(pk):
-                raise BadQuery(name, "not an id: 26 characters", code="invalid_id")
-            row = rows.filter(pk=pk, **{path: project}).first()
-            if row is None:
-                raise NotFound.of(name)
-            if name == "task":
-                return row.run.phase, row.run.workstream, row
-            return (row.phase, row, None) if name == "workstream" else (row, None, None)
-    return None, None, None

@@ -1,4 +1,4 @@
-"""The API of the ledger: patches come in and are steered, queues are seen and paused, policies are kept."""
+"""The API of patches: they come in, are seen, and are steered one by one."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,26 +7,24 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.http import HttpResponse
-from django.urls import path
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema, extend_schema_field
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from ledger import bulk, git, rollback, validation
+from ledger import git, rollback, validation
+from ledger.api.bulk import BulkActions
+from ledger.api.reviews import REVIEW_NEEDS, ReviewActions
 from ledger.diff import DiffRefused
-from ledger.models import MergeQueue, Patch, PatchPolicy, QueueItem
-from ledger.review_api import REVIEW_NEEDS, PolicyActions, ReviewActions
-from ledger.rollback import Wanted
+from ledger.models import Patch
 from pipeline import events
-from pipeline.ids import PATTERN, is_id
+from pipeline.ids import is_id
 from pipeline.models import Project, Run, Task
 from pipeline.refusals import InvalidField, MissingField, NotFound, Refused, need_reason
 from pipeline.rest import (
     WORKER,
-    DefinitionEndpoint,
     Endpoint,
     Filters,
     IdField,
@@ -36,16 +34,12 @@ from pipeline.rest import (
     ProjectRef,
     Reason,
     Ref,
-    Router,
     Strict,
     StrictModel,
 )
 from pipeline.rows import in_transaction
 from workers import claims
 from workers.models import Lease, StaleClaim
-
-SHOWN_ITEMS = 200
-"""How many live items the detail of a queue holds; the window is far smaller."""
 
 
 class NotTakenIn(Refused):
@@ -64,9 +58,6 @@ class NotTakenIn(Refused):
         place = self.lease.correlation() if self.lease else {}
         with in_transaction():
             events.record("patch.refused", self.project, by=self.by, reason=str(self), data=self.told, **place)
-
-
-# -- patches -----------------------------------------------------------------------------------------------------
 
 
 class Submission(Strict):
@@ -122,102 +113,6 @@ class Committed(Strict):
     tree = OidField()
 
 
-class Chosen(Strict):
-    """Which patches of one project's branch: by who or what made them, in which run, by id, and when they landed (for
-    a rollback) or were submitted (for any other verb, which may also ask for a `state`).
-    """
-
-    project = ProjectRef()
-    target_branch = serializers.CharField(required=False, allow_blank=True, default="", max_length=255)
-    worker = serializers.CharField(required=False, allow_blank=True, default="", max_length=200)
-    tool = serializers.CharField(required=False, allow_blank=True, default="", max_length=64)
-    model = serializers.CharField(required=False, allow_blank=True, default="", max_length=100)
-    run = IdField(required=False)
-    since = serializers.DateTimeField(required=False)
-    until = serializers.DateTimeField(required=False)
-    patches = serializers.ListField(child=IdField(), required=False, max_length=bulk.MOST)
-    state = serializers.ChoiceField(choices=Patch.State.choices, required=False, allow_blank=True, default="")
-
-
-class Bulk(Strict):
-    """One verb for many patches. `dry_run` tells what would be done; `partial` does what can be done, and only that."""
-
-    verb = serializers.ChoiceField(choices=["rollback", *bulk.VERBS])
-    filter = Chosen()
-    dry_run = serializers.BooleanField(required=False, default=True)
-    partial = serializers.BooleanField(required=False, default=False)  # type: ignore[assignment]  # as above
-    reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=2000)
-
-
-class HunkSerializer(Strict):
-    """Lines that landed later, where a patch to be taken back had changed them."""
-
-    path = serializers.CharField()
-    start = serializers.IntegerField()
-    lines = serializers.IntegerField()
-    commit = serializers.CharField()
-    patch = serializers.CharField()
-
-
-class RewindStepSerializer(Strict):
-    """What is to be done about one patch."""
-
-    patch = serializers.CharField()
-    summary = serializers.CharField()
-    commit = serializers.CharField()
-    outcome = serializers.ChoiceField(choices=["alone", "after_others", "in_the_way", "nothing_left", "under_way"])
-    after = serializers.ListField(child=serializers.CharField())
-    later = serializers.ListField(child=serializers.CharField())
-    in_the_way = HunkSerializer(many=True)
-    reverse = serializers.CharField(allow_null=True)
-
-
-class RewindLeftOutSerializer(Strict):
-    """A patch that the filter finds and that stays as it is, and why; `because_of` is the patch that it undoes."""
-
-    patch = serializers.CharField()
-    summary = serializers.CharField()
-    code = serializers.ChoiceField(choices=["undone_already", "brings_back", "not_landed"])
-    because_of = serializers.CharField(allow_null=True)
-    reason = serializers.CharField()
-
-
-class RewindPlanSerializer(Strict):
-    """The reverses of a set of patches, newest first, each on what those before it leave; and what is left out."""
-
-    project = serializers.CharField()
-    target_branch = serializers.CharField()
-    head = serializers.CharField()
-    count = serializers.IntegerField()
-    possible = serializers.IntegerField()
-    steps = RewindStepSerializer(many=True)
-    left_out = RewindLeftOutSerializer(many=True)
-    dry_run = serializers.BooleanField()
-    reverses = serializers.ListField(child=serializers.CharField())
-
-
-class BulkResultSerializer(Strict):
-    """What became, or would become, of one patch: done, or the code and the words of the refusal."""
-
-    patch = serializers.CharField()
-    state = serializers.CharField()
-    done = serializers.BooleanField()
-    code = serializers.CharField(allow_blank=True)
-    message = serializers.CharField(allow_blank=True)
-
-
-class BulkOutcomeSerializer(Strict):
-    """What a verb did to many patches, oldest first; nothing unless `written`."""
-
-    verb = serializers.CharField()
-    dry_run = serializers.BooleanField()
-    written = serializers.BooleanField()
-    count = serializers.IntegerField()
-    done = serializers.IntegerField()
-    refused = serializers.IntegerField()
-    results = BulkResultSerializer(many=True)
-
-
 class PatchSerializer(StrictModel):
     """A patch without its text, which stands at `diff/`. `came_back_by` is the patch that brought it back after it had
     been rolled back; lists do not tell it.
@@ -271,7 +166,7 @@ class PatchFilters(Filters):
         )  # fmt: skip
 
 
-class PatchEndpoint(ReviewActions, Listed, Endpoint):
+class PatchEndpoint(ReviewActions, BulkActions, Listed, Endpoint):
     """The ledger. `id` and `ledger_id` both find a patch; no list loads a diff."""
 
     queryset = Patch.objects.all()
@@ -494,62 +389,6 @@ class PatchEndpoint(ReviewActions, Listed, Endpoint):
             return self.reply(found, 201, Location=reverse_path(request, found))
         return self.reply(found)
 
-    @extend_schema(
-        request=Bulk,
-        responses=PolymorphicProxySerializer("PatchBulk", [BulkOutcomeSerializer, RewindPlanSerializer], None),
-    )
-    @action(detail=False, methods=["post"], filterset_class=None)
-    def bulk(self, request: Request) -> Response:
-        """One verb for every patch that the filter finds. Unless `dry_run` is false, it is only told what would be.
-
-        `rollback` (role approver) takes back what has landed, and answers the plan: refuses with `reason_required`, and
-        `later_patch_depends` when one of them cannot be taken back and `partial` is not said. The other verbs
-        (`requeue`, `quarantine`, `drop`; `release` as approver) answer a result for each patch; when one refuses,
-        nothing is written unless `partial` says to leave it out.
-        """
-        given = self.body(Bulk)
-        chosen = given["filter"]
-        state, branch, patches = chosen.pop("state"), chosen.pop("target_branch"), tuple(chosen.pop("patches", ()))
-        self.must_in(chosen["project"])
-        wanted = Wanted(branch=branch, patches=patches, **chosen)
-        if given["verb"] != "rollback":
-            return self._each(given, wanted, state)
-        self.principal.must("approver", wanted.project)
-        if state not in ("", Patch.State.COMMITTED):
-            raise InvalidField("filter.state", "only what is committed is rolled back together")
-        reason = given["reason"] if given["dry_run"] else need_reason(given["reason"])
-        plan = rollback.plan(wanted)
-        reverses = [] if given["dry_run"] else rollback.carry_out(plan, reason, by=self.by, partial=given["partial"])
-        return Response(
-            {**plan.document(), "dry_run": given["dry_run"], "reverses": [reverse.pk for reverse in reverses]}
-        )
-
-    def _each(self, given: Mapping[str, Any], wanted: Wanted, state: str) -> Response:
-        self.principal.must(bulk.VERBS[given["verb"]].role, wanted.project)
-        if not (state or wanted.says_which):
-            raise InvalidField(
-                "filter", "say which patches: by state, worker, tool, model, run, since, until or patches"
-            )
-        rows = Patch.objects.of(wanted.project)
-        if wanted.branch:
-            rows = rows.filter(target_branch=wanted.branch)
-        if state:
-            rows = rows.filter(state=state)
-        found = bulk.chosen(wanted.narrowed(rows, "created_at"))
-        told = {"by": self.by, "dry_run": given["dry_run"], "partial": given["partial"]}
-        outcome = bulk.carry_out(given["verb"], found, given["reason"], **told)
-        return Response(
-            {
-                "verb": given["verb"],
-                "dry_run": given["dry_run"],
-                "written": outcome.written,
-                "count": len(outcome.results),
-                "done": outcome.done,
-                "refused": len(outcome.refused),
-                "results": [one.document() for one in outcome.results],
-            }
-        )
-
 
 def reverse_path(request: Request, patch: Patch) -> str:
     """The address of another patch, seen from the address of a verb of one."""
@@ -590,154 +429,3 @@ def live_lease(principal: Any, lease_id: str, generation: int) -> Lease:
     if not lease.is_live or generation != lease.task.generation or generation != lease.generation:
         raise StaleClaim(generation, lease, claims.actor(lease.worker))
     return lease
-
-
-# -- merge queues ------------------------------------------------------------------------------------------------
-
-
-class QueueItemSerializer(StrictModel):
-    """One patch's place in a queue."""
-
-    class Meta:
-        model = QueueItem
-        fields = (
-            "id", "version", "position", "patch", "ahead", "state", "base_commit", "candidate_commit",
-            "candidate_tree", "builds", "failing_code", "failing_reason", "culprit", "restarts", "restart_reason",
-            "created_at", "updated_at",
-        )  # fmt: skip
-        read_only_fields = fields
-
-
-class MergeQueueSerializer(StrictModel):
-    """A queue; its detail also holds the live items, head first."""
-
-    items = serializers.SerializerMethodField()
-
-    class Meta:
-        model = MergeQueue
-        fields = (
-            "id", "version", "created_at", "updated_at", "project", "target_branch", "head_commit", "state",
-            "window_size", "window_floor", "window_ceiling", "head_limit_seconds", "blocked_reason", "blocked_until",
-            "blocked_tries", "items",
-        )  # fmt: skip
-        read_only_fields = fields
-
-    @extend_schema_field(QueueItemSerializer(many=True))
-    def get_items(self, row: MergeQueue) -> list[dict[str, Any]]:
-        """The first 200 live items."""
-        return list(QueueItemSerializer(QueueItem.objects.live().filter(queue=row)[:SHOWN_ITEMS], many=True).data)
-
-
-class MergeQueueFilters(Filters):
-    """By project, branch and state."""
-
-    project = ProjectFilter("project")
-
-    class Meta:
-        model = MergeQueue
-        fields = ("target_branch", "state")
-
-
-class MergeQueueEndpoint(Listed, Endpoint):
-    """The queues in which patches land."""
-
-    queryset = MergeQueue.objects.all()
-    serializer_class = MergeQueueSerializer
-    filterset_class = MergeQueueFilters
-    heavy = ("items",)
-    lookup_value_regex = PATTERN.pattern
-    needs = {"list": "viewer", "retrieve": "viewer", "of_branch": "viewer", "pause": "operator", "resume": "operator"}
-
-    @extend_schema(operation_id="merge_queues_of_branch", responses=MergeQueueSerializer)
-    def of_branch(self, request: Request, project: str, branch: str) -> Response:
-        """The queue of a branch, whose name may hold slashes, of a project by its key or id."""
-        named = Q(project=project) if is_id(project) else Q(project__key=project)
-        row = self.get_queryset().filter(named, target_branch=branch).first()
-        if row is None:
-            raise NotFound.of("merge_queue")
-        return self.reply(row)
-
-    @extend_schema(request=Reason, responses=MergeQueueSerializer)
-    @action(detail=True, methods=["post"])
-    def pause(self, request: Request, id: str) -> Response:
-        """Let it build and land nothing."""
-        row = self.get_object()
-        row.pause(by=self.by, reason=self.body(Reason)["reason"])
-        return self.reply(row)
-
-    @extend_schema(request=Reason, responses=MergeQueueSerializer)
-    @action(detail=True, methods=["post"])
-    def resume(self, request: Request, id: str) -> Response:
-        """Let it go on."""
-        row = self.get_object()
-        row.resume(by=self.by, reason=self.body(Reason)["reason"])
-        return self.reply(row)
-
-
-# -- policies ----------------------------------------------------------------------------------------------------
-
-
-class PolicySerializer(StrictModel):
-    """One layer of what a patch may be: `level` says over what, and the field of that name is its target."""
-
-    constraints = serializers.DictField(required=False)
-
-    class Meta:
-        model = PatchPolicy
-        fields = (
-            "id", "version", "created_at", "updated_at", "level", "project", "phase", "workstream", "task", "enabled",
-            "constraints",
-        )  # fmt: skip
-        read_only_fields = ("id", "version", "created_at", "updated_at")
-
-    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """Exactly the target of its level is named."""
-        if self.instance is None:
-            for name in ("project", "phase", "workstream", "task"):
-                wanted = attrs["level"] == name
-                if wanted and attrs.get(name) is None:
-                    raise MissingField(name)
-                if not wanted and attrs.get(name) is not None:
-                    raise InvalidField(name, f"a policy of level {attrs['level']} has no {name}")
-        return attrs
-
-
-class PolicyFilters(Filters):
-    """By level and target."""
-
-    project = ProjectFilter("project")
-
-    class Meta:
-        model = PatchPolicy
-        fields = ("level", "phase", "workstream", "task", "enabled")
-
-
-class PolicyEndpoint(PolicyActions, DefinitionEndpoint):
-    """Patch policies. Those of the installation are its admin's."""
-
-    queryset = PatchPolicy.objects.select_related(
-        "project", "phase__project", "workstream__phase__project", "task__run__phase__project", "task__run__workstream"
-    )
-    serializer_class = PolicySerializer
-    filterset_class = PolicyFilters
-    fixed = ("level", "project", "phase", "workstream", "task")
-    needs = {**DefinitionEndpoint.needs, "replay": "viewer", "of_project": "viewer"}
-
-    def project_for(self, fields: Mapping[str, Any]) -> Project | None:
-        """The project in which its target lies."""
-        return PatchPolicy(**fields).place()[0]
-
-
-router = Router()
-router.register("patches", PatchEndpoint, basename="patch")
-router.register("merge-queues", MergeQueueEndpoint, basename="merge-queue")
-router.register("policies", PolicyEndpoint, basename="policy")
-urlpatterns = [
-    *router.urls,
-    path("projects/<str:project>/policy/", PolicyEndpoint.as_view({"get": "of_project"}), name="project-policy"),
-    path(
-        "merge-queues/<str:project>/<path:branch>/",
-        MergeQueueEndpoint.as_view({"get": "of_branch"}),
-        name="merge-queue-of-branch",
-    ),
-]

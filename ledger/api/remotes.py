@@ -1,22 +1,17 @@
-"""The API of what follows a landing: remotes, what is on its way to them, and receipts."""
-
-from typing import Any
+"""The API of remotes and of what is on its way to them; and the address that a host calls when somebody pushed."""
 
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
-from django.db.models import Q, QuerySet
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
-from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ledger import remote as remotes
-from ledger.models import Push, Receipt, Remote
+from ledger.models import Push, Remote
 from pipeline import events
 from pipeline.ids import PATTERN, is_id
 from pipeline.problems import CONTENT_TYPE, document
@@ -30,7 +25,6 @@ from pipeline.rest import (
     Nothing,
     ProjectFilter,
     ProjectRef,
-    Router,
     StrictModel,
 )
 
@@ -124,50 +118,6 @@ class PushEndpoint(Listed, Endpoint):
     needs = {"list": "viewer", "retrieve": "viewer"}
 
 
-class ReceiptSerializer(StrictModel):
-    """A receipt; its statement as it was written stands at `statement/`."""
-
-    class Meta:
-        model = Receipt
-        fields = ("id", "created_at", "project", "patch", "commit_sha", "sha256", "note")
-        read_only_fields = fields
-
-
-class ReceiptFilters(Filters):
-    """By project, patch and commit."""
-
-    project = ProjectFilter("project")
-
-    class Meta:
-        model = Receipt
-        fields = ("patch", "commit_sha", "sha256")
-
-
-class ReceiptEndpoint(Listed, Endpoint):
-    """Receipts. The id of the receipt, that of its patch, and the commit all find it."""
-
-    queryset = Receipt.objects.select_related("patch").defer("statement")
-    serializer_class = ReceiptSerializer
-    filterset_class = ReceiptFilters
-    needs = {"list": "viewer", "retrieve": "viewer", "statement": "viewer"}
-
-    def find(self, queryset: QuerySet[Any], given: str) -> Receipt | None:
-        """The receipt with this id, patch or commit."""
-        named = Q(pk=given) | Q(patch=given) if is_id(given) else Q(commit_sha=given)
-        return queryset.filter(named).first()
-
-    @extend_schema(responses={(200, "application/vnd.in-toto+json"): OpenApiTypes.OBJECT})
-    @action(detail=True, methods=["get"])
-    def statement(self, request: Request, id: str) -> HttpResponse:
-        """The in-toto statement, byte by byte as it hangs on the commit in refs/notes/signalbox."""
-        receipt = self.get_object()
-        return HttpResponse(
-            receipt.statement.encode(),
-            content_type="application/vnd.in-toto+json",
-            headers={"ETag": f'"{receipt.sha256}"', "X-Content-Type-Options": "nosniff"},
-        )
-
-
 @csrf_exempt
 @require_POST
 def pushed(request: HttpRequest, key: str) -> HttpResponse:
@@ -190,13 +140,3 @@ def pushed(request: HttpRequest, key: str) -> HttpResponse:
 
 def _told(code: str, detail: str, status: int) -> HttpResponse:
     return JsonResponse(document(status, code, detail), status=status, content_type=CONTENT_TYPE)
-
-
-router = Router()
-router.register("remotes", RemoteEndpoint, basename="remote")
-router.register("pushes", PushEndpoint, basename="push")
-router.register("receipts", ReceiptEndpoint, basename="receipt")
-urlpatterns = [
-    *router.urls,
-    path("projects/<str:project>/fetch/", RemoteEndpoint.as_view({"post": "fetch"}), name="project-fetch"),
-]

@@ -1,14 +1,12 @@
 """The API of flaky tests: put one into quarantine with owner, reason and expiry, and let it out again."""
 
-from typing import Any
-
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from gates.models import Finding, FlakyTest
+from gates.models import FlakyTest
 from pipeline.rest import DefinitionEndpoint, Filters, ProjectFilter, Reason, StrictModel
 
 
@@ -68,27 +66,3 @@ class FlakyTestEndpoint(DefinitionEndpoint):
         """End the quarantine: 204, and its test is judged again. Refuses with `reason_required`."""
         self.get_object().release(self.body(Reason)["reason"], by=self.by)
         return Response(status=204)
-
-
-class GateFindingSerializer(StrictModel):
-    """What an analyser found. `is_new` compares with the base by fingerprint; `help_uri` is https or empty."""
-
-    class Meta:
-        model = Finding
-        fields = (
-            "id", "rule_id", "level", "path", "line", "fingerprint", "is_new", "suppressed", "message", "help_uri",
-        )  # fmt: skip
-        read_only_fields = fields
-
-
-class PresetSerializer(serializers.Serializer[Any]):
-    """A gate that suits the project's files, as it would be made; `why` says what speaks for it."""
-
-    key = serializers.CharField()
-    name = serializers.CharField()
-    gate_type = serializers.CharField()
-    command = serializers.ListField(child=serializers.CharField())
-    evidence = serializers.DictField(child=serializers.CharField())
-    criteria = serializers.DictField()
-    why = serializers.CharField()
-    note = serializers.CharField(allow_blank=True)

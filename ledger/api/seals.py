@@ -2,7 +2,7 @@
 
 from ledger.models import Seal
 from pipeline.ids import PATTERN
-from pipeline.rest import Endpoint, Filters, Listed, Router, StrictModel
+from pipeline.rest import Endpoint, Filters, Listed, StrictModel
 
 
 class SealSerializer(StrictModel):
@@ -33,8 +33,3 @@ class SealEndpoint(Listed, Endpoint):
     filterset_class = SealFilters
     lookup_value_regex = PATTERN.pattern
     needs = {"list": "viewer", "retrieve": "viewer"}
-
-
-router = Router()
-router.register("seals", SealEndpoint, basename="seal")
-urlpatterns = router.urls
