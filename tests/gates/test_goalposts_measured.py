@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from gates import measuring
 from gates.goalposts import count, moved
 from gates.junit import Results, TestCase
+from gates.measuring.goalposts import concerns
 from gates.models import GateRun
 from pipeline import events
 from tests.factories import make_gate_run
@@ -162,7 +162,7 @@ def test_a_linters_gate_is_told_of_its_own_goalposts_only(
 
 
 @pytest.mark.parametrize(
-    ("command", "path", "what", "concerns"),
+    ("command", "path", "what", "is_its"),
     [
         (["ruff", "check", "."], "ruff.toml", "the configuration of checks changed", True),
         (["ruff", "check", "."], "pyproject.toml", "the configuration of checks changed: tool.ruff", True),
@@ -176,9 +176,9 @@ def test_a_linters_gate_is_told_of_its_own_goalposts_only(
     ],
 )
 def test_configuration_is_told_to_the_linter_whose_it_is(
-    command: list[str], path: str, what: str, concerns: bool
+    command: list[str], path: str, what: str, is_its: bool
 ) -> None:
-    assert measuring._concerns(command, moved("config_touched", path, 0, what)) is concerns
+    assert concerns(command, moved("config_touched", path, 0, what)) is is_its
 
 
 @pytest.mark.parametrize(
