@@ -35,7 +35,7 @@ LANGUAGES = (
         name="javascript",
         files=re.compile(r".*\.[cm]?[jt]sx?\Z"),
         test=re.compile(
-            r"^[ \t]*(?:[xf])?(?:it|test)(?:\.\w+)*(?:\(\s*\[[^\]]*\]\s*\)|`[^`]*`)?\s*\(\s*(?P<q>['\"`])(?P<name>.*?)(?P=q)", re.MULTILINE
+            r"^[ \t]*(?:[xf])?(?:it|test)(?:\.\w+)*(?:\(\s*\[(?:[^\[\]]|\[[^\[\]]*\])*\]\s*\)|`[^`]*`)?\s*\(\s*(?P<q>['\"`])(?P<name>.*?)(?P=q)", re.MULTILINE
         ),
         assertion=re.compile(r"\bexpect\s*\(|\bassert(?:\.\w+)?\s*\(|\bshould\.|\bt\.(?:is|true|false|deepEqual|equal)\("),
         weak=re.compile(

@@ -670,6 +670,11 @@ def _tests(language: Language, path: str, text: str) -> list[_Test]:
     return found
 
 
+def tests_of(language: Language, path: str, text: str) -> dict[str, str]:
+    """The tests that a file declares, each with its text."""
+    return {test.name: test.text for test in _tests(language, path, text)}
+
+
 def _statements(language: Language, body: str) -> Iterator[str]:
     """The assertions of a test, each on one line without needless blanks."""
     lines = body.split("\n")
