@@ -69,8 +69,8 @@ def join(reports: list[Coverage]) -> Coverage:
 class PatchCoverage:
     """Of the lines that a patch added, how many the report calls executable, and how many of these ran.
 
-    `unreported` are files in which the patch added code beside files that the report covers, and of which it is silent:
-    then nothing is known, and `percent` is None. A patch without executable lines has nothing to cover: 100.
+    `unreported` are files in which the patch added code, in a language that the report speaks of, and of which it is
+    silent: then nothing is known, and `percent` is None. A patch without executable lines has nothing to cover: 100.
     """
 
     covered: int
@@ -95,12 +95,11 @@ def of_patch(coverage: Coverage, added: Mapping[str, frozenset[int]], code: froz
     covered = executable = 0
     missed: list[tuple[str, int]] = []
     unreported = []
-    folders = {folder for path in coverage.files for folder in _folders(path)}
-    endings = {_ending(path) for path in coverage.files}
+    languages = {_language(path) for path in coverage.files}
     for path, lines in sorted(added.items()):
         said = coverage.files.get(path)
         if said is None:
-            if path in code and _ending(path) in endings and any(folder in folders for folder in _folders(path)):
+            if path in code and _language(path) in languages:
                 unreported.append(path)
             continue
         judged = sorted(lines & said.keys())
@@ -110,14 +109,17 @@ def of_patch(coverage: Coverage, added: Mapping[str, frozenset[int]], code: froz
     return PatchCoverage(covered, executable, tuple(missed), tuple(unreported))
 
 
-def _folders(path: str) -> list[str]:
-    """The folders above a path, of which the root counts only for what lies directly in it."""
-    parts = path.split("/")[:-1]
-    return ["/".join(parts[: depth + 1]) for depth in range(len(parts))] or [""]
+_FAMILIES = (
+    frozenset({"js", "jsx", "ts", "tsx", "mjs", "cjs", "mts", "cts", "vue", "svelte"}),
+    frozenset({"c", "cc", "cpp", "cxx", "h", "hpp"}),
+    frozenset({"java", "kt", "scala", "groovy"}),
+)
 
 
-def _ending(path: str) -> str:
-    return path.rpartition("/")[2].rpartition(".")[2]
+def _language(path: str) -> frozenset[str]:
+    """The endings of the files that call each other with this one."""
+    ending = path.rpartition("/")[2].rpartition(".")[2]
+    return next((family for family in _FAMILIES if ending in family), frozenset({ending}))
 
 
 # --- reading ------------------------------------------------------------------------------------------------------

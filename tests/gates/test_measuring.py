@@ -83,6 +83,45 @@ def test_a_file_of_which_the_report_is_silent_is_not_measured(tmp_path: Path) ->
     assert run.verdict == "failed"
 
 
+EVIL = {"other/evil.py": "def more():\n    return 1\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "gate", "status"),
+    [
+        ({}, {}, "not_measured"),
+        ({"other/old.py": "x = 1\n"}, {}, "not_measured"),
+        ({".coveragerc": "[run]\nsource = calc\n"}, {}, "not_measured"),
+        ({".coveragerc": "[run]\nomit =\n    other/*\n    docs/*\n"}, {}, "pass"),
+        ({"setup.cfg": "[coverage:report]\nomit = */evil.py\n"}, {}, "pass"),
+        ({"pyproject.toml": "[tool.coverage.run]\nomit = ['other/**']\n"}, {}, "pass"),
+        ({"pyproject.toml": "[tool.coverage.run]\nomit = ['*']\n"}, {}, "not_measured"),
+        ({"pyproject.toml": "[tool.coverage.run]\nomit = ['docs/*']\n"}, {}, "not_measured"),
+        ({"pyproject.toml": "[tool.coverage\n"}, {}, "not_measured"),
+        ({}, {"applies_to": ["*.py"]}, "pass"),
+        ({}, {"applies_to": ["**/*.py"]}, "not_measured"),
+    ],
+    ids=[
+        "new folder", "old folder", "a source is named", "omitted", "omitted by its name", "omitted in toml",
+        "all is omitted", "another is omitted", "no toml", "not asked of it", "asked of it",
+    ],
+)  # fmt: skip
+def test_code_in_a_folder_of_which_the_report_is_silent_is_not_measured_unless_people_left_it_out(
+    tmp_path: Path, files: dict[str, str], gate: dict[str, Any], status: str
+) -> None:
+    cover = {
+        "command": writes("lcov.info", ["SF:calc.py", "DA:1,1", "DA:2,1", "end_of_record", ""]),
+        "evidence": {"coverage": "lcov.info"},
+        "criteria": {"min_patch_coverage": 80},
+        **gate,
+    }
+    house = house_with(tmp_path, files, cover=cover)
+    house.work({**EVIL, "calc.py": CALC.replace("a + b", "b + a")})
+    verdict = only_run(house).verdicts["patch_coverage"]
+    assert verdict["status"] == status
+    assert ("other/evil.py" in verdict["evidence"]) is (status == "not_measured")
+
+
 # -- findings against the base -------------------------------------------------------------------------------------
 
 SCANNER = """\

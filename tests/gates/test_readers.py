@@ -139,10 +139,23 @@ def test_reports_over_the_limits_are_refused(monkeypatch: pytest.MonkeyPatch) ->
         ({"src/new.py": {1}}, {"src/new.py"}, None),
         ({"src/new.py": {1}}, set(), 100.0),  # comments only, or a test
         ({"src/new.sh": {1}}, {"src/new.sh"}, 100.0),  # of a kind that the report is never about
-        ({"tools/x.py": {1}}, {"tools/x.py"}, 100.0),  # in a folder that it is never about
+        ({"tools/x.py": {1}}, {"tools/x.py"}, None),  # in a folder that it is never about
+        ({"tools/x.py": {1}}, set(), 100.0),  # the same, left out
         ({"src/a.py": {1}, "src/new.py": {1}}, {"src/a.py", "src/new.py"}, None),
     ],
-    ids=["half", "all", "none", "not executable", "a text", "silent", "no code", "shell", "elsewhere", "one silent"],
+    ids=[
+        "half",
+        "all",
+        "none",
+        "not executable",
+        "a text",
+        "silent",
+        "no code",
+        "shell",
+        "elsewhere",
+        "left out",
+        "one silent",
+    ],
 )
 def test_patch_coverage_is_of_the_added_lines_that_can_run(added: Any, code: set[str], percent: float | None) -> None:
     report = coverage.read(LCOV.encode(), TREE)
