@@ -215,6 +215,7 @@ def evaluate(
     base: Results | None = None,
     missing: Mapping[str, str] | None = None,
     quarantined: Collection[str] = (),
+    spoken_tests: int | None = None,
 ) -> Judgement:
     """The judgement of one gate run, by domain.md §2.4.2.
 
@@ -223,6 +224,7 @@ def evaluate(
     "sarif"), `missing` those of them that could not be read, with the reason; `base` is what the same gate measured on
     the base. `quarantined` are keys of flaky tests that
     somebody answers for: they run, and their failures are told and not judged, unless they are required.
+    `spoken_tests` is how many tests ran by what the runner printed, for a gate of tests that leaves no report of them.
     Raises ResultsInconsistent when stated counts contradict each other.
 
     `expected_exit_codes` are those of success, `finding_exit_codes` those of a tool that did its work and found
@@ -230,7 +232,8 @@ def evaluate(
 
     Stricter than the letter in three places, so that unknown is never good. Failed tests without max_failures are
     judged as if it were 0, even where other criteria are met. A gate with a declared report of tests in which none
-    ran gets a failing `tests` verdict, whatever min_tests says. Declared evidence that is missing gets a verdict of its
+    ran gets a failing `tests` verdict, whatever min_tests says, and so does one whose runner prints that it ran none.
+    Declared evidence that is missing gets a verdict of its
     own, `not_measured`, where no criterion rests on it.
     """
     criteria, missing = asked(criteria), missing or {}
@@ -265,6 +268,8 @@ def evaluate(
         told=results.told if results is not None else {},
     )
     verdicts = _verdicts(criteria, figures)
+    if spoken_tests == 0 and "tests" not in verdicts:
+        verdicts["tests"] = _verdict(False, 0, 1, "no test ran, by what the runner printed")
     for kind, why in missing.items():
         if not verdicts.keys() & set(_RESTS_ON[kind]):
             verdicts[_RESTS_ON[kind][-1]] = _not_measured(None, why)

@@ -22,11 +22,17 @@ _SPOKEN = (
 )
 _RAN = frozenset({"passed", "failed", "xpassed", "error", "errors"})
 _OF_JEST = re.compile(r"^ *Tests:? +(.*\b\d+ (?:passed|failed)\b.*)$", re.MULTILINE)  # and vitest
-_OF_UNITTEST = re.compile(r"^Ran (\d+) tests? in .*\s+(?:OK|FAILED)\b(.*)", re.MULTILINE)
+_OF_UNITTEST = re.compile(r"^Ran (\d+) tests? in .*\s+(?:OK|FAILED|NO TESTS RAN)\b(.*)", re.MULTILINE)
 _OF_RSPEC = re.compile(r"^(\d+) examples?, \d+ failures?(?:, (\d+) pending)?", re.MULTILINE)
 _OF_TAP = re.compile(r"^(?:not )?ok \d+(?!.*# *(?i:skip|todo))", re.MULTILINE)
 _OF_GO_TESTS = re.compile(r"^ *--- (?:PASS|FAIL): ", re.MULTILINE)
 _OF_GO = re.compile(r"^(?:ok|FAIL)\s+\S+\s+(?:[\d.]+s|\(cached\))(?!.*\[no tests to run\])", re.MULTILINE)
+# How runners say that there was nothing to run.
+_OF_NONE = re.compile(
+    r"^(?:=* ?no tests ran\b|No tests found, exiting|No test files found|No tests executed!|1\.\.0\b"
+    r"|(?:ok|\?)\s+\S+\s.*\[no test(?:s to run| files)\])",
+    re.MULTILINE,
+)
 _COLOURS = re.compile(r"\x1b?\[\d*(?:;\d+)*m")
 # The folder of one execution, which is another for each where there is no box.
 _COPY = re.compile(r"/[^\s:]*/run-\w+/(?:[\w-]+/)?tree(?=/)")
@@ -56,6 +62,8 @@ def spoken(output: str) -> int | None:
     for pattern in (_OF_TAP, _OF_GO_TESTS, _OF_GO):
         if lines := len(pattern.findall(text)):
             found.append(lines)
+    if _OF_NONE.search(text):
+        found.append(0)
     return sum(found) if found else None
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gates import criteria, environment, sarif
-from gates.evidence import SHARD, Tree
+from gates.evidence import SHARD, TEST_KINDS, Tree
+from gates.goalposts import count
 from gates.junit import Results
 from gates.measuring.gathering import Execute, Gathered, gather, ordinary
 from gates.measuring.goalposts import goalposts_clean
@@ -87,6 +88,7 @@ def measure(
         base=_results_of(base),
         missing=gathered.missing,
         quarantined=FlakyTest.objects.keys_of(gate_run.project_id),
+        spoken_tests=_spoken(gate, executed),
     )
     if gate_run.baseline:
         judgement = _of_baseline(judgement, gathered, broken=broken or _gave_up(gate, executed.exit_code))
@@ -107,6 +109,13 @@ def measure(
         "environment": environment.digest(gate, executed.level),
         "findings": found,
     }
+
+
+def _spoken(gate: Gate, executed: Execution) -> int | None:
+    """How many tests ran by what the runner of a gate of tests printed, where it leaves no report of them."""
+    if gate.gate_type not in Gate.TESTS or any(kind in TEST_KINDS for kind in gate.evidence):
+        return None
+    return count.spoken(executed.output)
 
 
 def _of_baseline(judgement: criteria.Judgement, gathered: Gathered, *, broken: bool) -> criteria.Judgement:

@@ -455,3 +455,25 @@ class TestTheEnd:
         with pytest.raises(ResultsInconsistent) as refused:
             judged({}, results)
         assert (refused.value.code, refused.value.status) == ("results_inconsistent", 422)
+
+
+@pytest.mark.parametrize(
+    ("spoken", "criteria", "declared", "results", "state"),
+    [
+        (0, {}, [], None, "failed"),
+        (0, {"goalposts": True}, [], counted(0, goalposts_clean=True), "failed"),
+        (0, {"timeout_seconds": 60}, ["coverage"], Results(counted=False, coverage_percent=90.0), "failed"),
+        (1, {}, [], None, "passed"),
+        (None, {}, [], None, "passed"),
+        (None, {}, ["junit"], GREEN, "passed"),
+    ],
+    ids=["no criteria", "goalposts", "coverage", "one", "nobody says", "a report"],
+)
+def test_a_runner_that_says_that_it_ran_no_test_passes_nothing(
+    spoken: int | None, criteria: dict[str, Any], declared: list[str], results: Results | None, state: str
+) -> None:
+    judgement = judged(criteria, results, evidence_declared=declared, spoken_tests=spoken)
+    assert judgement.state == state, judgement.reason
+    if state == "failed":
+        said = {"status": "fail", "value": 0, "threshold": 1, "evidence": "no test ran, by what the runner printed"}
+        assert judgement.verdicts["tests"] == said

@@ -277,6 +277,18 @@ def test_configuration_is_told_to_the_linter_whose_it_is(
         ("1..3\nok 1 a\nnot ok 2 b\nok 3 c # skip not here\n", 2),
         ("5 examples, 1 failure, 2 pending\n", 3),
         ("all is well\n", None),
+        ("Ran 0 tests in 0.000s\n\nOK\n", 0),
+        ("Ran 0 tests in 0.000s\n\nNO TESTS RAN\n", 0),
+        ("no tests ran in 0.01s\n", 0),
+        ("===== no tests ran in 0.01s =====\n", 0),
+        ("?   \tx/d\t[no test files]\n", 0),
+        ("ok  \tx/c\t0.1s [no tests to run]\n", 0),
+        ("running 0 tests\n\ntest result: ok. 0 passed; 0 failed; 0 ignored;\n", 0),
+        ("No tests found, exiting with code 0\n", 0),
+        ("No test files found, exiting with code 0\n", 0),
+        ("1..0\n", 0),
+        ("# no tests found here\n", None),
+        ("no tests ran\nok 1 a\n", 1),
     ],
 )  # fmt: skip
 def test_the_sums_of_runners_are_read(output: str, number: int | None) -> None:

@@ -122,6 +122,31 @@ def test_code_in_a_folder_of_which_the_report_is_silent_is_not_measured_unless_p
     assert ("other/evil.py" in verdict["evidence"]) is (status == "not_measured")
 
 
+# -- tests without a report ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gate_type", "said", "state"),
+    [
+        ("unit_tests", "Ran 0 tests in 0.000s\n\nOK", "failed"),
+        ("integration_tests", "?   x/d [no test files]", "failed"),
+        ("unit_tests", "Ran 0 tests in 0.000s\n\nOK\n1 passed in 0.1s", "passed"),
+        ("unit_tests", "done", "passed"),
+        ("lint", "Ran 0 tests in 0.000s\n\nOK", "passed"),
+    ],
+)
+def test_zero_tests_are_never_a_pass_where_the_runner_only_says_so(
+    tmp_path: Path, gate_type: str, said: str, state: str
+) -> None:
+    gate = {"gate_type": gate_type, "command": ["make", "test"], "criteria": {"goalposts": True}}
+    makefile = ".PHONY: test\ntest:\n\t@python say.py\n"
+    house = house_with(tmp_path, {"Makefile": makefile, "say.py": f"print({said!r})\n"}, tests=gate)
+    house.work({"calc.py": CALC.replace("a + b", "b + a")})
+    run = only_run(house)
+    assert run.state == state, run.decision_reason
+    assert (house.run.state == "succeeded") is (state == "passed")
+
+
 # -- findings against the base -------------------------------------------------------------------------------------
 
 SCANNER = """\
