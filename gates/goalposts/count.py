@@ -87,13 +87,17 @@ def missing(
     """
     had, has = ({_COPY.sub("/src", key): place for key, place in tests.items()} for tests in (before, now))
     lost = sorted(had.keys() - has.keys())
-    if len(has) >= len(had) and lost and judged is not None:
+    # node names the file where it found no test in it: its process ended before them.
+    files = [key for key in sorted(has.keys() - had.keys()) if key.rpartition("::")[2].startswith("/")]
+    if judged is not None and ((lost and len(has) >= len(had)) or files):
         known = judged()
-        lost = [key for key in lost if not known.explains(key, had, has)]
+        if len(has) >= len(had):
+            lost = [key for key in lost if not known.explains(key, had, has)]
+        lost += [f"the tests of {path}" for key in files if (path := known.stood(key))]
     if not lost:
         return []
     told = f"{len(has)} tests ran, {len(had)} {where}; missing: {', '.join(lost)}"
-    return [moved("tests_missing", next((had[key] for key in lost if had[key]), "the report"), 0, told)]
+    return [moved("tests_missing", next((had[key] for key in lost if had.get(key)), "the report"), 0, told)]
 
 
 def contradicted(command: Sequence[str], output: str, results: Results, report: str) -> list[Moved]:

@@ -81,6 +81,7 @@ class Judged:
 
     def __init__(self, declared: Sequence[Declared], paths: Collection[str]) -> None:
         self.declared = {one.path: one for one in declared}
+        self.paths = frozenset(paths)
         self.by_name: dict[str, list[str]] = {}
         self.by_module: dict[str, list[tuple[list[str], str]]] = {}
         for path in sorted({*paths, *self.declared}):
@@ -104,6 +105,15 @@ class Judged:
             for one in self.declared.values()
             if not one.path.endswith(".py")
         )
+
+    def stood(self, key: str) -> str:
+        """The file of the base that a key names as one test, or "": also of one that the patch changed, not of a new
+        one or one that is gone.
+        """
+        name = key.rpartition("::")[2]
+        beside = self.by_name.get(name.rpartition("/")[2], ())
+        named = [path for path in beside if path in self.paths and _ends(name, path)]
+        return next((path for path in named if path not in self.declared or not self.declared[path].gone), "")
 
     def _home(self, key: str) -> tuple[list[str], list[str]]:
         """The files that a key may mean, and what stands behind them in it; no files where it names none."""

@@ -41,8 +41,12 @@ VANISHED: dict[str, tuple[str, Case]] = {
         (({**PRODUCT, "tests/test_cases.py": CASES}, {**OTHER, "tests/test_cases.py": CASES + "\n\ndef test_one():\n    assert 1\n"}), ["tests.test_cases::test_case[1]", "tests.test_cases::test_case[2]"], ["tests.test_cases::test_case[1]", "tests.test_cases::test_one"]),
     ),
     "the file of a node test ends before its test": (
-        "test::adds",
+        "test::adds, the tests of src/price.test.mjs",
         (({"src/price.js": "a", "src/price.test.mjs": NODE}, {"src/price.js": "b", "src/price.test.mjs": NODE}), ["test::adds"], ["test::/src/src/price.test.mjs"]),
+    ),
+    "the file of a node test ends, and one of its name comes": (
+        "the tests of src/price.test.mjs",
+        (({"src/price.js": "a", "src/price.test.mjs": NODE}, {"src/price.js": "b", "src/new.test.mjs": NODE}), ["test::adds"], ["test::adds", "test::/src/src/price.test.mjs"]),
     ),
     "a test of its name comes in another file": (
         "tests.test_calc::test_add",
@@ -78,6 +82,7 @@ STAYED: dict[str, Case] = {
     "js: a test gets a better name": (({"src/total.test.ts": JS}, {"src/total.test.ts": JS.replace("adds prices", "adds all prices")}), *swap(["src/total.test.ts::total > adds prices", "src/total.test.ts::total > rounds"], "adds prices", "adds all prices")),
     "js: a file of tests moves": (({"src/total.test.ts": JS}, {"src/total.test.ts": None, "test/total.test.ts": JS}), *swap(["src/total.test.ts::total > adds prices"], "src/", "test/")),
     "node: a test gets a better name": (({"src/price.test.mjs": NODE}, {"src/price.test.mjs": NODE.replace("'adds'", "'adds two'")}), *swap(["test::adds"], "adds", "adds two")),
+    "node: a script without tests comes": (({"src/price.test.mjs": NODE}, {"src/b.test.mjs": "f();\n"}), ["test::adds"], ["test::adds", "test::/src/src/b.test.mjs"]),
     "node: a script gets tests": (({"src/price.test.mjs": "f();\n"}, {"src/price.test.mjs": NODE}), ["test::/src/src/price.test.mjs"], ["test::adds"]),
     "node: the copy lies in another folder": (({"a.js": "1"}, {"a.js": "2"}), ["test::/data/run-ab12cd34/on-base/tree/a.mjs"], ["test::/data/run-ab12cd34/tree/a.mjs"]),
     "js: a case of a template is another": (({"src/a.test.js": EACH}, {"src/a.test.js": EACH.replace("[[1, 2]]", "[[1, 2], [2, 1]]").replace("%i and %i", "%i, %i")}), ["src.a::adds 1 and 2"], ["src.a::adds 1, 2", "src.a::adds 2, 1"]),

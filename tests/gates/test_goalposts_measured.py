@@ -1,6 +1,7 @@
 """What only a run shows of moved goalposts: reports that were forged, tests that no longer run."""
 # ruff: noqa: E501 - a case is read best in one line
 
+import shutil
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -341,6 +342,24 @@ def test_cases_that_the_product_drops_are_told_although_as_many_tests_come(tmp_p
     missing = "missing: test_cases::test_case[2], test_cases::test_case[3]"
     assert moves == {"tests_missing": f"4 tests ran, 4 on the base; {missing}"}
     assert run.verdict == "unknown"
+
+
+NODE_TEST = "import test from 'node:test';\nimport assert from 'node:assert';\nimport { price } from './price.mjs';\n\ntest('adds', () => {\n  assert.equal(price(10), 12);\n});\n"
+ENDS = "export const price = (n) => {\n  const p = globalThis['pro' + 'cess'];\n  if (n === 10) p['ex' + 'it'](0);\n  return 0;\n};\n"
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
+def test_a_file_of_node_whose_process_ends_before_its_tests_is_told_whatever_comes(tmp_path: Path) -> None:
+    files = {"price.mjs": "export const price = (n) => n + 2;\n", "price.test.mjs": NODE_TEST}
+    reports = ("--test-reporter=junit", "--test-reporter-destination={evidence}/junit.xml")
+    node = {**TESTS, "command": ["node", "--test", *reports], "criteria": {"goalposts": True, "min_tests": 1}}
+    house = house_with(tmp_path, files, tests=node)
+    house.work({"price.mjs": ENDS, "more.test.mjs": "import test from 'node:test';\n\ntest('adds', () => {});\n"})
+    run = only_run(house)
+    assert run.verdict == "unknown", run.decision_reason
+    assert [one[3] for one in run.evidence["goalposts"]] == [
+        "2 tests ran, 1 on the base; missing: the tests of price.test.mjs"
+    ]
 
 
 def test_a_test_that_gets_a_better_name_beside_a_change_of_the_product_is_clean(tmp_path: Path) -> None:
