@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
+from functools import lru_cache
 from typing import Any, Self
 
 from django.conf import settings
@@ -69,10 +70,11 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
         opened = []
         with in_transaction():
             QueueItem.objects.select_for_update(no_key=True).get(pk=item.pk)
-            for gate in Gate.objects.judging(patch):
-                known = self.newest(gate, item.candidate_tree)
+            gates = list(Gate.objects.judging(patch))
+            base = base_tree_of(item, patch) if any(gate.needs_base for gate in gates) else ""
+            for gate in gates:
+                known = self.newest(gate, item.candidate_tree, base_tree=base, patch=patch)
                 if known is None or not known.stands_for(item):
-                    base = base_tree_of(item, patch) if gate.needs_base else ""
                     opened.append(
                         self.ask_for(gate, item.candidate_tree, by=by, patch=patch, item=item, base_tree=base)
                     )
@@ -104,16 +106,17 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
         same = self.filter(gate=gate_run.gate_id, gate_version=gate_run.gate_version, tree_hash=gate_run.base_tree)
         return same.filter(state__in=["passed", "failed"]).exclude(pk=gate_run.pk).order_by("-pk").first()
 
-    def newest(self, gate: Gate, tree_hash: str) -> "GateRun | None":
+    def newest(self, gate: Gate, tree_hash: str, *, base_tree: str, patch: Patch | None) -> "GateRun | None":
         """The newest run of this version of `gate` on this tree that was to judge it, and was not skipped as
-        superseded.
+        superseded. Where the gate looks at what a patch changes, only of a run that came from the same base: the tree
+        alone does not say what was taken out of it. A waiver is for one patch, so a run that was waived for another
+        does not count.
         """
-        return (
-            self.filter(gate=gate, gate_version=gate.gate_version, tree_hash=tree_hash, baseline=False)
-            .exclude(state=GateRun.State.SKIPPED, waived_at=None)
-            .order_by("-pk")
-            .first()
-        )
+        rows = self.filter(gate=gate, gate_version=gate.gate_version, tree_hash=tree_hash, baseline=False)
+        if gate.needs_base:
+            rows = rows.filter(base_tree=base_tree)
+        rows = rows.exclude(state=GateRun.State.SKIPPED, waived_at=None)
+        return rows.exclude(Q(waived_at__isnull=False) & ~Q(patch=patch)).order_by("-pk").first()
 
     def ask_for(
         self,
@@ -132,7 +135,9 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
         A `baseline` judges nothing: it is measured for others to be compared with, and has no criteria. One is asked
         for here, of the same gate on `base_tree`, where the gate compares with it and it was not measured yet.
         """
-        base_tree = base_tree or (retry_of.base_tree if retry_of else "") or (patch.base_tree if patch else "")
+        base_tree = base_tree or (retry_of.base_tree if retry_of else "")
+        if patch is not None and not base_tree:
+            base_tree = base_tree_of(item, patch) if item is not None and gate.needs_base else patch.base_tree
         with in_transaction():
             if gate.compares_with_base and base_tree not in ("", tree_hash) and not baseline:
                 self.measure_base(gate, base_tree, by=by)
@@ -166,14 +171,23 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
         """
         verdicts = []
         required = [gate for gate in Gate.objects.judging(patch) if gate.required]
-        for gate in required:
-            run = self.newest(gate, tree_hash)
+        for run in self.judged_by(patch, tree_hash, required).values():
             verdicts.append("unknown" if run is None else run.verdict)
         if "failed" in verdicts:
             return "failed"
         if set(verdicts) - {"passed"}:
             return "unknown"
         return "passed" if verdicts and not untested_paths(patch, required) else "none"
+
+    def judged_by(self, patch: Patch, tree_hash: str, gates: Iterable[Gate]) -> "dict[Gate, GateRun | None]":
+        """The run of each of these gates that answers for this tree of `patch`; None where there is none."""
+        gates = list(gates)
+        base = ""
+        if any(gate.needs_base for gate in gates):
+            items = QueueItem.objects.filter(patch=patch, candidate_tree=tree_hash).order_by("-pk")
+            item = items.select_related("patch__project").first()
+            base = base_tree_of(item, patch) if item is not None else patch.base_tree
+        return {gate: self.newest(gate, tree_hash, base_tree=base, patch=patch) for gate in gates}
 
 
 def untested_paths(patch: Patch, gates: Iterable[Gate]) -> list[str]:
@@ -362,8 +376,11 @@ class GateRun(Stateful):
 
     def stands_for(self, item: QueueItem) -> bool:
         """Whether it answers for this item's tree: it was asked for it, is under way, was waived, or ran where the
-        programs and settings were what they are now. An older row does not say where it ran, and stands.
+        programs and settings were what they are now. An older row does not say where it ran, and stands. What waits for
+        a person is about one patch: another has a run of its own, for a person to look at.
         """
+        if self.needs_person and self.patch_id != item.patch_id:
+            return False
         if self.queue_item_id == item.pk or self.state not in self.ENDED or self.is_waived or not self.environment:
             return True
         return self.gate is not None and self.environment == environment.digest(self.gate, self.sandbox_level)
@@ -427,8 +444,12 @@ class GateRun(Stateful):
         return waits_for + [
             gate.key
             for gate in needed.order_by("key")
-            if (run := GateRun.objects.newest(gate, self.tree_hash)) is None or run.verdict != "passed"
+            if (run := self._beside(gate)) is None or run.verdict != "passed"
         ]
+
+    def _beside(self, gate: Gate) -> "GateRun | None":
+        """The run of another gate for the same tree, base and patch."""
+        return GateRun.objects.newest(gate, self.tree_hash, base_tree=self.base_tree, patch=self.patch)
 
     def _waits_for_base(self) -> bool:
         if not self.base_tree or self.gate is None or not self.gate.compares_with_base:
@@ -583,6 +604,8 @@ class GateRun(Stateful):
             raise InvalidMove(self, self.state, "pending", verb="rerun gate", allowed=self.MOVES[self.state])
         with in_transaction():
             same = GateRun.objects.filter(gate=self.gate, tree_hash=self.tree_hash, baseline=self.baseline)
+            if self.gate.needs_base:
+                same = same.filter(base_tree=self.base_tree)
             # Who asks at the same time waits here for the first, and then finds its run.
             list(same.filter(state__in=self.ENDED).select_for_update(no_key=True).order_by("pk").values_list("pk"))
             if (other := same.open().order_by("pk").first()) is not None:
@@ -606,7 +629,13 @@ def base_tree_of(item: QueueItem, patch: Patch) -> str:
     """The tree onto which the queue puts the patch: what lands before it, and what it is compared with."""
     if not item.base_commit or not patch.project.mirror.exists():
         return patch.base_tree
-    return git.tree_of(patch.project.mirror, item.base_commit)
+    return _tree_of(str(patch.project.mirror), item.base_commit)
+
+
+@lru_cache(maxsize=1024)
+def _tree_of(mirror: str, commit: str) -> str:
+    """The tree of a commit, which never becomes another: the queue asks at each of its steps."""
+    return git.tree_of(mirror, commit)
 
 
 def _percentage(value: Any) -> Decimal | None:
