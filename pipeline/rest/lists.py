@@ -73,7 +73,7 @@ class Filters(django_filters.FilterSet):
     @classmethod
     def get_filters(cls) -> dict[str, Any]:
         """Those of Meta.fields and the declared ones; a DateTimeField gives two."""
-        filters = super().get_filters()
+        filters: dict[str, Any] = super().get_filters()
         for name, one in list(filters.items()):
             if isinstance(one, IdFilter):
                 one.parameter = name
@@ -141,10 +141,11 @@ class _Place(NamedTuple):
 class CursorPages(BasePagination):
     """Pages by a keyset (column, id), newest first, so that rows written meanwhile neither repeat nor hide any."""
 
-    def paginate_queryset(self, queryset: QuerySet[Any], request: Request, view: Any = None) -> list[Any]:
+    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any]:
         """One page. Raises BadQuery for a `limit`, `ordering` or `cursor` that cannot be."""
         self.limit = read_limit(request, settings.SIGNALBOX_LIST_LIMIT)
-        ordering = request.query_params.get("ordering") or getattr(view, "default_ordering", "-id")
+        default: str = getattr(view, "default_ordering", "-id")
+        ordering = request.query_params.get("ordering") or default
         name = ordering.removeprefix("-")
         allowed = ("id", *getattr(view, "ordering_fields", ()))
         if name not in allowed:
