@@ -319,9 +319,10 @@ class DefinitionAdmin(HouseAdmin):
         try:
             return super().changeform_view(request, object_id, form_url, extra_context)
         except PreconditionFailed as stale:
-            request._refusal = Conflict(self.what_changed(request, object_id, stale))  # type: ignore[attr-defined]
+            refusal: Refused | IntegrityError = Conflict(self.what_changed(request, object_id, stale))
         except (Refused, IntegrityError) as problem:
-            request._refusal = problem  # type: ignore[attr-defined]
+            refusal = problem
+        request._refusal = refusal  # type: ignore[attr-defined]  # for get_form
         # What the verb began is undone; the second pass stops at the form's own error and writes nothing.
         return super().changeform_view(request, object_id, form_url, extra_context)
 
@@ -357,7 +358,8 @@ class DefinitionAdmin(HouseAdmin):
 
     def add(self, request: HttpRequest, obj: Any, given: dict[str, Any], principal: Principal) -> None:
         """The verb that makes the row, under the id that the form's object has."""
-        self.model._default_manager.add(by=principal.actor, id=obj.pk, **given)  # type: ignore[attr-defined]
+        rows: Any = self.model._default_manager
+        rows.add(by=principal.actor, id=obj.pk, **given)
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
         """Django's confirmation; what the verb refuses is a message on the row's page."""

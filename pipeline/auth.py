@@ -141,7 +141,7 @@ class KeyUser(AnonymousUser):
         self.username = str(key)  # type: ignore[assignment]  # the stubs' anonymous user has no name
 
     @property
-    def is_authenticated(self) -> bool:  # type: ignore[override]
+    def is_authenticated(self) -> bool:  # type: ignore[override]  # the stubs' anonymous user is nobody
         """A key is somebody."""
         return True
 
@@ -242,7 +242,7 @@ def signed_in(view: View) -> View:
     def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not request.user.is_authenticated:
             return redirect_to_login(request.get_full_path(), settings.LOGIN_URL)
-        request.principal = principal_of(request)  # type: ignore[attr-defined]
+        request.principal = principal_of(request)  # type: ignore[attr-defined]  # it becomes a SignedInRequest
         try:
             return view(request, *args, **kwargs)
         except Denied as refusal:

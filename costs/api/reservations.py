@@ -146,7 +146,7 @@ class ReservationEndpoint(Listed, Endpoint):
                     key=given["key"],
                 )
         except BudgetExceeded as refusal:
-            for pk, asked in getattr(refusal, "breaches", ()):
+            for pk, asked in refusal.breaches:
                 budget.note_refusal(pk, asked, by=self.by)
             raise
         except IntegrityError:

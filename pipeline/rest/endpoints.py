@@ -298,7 +298,7 @@ class Listed(mixins.RetrieveModelMixin, mixins.ListModelMixin):
 
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """One row, with its ETag."""
-        view = cast(Endpoint, self)
+        view = cast(Endpoint, self)  # what it is mixed into
         names = self._asked_fields(request)
         for name in request.query_params:
             if name != "fields" and name not in view.other_parameters:

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import django_filters
 from django.conf import settings
@@ -106,12 +106,13 @@ class FilterBackend(DjangoFilterBackend):
             if isinstance(one, django_filters.BooleanFilter) and given.lower() not in ("", "true", "false"):
                 raise BadQuery(name, f"true or false, not “{given[:80]}”")
         if not filterset.is_valid():
-            name, found = next(iter(filterset.errors.items()))
+            name, problems = next(iter(filterset.errors.items()))
             if isinstance(filterset.filters[name], django_filters.ChoiceFilter):
                 allowed = ", ".join(str(value) for value, _label in filterset.filters[name].field.choices if value)
                 raise BadQuery(name, f"one of {allowed}, not “{request.query_params.get(name, '')[:80]}”")
-            raise BadQuery(str(name), " ".join(str(one) for one in found))
-        return cast("QuerySet[Any]", filterset.qs)
+            raise BadQuery(str(name), " ".join(str(one) for one in problems))
+        found: QuerySet[Any] = filterset.qs
+        return found
 
 
 class _Place(NamedTuple):
