@@ -60,14 +60,15 @@ class HouseAdmin(ModelAdmin):
     hidden: ClassVar[tuple[str, ...]] = ()
     project_path: ClassVar[str] = ""
     list_select_related: Any = ()
-    ordering: Any = ("-pk",)
+    ordering: ClassVar[Any] = ("-pk",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """The rows that the person may see, without their heavy columns."""
-        rows = super().get_queryset(request).defer(*self.deferred())
+        rows: QuerySet[Any] = super().get_queryset(request).defer(*self.deferred())
         principal = principal_of(request)
-        if hasattr(rows, "visible_to"):
-            return rows.visible_to(principal)
+        visible_to: Callable[[Principal], QuerySet[Any]] | None = getattr(rows, "visible_to", None)
+        if visible_to is not None:
+            return visible_to(principal)
         ids = principal.project_ids()
         if ids is None:
             return rows
@@ -93,7 +94,8 @@ class HouseAdmin(ModelAdmin):
         term = search_term.strip().upper()
         if is_id(term):
             return queryset.filter(pk=term), False
-        return super().get_search_results(request, queryset, search_term)
+        found: tuple[QuerySet[Any], bool] = super().get_search_results(request, queryset, search_term)
+        return found
 
     def project_of(self, row: Any) -> str | None:
         """The id of the project whose roles decide about `row`; None for what belongs to the installation."""
@@ -205,7 +207,7 @@ class DocumentField(forms.JSONField):
         return InvalidJSONInput(data) if any(unstorable_paths(document)) else document
 
 
-class DefinitionForm(forms.ModelForm):
+class DefinitionForm(forms.ModelForm):  # type: ignore[type-arg]  # Django's form takes no parameters at run time
     """A definition's form: it remembers the version that it showed, and shows what a verb refused as its own error."""
 
     seen_version = forms.IntegerField(widget=forms.HiddenInput)
@@ -235,7 +237,7 @@ class DefinitionForm(forms.ModelForm):
 
     def _post_clean(self) -> None:
         try:
-            super()._post_clean()
+            super()._post_clean()  # type: ignore[misc]  # Django's hook; the stubs leave out what begins with _
         except Refused as refusal:
             self.refuse(refusal)
 
@@ -317,9 +319,10 @@ class DefinitionAdmin(HouseAdmin):
         try:
             return super().changeform_view(request, object_id, form_url, extra_context)
         except PreconditionFailed as stale:
-            request._refusal = Conflict(self.what_changed(request, object_id, stale))  # type: ignore[attr-defined]
+            refusal: Refused | IntegrityError = Conflict(self.what_changed(request, object_id, stale))
         except (Refused, IntegrityError) as problem:
-            request._refusal = problem  # type: ignore[attr-defined]
+            refusal = problem
+        request._refusal = refusal  # type: ignore[attr-defined]  # for get_form
         # What the verb began is undone; the second pass stops at the form's own error and writes nothing.
         return super().changeform_view(request, object_id, form_url, extra_context)
 
@@ -355,7 +358,8 @@ class DefinitionAdmin(HouseAdmin):
 
     def add(self, request: HttpRequest, obj: Any, given: dict[str, Any], principal: Principal) -> None:
         """The verb that makes the row, under the id that the form's object has."""
-        self.model._default_manager.add(by=principal.actor, id=obj.pk, **given)  # type: ignore[attr-defined]
+        rows: Any = self.model._default_manager
+        rows.add(by=principal.actor, id=obj.pk, **given)
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
         """Django's confirmation; what the verb refuses is a message on the row's page."""
