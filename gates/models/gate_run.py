@@ -107,16 +107,19 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
         return same.filter(state__in=["passed", "failed"]).exclude(pk=gate_run.pk).order_by("-pk").first()
 
     def newest(self, gate: Gate, tree_hash: str, *, base_tree: str, patch: Patch | None) -> "GateRun | None":
-        """The newest run of this version of `gate` on this tree that was to judge it, and was not skipped as
-        superseded. Where the gate looks at what a patch changes, only of a run that came from the same base: the tree
-        alone does not say what was taken out of it. A waiver is for one patch, so a run that was waived for another
-        does not count.
-        """
-        rows = self.filter(gate=gate, gate_version=gate.gate_version, tree_hash=tree_hash, baseline=False)
+        """The newest run of this version of `gate` that answers for this tree of `patch` on this base."""
+        rows = self.answering(tree_hash, patch=patch).filter(gate=gate, gate_version=gate.gate_version)
         if gate.needs_base:
             rows = rows.filter(base_tree=base_tree)
-        rows = rows.exclude(state=GateRun.State.SKIPPED, waived_at=None)
-        return rows.exclude(Q(waived_at__isnull=False) & ~Q(patch=patch)).order_by("-pk").first()
+        return rows.order_by("-pk").first()
+
+    def answering(self, tree_hash: str, *, patch: Patch | None) -> Self:
+        """The runs that were to judge this tree, and were not skipped as superseded. A waiver is for one patch, so a
+        run that was waived for another does not count. Where a gate looks at what a patch changes, only those answer
+        that came from the same base: the tree alone does not say what was taken out of it.
+        """
+        rows = self.filter(tree_hash=tree_hash, baseline=False).exclude(state=GateRun.State.SKIPPED, waived_at=None)
+        return rows.exclude(Q(waived_at__isnull=False) & ~Q(patch=patch))
 
     def ask_for(
         self,
@@ -182,11 +185,7 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
     def judged_by(self, patch: Patch, tree_hash: str, gates: Iterable[Gate]) -> "dict[Gate, GateRun | None]":
         """The run of each of these gates that answers for this tree of `patch`; None where there is none."""
         gates = list(gates)
-        base = ""
-        if any(gate.needs_base for gate in gates):
-            items = QueueItem.objects.filter(patch=patch, candidate_tree=tree_hash).order_by("-pk")
-            item = items.select_related("patch__project").first()
-            base = base_tree_of(item, patch) if item is not None else patch.base_tree
+        base = base_of(patch, tree_hash) if any(gate.needs_base for gate in gates) else ""
         return {gate: self.newest(gate, tree_hash, base_tree=base, patch=patch) for gate in gates}
 
 
@@ -623,6 +622,12 @@ class GateRun(Stateful):
                 retry_of=self,
                 baseline=self.baseline,
             )
+
+
+def base_of(patch: Patch, tree_hash: str) -> str:
+    """The tree onto which the patch came to give `tree_hash`; its own base where no queue built that."""
+    item = QueueItem.objects.filter(patch=patch, candidate_tree=tree_hash).order_by("-pk").first()
+    return base_tree_of(item, patch) if item is not None else patch.base_tree
 
 
 def base_tree_of(item: QueueItem, patch: Patch) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from gates import bootstrap, environment
 from gates.models import Finding, FlakyTest, Gate, GateRun
-from ledger import git
+from ledger import git, receipts
 from pipeline import events
 from pipeline.clock import db_now
 from pipeline.models import Event
@@ -387,6 +387,9 @@ def test_a_tree_that_comes_back_is_judged_again_where_the_gate_looks_at_the_chan
     (run,) = GateRun.objects.filter(patch=gone)  # and none of `words`, which does not care where a tree comes from
     assert (run.name, run.state, run.needs_person) == ("posts", "failed", True)
     assert GateRun.objects.verdict(gone, gone.candidate_tree) == "unknown"
+    # Nor do its runs come into the receipt of the one that stood there before.
+    told = {line["gate"]: line["run"] for line in receipts.statement_of(first)["predicate"]["gates"]}
+    assert told == {one.name: one.pk for one in GateRun.objects.filter(patch=first)}
 
 
 def test_a_waiver_for_one_patch_lets_no_other_pass(tmp_path: Path) -> None:
