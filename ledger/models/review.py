@@ -393,7 +393,7 @@ def belong_to(patches: Sequence[Patch]) -> dict[str, dict[str, str]]:
     content_of = _whose_content(patches)
     agents = list(content_of.values())
     told = events.Event.objects.filter(actor_kind__in=["user", "integration"]).exclude(actor_id="")
-    runs = {patch.run_id for patch in agents if patch.run_id}
+    runs = {patch.run_id for patch in agents if patch.run_id and patch.attempt_id}
     asked = told.filter(subject_type=Run.noun(), subject_id__in=runs, kind__in=_RUN_KINDS)
     askers: dict[str, dict[str, str]] = {}
     for run, kind, who in asked.order_by("seq").values_list("subject_id", "kind", "actor_id") if runs else ():
@@ -408,7 +408,7 @@ def belong_to(patches: Sequence[Patch]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {patch.pk: {} for patch in patches}
     for pk, patch in content_of.items():
         people = found[pk]
-        of_run = askers.get(patch.run_id or "", {})
+        of_run = askers.get(patch.run_id or "", {}) if patch.attempt_id else {}
         for key, why in (
             (of_worker.get(patch.author_worker_id or ""), "made the key of the worker that wrote it"),
             *of_run.items(),
