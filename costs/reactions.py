@@ -228,10 +228,13 @@ def judge_the_loop(event: Event) -> None:
 
 @answers("patch.receipt")
 def cost_of_patch(*, patch: Patch) -> dict[str, Any]:
-    """What the attempts of its task cost so far, by currency."""
+    """What the attempts of its task cost so far, by currency; and the models that its own attempt has used so far."""
     rows = CostRecord.objects.live().filter(task=patch.task_id) if patch.task_id else CostRecord.objects.none()
+    named = rows.filter(attempt=patch.attempt_id).exclude(model="") if patch.attempt_id else CostRecord.objects.none()
+    currencies = rows.order_by("currency").values_list("currency", flat=True).distinct()
     return {
-        "cost": {c: str(rows.total(c)) for c in rows.order_by("currency").values_list("currency", flat=True).distinct()}
+        "cost": {currency: str(rows.total(currency)) for currency in currencies},
+        "models_used": list(named.order_by("model").values_list("model", flat=True).distinct()),
     }
 
 

@@ -34,6 +34,7 @@ def _line(run: GateRun) -> dict[str, Any]:
         "state": run.state,
         "verdict": run.verdict,
         "waived": run.waived_at is not None,
+        "waived_by": run.waived_by,
         "exit_code": run.exit_code,
         "tests": {"total": run.total_tests, "passed": run.passed_tests, "failed": run.failed_tests},
         "evidence_sha256": hashlib.sha256(evidence.encode()).hexdigest(),
