@@ -40,6 +40,7 @@ from ledger.git.changing import (
     diff_text,
     patch_id,
     rebase_tree,
+    short_diff_text,
 )
 from ledger.git.mirrors import (
     STALE_LOCK,
@@ -144,6 +145,7 @@ __all__ = [
     "rebase_tree",
     "run",
     "set_limits",
+    "short_diff_text",
     "sweep_locks",
     "tree_of",
     "tree_of_commit",
