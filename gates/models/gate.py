@@ -214,6 +214,14 @@ class Gate(Definition):
             self.timeout_seconds or self.criteria.get("timeout_seconds") or settings.SIGNALBOX_GATE_TIMEOUT_SECONDS
         )
 
+    @property
+    def limit_of_all_seconds(self) -> int:
+        """How long all executions of a run may take: that of its command, and as long again for each of those that
+        `goalposts` may ask for, the command on the base and the tests of the base on the patch.
+        """
+        further = 1 + self.base_tests if "goalposts" in rules.asked(self.criteria) else 0
+        return self.limit_seconds * (1 + further)
+
     def concerns(self, paths: Mapping[str, Any] | list[str]) -> bool:
         """Whether it applies to a change of these paths; without globs it applies to every change."""
         return not self.applies_to or any(scope.matches(path, self.applies_to) for path in paths)

@@ -413,7 +413,9 @@ class GateRun(Stateful):
             raise Refused(
                 f"Cannot start gate: it waits for {', '.join(waiting)}", code="gate_blocked", waiting_for=waiting
             )
-        limit = self.gate.limit_seconds if self.gate else settings.SIGNALBOX_GATE_TIMEOUT_SECONDS
+        limit = settings.SIGNALBOX_GATE_TIMEOUT_SECONDS
+        if self.gate is not None:
+            limit = self.gate.limit_seconds if self.external else self.gate.limit_of_all_seconds
         given: dict[str, Any] = {} if command is None else {"command": command}
         return self.move(
             self.State.RUNNING,
