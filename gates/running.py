@@ -15,7 +15,7 @@ from django.db import close_old_connections, connection
 
 from gates import criteria, definition, measuring, resources, runner, sandbox
 from gates.live import LiveLog
-from gates.models import GateRun, RunnerHost
+from gates.models import Gate, GateRun, RunnerHost
 from ledger import git
 from pipeline import events
 from pipeline.crashpoints import crashpoint
@@ -129,9 +129,7 @@ class _Beat(threading.Thread):
 
 def _judge(gate_run: GateRun, stop: threading.Event, log: LiveLog, level: int) -> dict[str, Any]:
     """Copy, execute, read and judge; the arguments of GateRun.complete."""
-    gate = gate_run.gate
-    if gate is None:
-        raise Refused("a run without a gate has nothing to execute", code="gate_not_found")
+    gate = gate_run.gate_as_asked()
     if not gate_run.project.mirror.exists():
         raise Refused(f"project {gate_run.project.key} has no repository here", code="repository_missing")
     copies = Path(settings.GATES_DIR)
@@ -144,7 +142,7 @@ def _judge(gate_run: GateRun, stop: threading.Event, log: LiveLog, level: int) -
         git.export(gate_run.project.mirror, gate_run.tree_hash, tree)
         output.mkdir(mode=0o700)
         crashpoint("gate.copied")
-        bench = _Bench(gate_run, place, stop, log, level)
+        bench = _Bench(gate_run, gate, place, stop, log, level)
         seen = measuring.look(gate, tree)
         executed = bench.execute(gate_run.command, tree, output, gate.limit_seconds)
         crashpoint("gate.executed")
@@ -156,13 +154,14 @@ def _judge(gate_run: GateRun, stop: threading.Event, log: LiveLog, level: int) -
 class _Bench:
     """Where the commands of one gate run are executed: its place, its limits, its log, and who may stop it."""
 
-    def __init__(self, gate_run: GateRun, place: Path, stop: threading.Event, log: LiveLog, level: int) -> None:
-        self.gate_run, self.place, self.stop, self.log, self.level = gate_run, place, stop, log, level
+    def __init__(
+        self, gate_run: GateRun, gate: Gate, place: Path, stop: threading.Event, log: LiveLog, level: int
+    ) -> None:
+        self.gate_run, self.gate, self.place, self.stop, self.log, self.level = gate_run, gate, place, stop, log, level
 
     def execute(self, command: Sequence[str], tree: Path, output: Path, seconds: float) -> runner.Execution:
         """Run one command of the gate in its copy."""
-        gate = self.gate_run.gate
-        assert gate is not None
+        gate = self.gate
         with sandbox.own_user(settings.SIGNALBOX_GATE_UID) as user:
             if user is not None:  # at level 1 it walks in from above; at level 2 it would not have to
                 self.place.parent.chmod(0o711)

@@ -47,8 +47,9 @@ class GateRunSerializer(StrictModel):
         fields = (
             "id", "version", "created_at", "updated_at", "name", "gate_type", "criteria", "required", "gate",
             "gate_version", "project", "patch", "queue_item", "run", "task", "request", "tree_hash", "base_tree",
-            "baseline", "environment", "state", "state_reason", "verdict", "needs_person", "command", "started_at",
-            "completed_at", "duration_seconds", "exit_code", "runner", "seen_at", "sandbox_level", "sandbox_level_min",
+            "baseline", "environment", "state", "state_reason", "verdict", "needs_person", "command", "definition",
+            "started_at", "completed_at", "duration_seconds", "exit_code", "runner", "seen_at", "sandbox_level",
+            "sandbox_level_min",
             "external", "deadline_at", "total_tests", "passed_tests", "failed_tests", "skipped_tests", "flaky_tests",
             "coverage_percent", "patch_coverage_percent", "parsed", "decision_passed", "decision_reason", "decided_by",
             "decided_at", "verdicts", "error_kind", "skip_reason", "skipped_by", "waived_at", "waived_by",
@@ -216,7 +217,7 @@ class GateRunEndpoint(Listed, Endpoint):
     serializer_class = GateRunSerializer
     filterset_class = GateRunFilters
     ordering_fields = ("created_at",)
-    heavy = ("criteria", "command", "verdicts", "evidence", "metadata", "blocked_by", "check_run")
+    heavy = ("criteria", "command", "definition", "verdicts", "evidence", "metadata", "blocked_by", "check_run")
     needs = {
         "list": "viewer",
         "retrieve": "viewer",
@@ -332,7 +333,7 @@ class GateRunEndpoint(Listed, Endpoint):
         """Send a report as it is (Content-Encoding: gzip is read) for a run that was taken; 201.
 
         Another one of its kind and shard takes its place. Refuses with `stale_claim`, `invalid_evidence`,
-        `invalid_move`, and `invalid_field` for a kind or shard that the gate does not ask for.
+        `invalid_move`, `deadline_passed`, and `invalid_field` for a kind or shard that the gate does not ask for.
         """
         row = self.get_object()
         sent = request.data if isinstance(request.data, bytes) else b""  # DRF reads an empty body as {}
@@ -347,7 +348,7 @@ class GateRunEndpoint(Listed, Endpoint):
     @extend_schema(request=Ending, responses=GateRunSerializer)
     @action(detail=True, methods=["post"])
     def complete(self, request: Request, id: str) -> Response:
-        """Say how a run that was taken ended: it is judged by what was sent.
+        """Say how a run that was taken ended: it is judged by what was sent; after its time limit it is an error.
 
         Refuses with `stale_claim`, `invalid_move`, `gate_not_external`.
         """

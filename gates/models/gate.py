@@ -29,6 +29,12 @@ VERSIONED = (
     "finding_exit_codes", "shards", "depends_on", "timeout_seconds", "reruns", "base_tests", "sandbox_level_min",
     "resources", "caches", "external",
 )  # fmt: skip
+# Of these, what a run keeps of its gate, beside its own columns (command, criteria, type, external). What is left out
+# decides whether and when a run is asked for, not how it is executed and judged.
+KEPT_BY_RUNS = (
+    "cwd", "env_allow", "evidence", "expected_exit_codes", "finding_exit_codes", "shards", "timeout_seconds", "reruns",
+    "base_tests", "sandbox_level_min", "resources", "caches",
+)  # fmt: skip
 # Documents that people write by hand in the admin.
 DOCUMENTS = (
     "applies_to", "command", "env_allow", "evidence", "criteria", "expected_exit_codes", "finding_exit_codes",
@@ -213,6 +219,11 @@ class Gate(Definition):
         return int(
             self.timeout_seconds or self.criteria.get("timeout_seconds") or settings.SIGNALBOX_GATE_TIMEOUT_SECONDS
         )
+
+    def kept_by_runs(self) -> dict[str, Any]:
+        """How it executes and judges now, for a run to keep; its time limit is its criterion's where it has none."""
+        kept = {name: getattr(self, name) for name in KEPT_BY_RUNS}
+        return kept | {"timeout_seconds": self.timeout_seconds or self.criteria.get("timeout_seconds")}
 
     def concerns(self, paths: Mapping[str, Any] | list[str]) -> bool:
         """Whether it applies to a change of these paths; without globs it applies to every change."""

@@ -1,6 +1,7 @@
 """Each time that a check was run for a tree."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from datetime import datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
 from functools import lru_cache
@@ -158,6 +159,7 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
                 tree_hash=tree_hash,
                 base_tree="" if baseline else base_tree,
                 command=gate.command,
+                definition=gate.kept_by_runs(),
                 external=gate.external,
                 retry_of=retry_of,
             )
@@ -262,6 +264,7 @@ class GateRun(Stateful):
     state = models.CharField(max_length=7, choices=State, default=State.PENDING)
     state_reason = models.TextField(blank=True)
     command = models.JSONField(default=list)
+    definition = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()))
     external = models.BooleanField(default=False, db_default=False)
     started_at = models.DateTimeField(null=True)
     completed_at = models.DateTimeField(null=True)
@@ -344,6 +347,22 @@ class GateRun(Stateful):
         ids: dict[str, str | None] = self.patch.correlation() if self.patch else {"project_id": self.project_id}
         return {**ids, "gate_run_id": self.pk}
 
+    def gate_as_asked(self) -> Gate:
+        """Its gate as it was when this run was asked for: by this it is executed and judged, whatever was edited since.
+        Not to be saved. An older row kept no definition, and has that of the gate as it is. Raises Refused
+        `gate_not_found`.
+        """
+        if self.gate is None:
+            raise Refused("a run without a gate has nothing to be executed or judged by", code="gate_not_found")
+        gate = copy(self.gate)
+        for name, value in self.definition.items():
+            setattr(gate, name, value)
+        gate.gate_version = self.gate_version or gate.gate_version
+        gate.gate_type, gate.criteria = self.gate_type, self.criteria
+        if not self.external:  # a system outside says what it ran
+            gate.command = self.command
+        return gate
+
     @property
     def is_waived(self) -> bool:
         """Whether a waiver stands now."""
@@ -393,8 +412,9 @@ class GateRun(Stateful):
         task = self.task if self.patch else None
         policies = PatchPolicy.objects.effective(self.project, phase, workstream, task)
         asked: int = policies.values.get("sandbox_level_min", 0)
-        gate = (self.gate.sandbox_level_min or 0) if self.gate else 0
-        return max(self.project.sandbox_level_min, asked, gate)
+        # As it was asked for, and as it is: what was made stricter since holds at once.
+        gates = [self.gate_as_asked(), self.gate] if self.gate else []
+        return max(self.project.sandbox_level_min, asked, *(gate.sandbox_level_min or 0 for gate in gates))
 
     def start(
         self,
@@ -414,7 +434,7 @@ class GateRun(Stateful):
             raise Refused(
                 f"Cannot start gate: it waits for {', '.join(waiting)}", code="gate_blocked", waiting_for=waiting
             )
-        limit = self.gate.limit_seconds if self.gate else settings.SIGNALBOX_GATE_TIMEOUT_SECONDS
+        limit = self.gate_as_asked().limit_seconds if self.gate else settings.SIGNALBOX_GATE_TIMEOUT_SECONDS
         given: dict[str, Any] = {} if command is None else {"command": command}
         return self.move(
             self.State.RUNNING,
