@@ -23,6 +23,7 @@ from pipeline.ids import new_id
 from pipeline.refusals import Refused
 
 BEAT_SECONDS = 15.0
+PAGE = 50
 COPY_KEPT_SECONDS = 24 * 3600
 
 
@@ -38,9 +39,13 @@ def run_pending() -> int:
 def _next() -> str | None:
     """The oldest pending run that waits for no other gate, and for nobody outside."""
     waiting = GateRun.objects.filter(state=GateRun.State.PENDING, external=False)
-    for gate_run in waiting.select_related("gate").order_by("pk")[:50]:
-        if not gate_run.blocking():
-            return str(gate_run.pk)
+    rest = waiting.select_related("gate", "patch").order_by("pk")
+    # By pages: however many wait for another gate, what is behind them has its turn.
+    while page := list(rest[:PAGE]):
+        for gate_run in page:
+            if not gate_run.blocking():
+                return str(gate_run.pk)
+        rest = rest.filter(pk__gt=page[-1].pk)
     return None
 
 

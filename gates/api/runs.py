@@ -39,6 +39,7 @@ class GateRunSerializer(StrictModel):
     blocked_by = serializers.SerializerMethodField(
         help_text="Keys of the gates that it waits for, while it is pending."
     )
+    blocked_reasons = serializers.SerializerMethodField(help_text="Why it waits for each of them, in words.")
     check_run = serializers.SerializerMethodField(help_text="The same as GitHub's check-run document.")
     needs_person = serializers.BooleanField(read_only=True)
 
@@ -54,13 +55,17 @@ class GateRunSerializer(StrictModel):
             "coverage_percent", "patch_coverage_percent", "parsed", "decision_passed", "decision_reason", "decided_by",
             "decided_at", "verdicts", "error_kind", "skip_reason", "skipped_by", "waived_at", "waived_by",
             "waive_reason", "waiver_expires_at", "retry_of", "shards_seen", "evidence", "metadata", "blocked_by",
-            "check_run",
+            "blocked_reasons", "check_run",
         )  # fmt: skip
         read_only_fields = fields
 
     def get_blocked_by(self, row: GateRun) -> list[str]:
         """What keeps a pending run from starting."""
         return row.blocking() if row.state == GateRun.State.PENDING else []
+
+    def get_blocked_reasons(self, row: GateRun) -> list[str]:
+        """The same in words."""
+        return [one.why for one in row.hindrances()] if row.state == GateRun.State.PENDING else []
 
     @extend_schema_field({"type": "object", "additionalProperties": True})
     def get_check_run(self, row: GateRun) -> dict[str, Any]:
@@ -217,7 +222,17 @@ class GateRunEndpoint(Listed, Endpoint):
     serializer_class = GateRunSerializer
     filterset_class = GateRunFilters
     ordering_fields = ("created_at",)
-    heavy = ("criteria", "command", "definition", "verdicts", "evidence", "metadata", "blocked_by", "check_run")
+    heavy = (
+        "criteria",
+        "command",
+        "definition",
+        "verdicts",
+        "evidence",
+        "metadata",
+        "blocked_by",
+        "blocked_reasons",
+        "check_run",
+    )
     needs = {
         "list": "viewer",
         "retrieve": "viewer",

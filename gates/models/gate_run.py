@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
 from functools import lru_cache
@@ -16,7 +17,7 @@ from gates import criteria as rules
 from gates import environment
 from gates.junit import Results
 from gates.models.finding import Finding
-from gates.models.gate import Gate
+from gates.models.gate import Gate, ring_of
 from gates.models.test_result import TestResult
 from gates.sarif import Found
 from ledger import git
@@ -198,6 +199,16 @@ def untested_paths(patch: Patch, gates: Iterable[Gate]) -> list[str]:
     concerned = [path for path in sorted(patch.files_touched) if asked and is_path(path) and matches(path, asked)]
     tests = [gate for gate in gates if gate.gate_type in Gate.TESTS] if concerned else []
     return [path for path in concerned if not any(gate.concerns([path]) for gate in tests)]
+
+
+@dataclass(frozen=True, slots=True)
+class Hindrance:
+    """What a pending run waits for: its key, why in words, its run where there is one; `lasts`: until an admin acts."""
+
+    key: str
+    why: str
+    run: "GateRun | None" = None
+    lasts: bool = False
 
 
 @held_by_postgres
@@ -429,11 +440,10 @@ class GateRun(Stateful):
 
         Raises Refused `gate_blocked`.
         """
-        waiting = self.blocking()
+        waiting = self.hindrances()
         if waiting:
-            raise Refused(
-                f"Cannot start gate: it waits for {', '.join(waiting)}", code="gate_blocked", waiting_for=waiting
-            )
+            told = "; ".join(one.why for one in waiting)
+            raise Refused(f"Cannot start gate: {told}", code="gate_blocked", waiting_for=[one.key for one in waiting])
         limit = self.gate_as_asked().limit_seconds if self.gate else settings.SIGNALBOX_GATE_TIMEOUT_SECONDS
         given: dict[str, Any] = {} if command is None else {"command": command}
         return self.move(
@@ -452,20 +462,47 @@ class GateRun(Stateful):
         )
 
     def blocking(self) -> list[str]:
-        """The keys of the gates that it depends on and that have no passed or waived run on this tree; and its own,
-        while the base that it is compared with is being measured.
+        """The keys of what it waits for, as `hindrances` says it."""
+        return [one.key for one in self.hindrances()]
+
+    def hindrances(self) -> "list[Hindrance]":
+        """The gates that it depends on and that have no passed or waived run on this tree; and its own, while the base
+        that it is compared with is being measured.
+
+        A gate that does not apply to the patch holds nobody up. One that is disabled, is not there, or waits for this
+        one in turn does, and the reason says that it will for ever.
         """
         if not self.gate or self.baseline:
             return []
-        waits_for = [f"{self.gate.key} on the base"] if self._waits_for_base() else []
+        found = []
+        if self._waits_for_base():
+            key = self.gate.key
+            found.append(Hindrance(f"{key} on the base", f"{key} is being measured on the base"))
         if not self.gate.depends_on:
-            return waits_for
-        needed = Gate.objects.filter(project=self.project_id, key__in=self.gate.depends_on)
-        return waits_for + [
-            gate.key
-            for gate in needed.order_by("key")
-            if (run := self._beside(gate)) is None or run.verdict != "passed"
-        ]
+            return found
+        gates = {gate.key: gate for gate in Gate.objects.filter(project=self.project_id)}
+        for key in sorted(set(self.gate.depends_on)):
+            hindrance = self._hindrance(key, gates)
+            if hindrance is not None:
+                found.append(hindrance)
+        return found
+
+    def _hindrance(self, key: str, gates: "Mapping[str, Gate]") -> "Hindrance | None":
+        gate = gates.get(key)
+        if gate is None:
+            return Hindrance(key, f"the project has no gate {key}: take it out of depends_on", lasts=True)
+        if self.patch is not None and not gate.is_for(self.patch):
+            return None
+        run = self._beside(gate)
+        if run is not None and run.verdict == "passed":
+            return None
+        if not gate.enabled or gate.judges != Gate.Judges.PATCH:
+            return Hindrance(key, f"{key} is disabled: enable it, or take it out of depends_on", lasts=True)
+        if ring := ring_of(key, {gate.key: gate.depends_on for gate in gates.values()}):
+            return Hindrance(key, f"gates wait for each other: {' → '.join(ring)}", lasts=True)
+        if run is None:
+            return Hindrance(key, f"{key} has no run on this tree")
+        return Hindrance(key, f"{key} is {run.get_state_display()}", run)
 
     def _beside(self, gate: Gate) -> "GateRun | None":
         """The run of another gate for the same tree, base and patch."""
