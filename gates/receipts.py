@@ -19,7 +19,7 @@ def gates_of_patch(*, patch: Patch) -> dict[str, Any]:
     newest = {
         run.gate_id or run.name: run
         for run in runs
-        if run.gate is None or not run.gate.needs_base or run.base_tree == base
+        if run.gate is None or not run.gate_as_asked().needs_base or run.base_tree == base
     }
     return {"gates": [_line(run) for run in sorted(newest.values(), key=lambda run: (run.name, run.pk))]}
 

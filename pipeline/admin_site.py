@@ -1,6 +1,8 @@
 """Building blocks of the admin: look at everything that machines own, change definitions only by their verbs."""
 
+import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -29,7 +31,7 @@ from pipeline.ids import is_id
 from pipeline.pages import end_after
 from pipeline.readable import words
 from pipeline.refusals import Refused
-from pipeline.storable import WHY, unstorable_paths
+from pipeline.storable import MAX_DEPTH, WHY, is_too_deep, unstorable_paths
 
 log = logging.getLogger(__name__)
 
@@ -191,20 +193,54 @@ class InstallationAdmin(LookOnlyAdmin):
         return super().has_view_permission(request, obj) and principal_of(request).is_installation_admin
 
 
+class Finite(json.JSONDecoder):
+    """JSON as RFC 8259 has it: without NaN and numbers beyond what one can be, which no table takes."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**{**how, "parse_constant": _no_number, "parse_float": _finite})
+
+
+def _no_number(name: str) -> Any:
+    raise ValidationError(_("%(name)s is not a number of JSON.") % {"name": name})
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValidationError(_("%(number)s is beyond what a number can be.") % {"number": text[:20]})
+    return number
+
+
 class DocumentField(forms.JSONField):
     """JSON that can be stored; what cannot is an error of the field, which shows it again as it was typed."""
 
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**{**how, "decoder": how.get("decoder") or Finite})
+
     def to_python(self, value: Any) -> Any:
-        """The document. Raises ValidationError for what is not JSON, and for the first text that cannot be stored."""
-        document = super().to_python(value)
+        """The document. Raises ValidationError for what is not JSON or too deep, and for the first text that cannot be
+        stored.
+        """
+        deep = _("The document is nested deeper than %(most)d levels.") % {"most": MAX_DEPTH}
+        try:
+            document = super().to_python(value)
+        except RecursionError:
+            raise ValidationError(deep) from None
+        except ValueError as problem:  # a number with thousands of digits
+            raise ValidationError(_("Enter a valid JSON: %(what)s.") % {"what": problem}) from problem
+        if is_too_deep(document):
+            raise ValidationError(deep)
         for path in unstorable_paths(document):
             raise ValidationError(f"{path}: {WHY}".removeprefix(": "))
         return document
 
     def bound_data(self, data: Any, initial: Any) -> Any:
         """What the field shows after an error."""
-        document = super().bound_data(data, initial)
-        return InvalidJSONInput(data) if any(unstorable_paths(document)) else document
+        try:
+            document = super().bound_data(data, initial)
+        except (RecursionError, ValueError, ValidationError):
+            return InvalidJSONInput(data)
+        return InvalidJSONInput(data) if is_too_deep(document) or any(unstorable_paths(document)) else document
 
 
 class DefinitionForm(forms.ModelForm):  # type: ignore[type-arg]  # Django's form takes no parameters at run time

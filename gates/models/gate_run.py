@@ -1,6 +1,8 @@
 """Each time that a check was run for a tree."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
 from functools import lru_cache
@@ -15,7 +17,7 @@ from gates import criteria as rules
 from gates import environment
 from gates.junit import Results
 from gates.models.finding import Finding
-from gates.models.gate import Gate
+from gates.models.gate import Gate, ring_of
 from gates.models.test_result import TestResult
 from gates.sarif import Found
 from ledger import git
@@ -161,6 +163,7 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
                 tree_hash=tree_hash,
                 base_tree="" if baseline else base_tree,
                 command=gate.command,
+                definition=gate.kept_by_runs(),
                 external=gate.external,
                 retry_of=retry_of,
             )
@@ -195,6 +198,16 @@ def untested_paths(patch: Patch, gates: Iterable[Gate]) -> list[str]:
     concerned = [path for path in sorted(patch.files_touched) if asked and is_path(path) and matches(path, asked)]
     tests = [gate for gate in gates if gate.gate_type in Gate.TESTS] if concerned else []
     return [path for path in concerned if not any(gate.concerns([path]) for gate in tests)]
+
+
+@dataclass(frozen=True, slots=True)
+class Hindrance:
+    """What a pending run waits for: its key, why in words, its run where there is one; `lasts`: until an admin acts."""
+
+    key: str
+    why: str
+    run: "GateRun | None" = None
+    lasts: bool = False
 
 
 @held_by_postgres
@@ -261,6 +274,7 @@ class GateRun(Stateful):
     state = models.CharField(max_length=7, choices=State, default=State.PENDING)
     state_reason = models.TextField(blank=True)
     command = models.JSONField(default=list)
+    definition = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()))
     external = models.BooleanField(default=False, db_default=False)
     started_at = models.DateTimeField(null=True)
     completed_at = models.DateTimeField(null=True)
@@ -343,6 +357,22 @@ class GateRun(Stateful):
         ids: dict[str, str | None] = self.patch.correlation() if self.patch else {"project_id": self.project_id}
         return {**ids, "gate_run_id": self.pk}
 
+    def gate_as_asked(self) -> Gate:
+        """Its gate as it was when this run was asked for: by this it is executed and judged, whatever was edited since.
+        Not to be saved. An older row kept no definition, and has that of the gate as it is. Raises Refused
+        `gate_not_found`.
+        """
+        if self.gate is None:
+            raise Refused("a run without a gate has nothing to be executed or judged by", code="gate_not_found")
+        gate = copy(self.gate)
+        for name, value in self.definition.items():
+            setattr(gate, name, value)
+        gate.gate_version = self.gate_version or gate.gate_version
+        gate.gate_type, gate.criteria = self.gate_type, self.criteria
+        if not self.external:  # a system outside says what it ran
+            gate.command = self.command
+        return gate
+
     @property
     def is_waived(self) -> bool:
         """Whether a waiver stands now."""
@@ -392,8 +422,9 @@ class GateRun(Stateful):
         task = self.task if self.patch else None
         policies = PatchPolicy.objects.effective(self.project, phase, workstream, task)
         asked: int = policies.values.get("sandbox_level_min", 0)
-        gate = (self.gate.sandbox_level_min or 0) if self.gate else 0
-        return max(self.project.sandbox_level_min, asked, gate)
+        # As it was asked for, and as it is: what was made stricter since holds at once.
+        gates = [self.gate_as_asked(), self.gate] if self.gate else []
+        return max(self.project.sandbox_level_min, asked, *(gate.sandbox_level_min or 0 for gate in gates))
 
     def start(
         self,
@@ -408,14 +439,14 @@ class GateRun(Stateful):
 
         Raises Refused `gate_blocked`.
         """
-        waiting = self.blocking()
+        waiting = self.hindrances()
         if waiting:
-            raise Refused(
-                f"Cannot start gate: it waits for {', '.join(waiting)}", code="gate_blocked", waiting_for=waiting
-            )
+            told = "; ".join(one.why for one in waiting)
+            raise Refused(f"Cannot start gate: {told}", code="gate_blocked", waiting_for=[one.key for one in waiting])
         limit = settings.SIGNALBOX_GATE_TIMEOUT_SECONDS
         if self.gate is not None:
-            limit = self.gate.limit_seconds if self.external else self.gate.limit_of_all_seconds
+            asked = self.gate_as_asked()
+            limit = asked.limit_seconds if self.external else asked.limit_of_all_seconds
         given: dict[str, Any] = {} if command is None else {"command": command}
         return self.move(
             self.State.RUNNING,
@@ -433,20 +464,47 @@ class GateRun(Stateful):
         )
 
     def blocking(self) -> list[str]:
-        """The keys of the gates that it depends on and that have no passed or waived run on this tree; and its own,
-        while the base that it is compared with is being measured.
+        """The keys of what it waits for, as `hindrances` says it."""
+        return [one.key for one in self.hindrances()]
+
+    def hindrances(self) -> "list[Hindrance]":
+        """The gates that it depends on and that have no passed or waived run on this tree; and its own, while the base
+        that it is compared with is being measured.
+
+        A gate that does not apply to the patch holds nobody up. One that is disabled, is not there, or waits for this
+        one in turn does, and the reason says that it will for ever.
         """
         if not self.gate or self.baseline:
             return []
-        waits_for = [f"{self.gate.key} on the base"] if self._waits_for_base() else []
+        found = []
+        if self._waits_for_base():
+            key = self.gate.key
+            found.append(Hindrance(f"{key} on the base", f"{key} is being measured on the base"))
         if not self.gate.depends_on:
-            return waits_for
-        needed = Gate.objects.filter(project=self.project_id, key__in=self.gate.depends_on)
-        return waits_for + [
-            gate.key
-            for gate in needed.order_by("key")
-            if (run := self._beside(gate)) is None or run.verdict != "passed"
-        ]
+            return found
+        gates = {gate.key: gate for gate in Gate.objects.filter(project=self.project_id)}
+        for key in sorted(set(self.gate.depends_on)):
+            hindrance = self._hindrance(key, gates)
+            if hindrance is not None:
+                found.append(hindrance)
+        return found
+
+    def _hindrance(self, key: str, gates: "Mapping[str, Gate]") -> "Hindrance | None":
+        gate = gates.get(key)
+        if gate is None:
+            return Hindrance(key, f"the project has no gate {key}: take it out of depends_on", lasts=True)
+        if self.patch is not None and not gate.is_for(self.patch):
+            return None
+        run = self._beside(gate)
+        if run is not None and run.verdict == "passed":
+            return None
+        if not gate.enabled or gate.judges != Gate.Judges.PATCH:
+            return Hindrance(key, f"{key} is disabled: enable it, or take it out of depends_on", lasts=True)
+        if ring := ring_of(key, {gate.key: gate.depends_on for gate in gates.values()}):
+            return Hindrance(key, f"gates wait for each other: {' → '.join(ring)}", lasts=True)
+        if run is None:
+            return Hindrance(key, f"{key} has no run on this tree")
+        return Hindrance(key, f"{key} is {run.get_state_display()}", run)
 
     def _beside(self, gate: Gate) -> "GateRun | None":
         """The run of another gate for the same tree, base and patch."""

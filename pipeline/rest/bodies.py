@@ -17,11 +17,10 @@ from pipeline.auth import principal_of
 from pipeline.ids import PATTERN, ULIDField, is_id
 from pipeline.models import Project
 from pipeline.refusals import InvalidField, NotFound
-from pipeline.storable import ESCAPED, WHY, is_storable, walk
+from pipeline.storable import ESCAPED, MAX_DEPTH, WHY, is_storable, walk
 
 M = TypeVar("M", bound=models.Model)
 
-MAX_DEPTH = 32
 ID_SCHEMA = {"type": "string", "pattern": f"^{PATTERN.pattern}$", "examples": ["01JD9Z6X8Q4W2M5T7R3B1C0VNK"]}
 
 
