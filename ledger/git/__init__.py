@@ -24,6 +24,7 @@ from ledger.git.branches import (
     landed,
     log,
     move_branch,
+    set_branch_aside,
 )
 from ledger.git.chains import (
     add_note,
@@ -40,6 +41,7 @@ from ledger.git.changing import (
     diff_text,
     patch_id,
     rebase_tree,
+    short_diff_text,
 )
 from ledger.git.mirrors import (
     STALE_LOCK,
@@ -143,7 +145,9 @@ __all__ = [
     "push",
     "rebase_tree",
     "run",
+    "set_branch_aside",
     "set_limits",
+    "short_diff_text",
     "sweep_locks",
     "tree_of",
     "tree_of_commit",
