@@ -86,8 +86,8 @@ def _asked(gate_run: GateRun, report: Coverage, code: frozenset[str]) -> frozens
     to, in its folder where the report speaks of that folder only, without what the base's own configuration of
     coverage.py omits.
     """
-    gate = gate_run.gate
-    if gate is None or not code:
+    gate = gate_run.gate_as_asked()
+    if not code:
         return code
     folder = f"{gate.cwd.strip('/')}/" if gate.cwd.strip("/.") else ""
     if not all(path.startswith(folder) for path in report.files):

@@ -32,8 +32,8 @@ VERSIONED = (
 # Of these, what a run keeps of its gate, beside its own columns (command, criteria, type, external). What is left out
 # decides whether and when a run is asked for, not how it is executed and judged.
 KEPT_BY_RUNS = (
-    "cwd", "env_allow", "evidence", "expected_exit_codes", "finding_exit_codes", "shards", "timeout_seconds", "reruns",
-    "base_tests", "sandbox_level_min", "resources", "caches",
+    "applies_to", "cwd", "env_allow", "evidence", "expected_exit_codes", "finding_exit_codes", "shards",
+    "timeout_seconds", "reruns", "base_tests", "sandbox_level_min", "resources", "caches",
 )  # fmt: skip
 # Documents that people write by hand in the admin.
 DOCUMENTS = (
