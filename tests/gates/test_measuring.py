@@ -1,12 +1,13 @@
 """What a run measures: patch coverage by our own diff, new findings against the base, flaky tests, goalposts."""
 
+import itertools
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gates import bootstrap, environment
+from gates import bootstrap, environment, running
 from gates.models import Finding, FlakyTest, Gate, GateRun
 from ledger import git, receipts
 from pipeline import events
@@ -226,29 +227,111 @@ def test_without_a_measurement_of_the_base_nothing_is_said_of_what_is_new(tmp_pa
 
 # -- flaky tests ---------------------------------------------------------------------------------------------------
 
-# Fails in the first copy and passes in the second: what it remembers lies outside, as the time of day does.
-# In the box nothing outlives a run, so this one depends on what many do: whether it runs beside others.
+# Fails the first time and passes after that. In the box nothing outlives a run, so the test's own runner counts for it,
+# as the time of day does for others.
 FLAKY = """\
-import sys
+import os
 
 
 def test_flaky():
-    assert any("::" in word for word in sys.argv)
+    assert os.environ["TURN"] not in {turns}
 """
+MESSAGE = {"order": "no flaky test", "time": "could not be run again among the others"}
 
 
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every execution of a gate that may see TURN finds its number there, from 1."""
+    execute, count = running._Bench.execute, itertools.count(1)
+
+    def counted(bench: Any, *given: Any) -> Any:
+        monkeypatch.setenv("TURN", str(next(count)))
+        return execute(bench, *given)
+
+    monkeypatch.setattr(running._Bench, "execute", counted)
+
+
+def flaky(*turns: int) -> str:
+    """A test that fails in these executions."""
+    return FLAKY.replace("{turns}", repr([str(turn) for turn in turns]))
+
+
+def attempts(run: GateRun, name: str) -> list[tuple[int, str]]:
+    """What each attempt of a test said."""
+    return list(run.results.filter(name=name).order_by("attempt").values_list("attempt", "outcome"))
+
+
+ALONE = {"tests": 1, "reported": 1, "exit_code": 0}
+
+
+@pytest.mark.usefixtures("turns")
 @pytest.mark.parametrize("required", [False, True], ids=["free", "required"])
 def test_a_flaky_pass_is_labelled_and_blocks_where_the_test_is_required(tmp_path: Path, required: bool) -> None:
     criteria = {"required_tests": ["test_flaky"]} if required else {"max_failures": 0}
-    house = house_with(tmp_path, tests={**TESTS, "criteria": criteria})
-    house.work({"test_flaky.py": FLAKY})
+    house = house_with(tmp_path, tests={**TESTS, "criteria": criteria, "env_allow": ["TURN"]})
+    house.work({"test_flaky.py": flaky(1)})
     run = only_run(house)
     assert run.state == ("failed" if required else "passed"), run.decision_reason
     assert (run.total_tests, run.passed_tests, run.flaky_tests) == (2, 2, 1)
-    told = run.results.filter(name="test_flaky").order_by("attempt").values_list("attempt", "outcome")
-    assert list(told) == [(1, "fail"), (2, "flaky_pass")]
+    assert attempts(run, "test_flaky") == [(1, "fail"), (2, "flaky_pass"), (3, "flaky_pass")]
     assert run.results.filter(name="test_add").count() == 1
-    assert run.evidence["reruns"] == [{"tests": 1, "reported": 1, "exit_code": 0}]
+    assert run.evidence["reruns"] == [ALONE, {**ALONE, "whole": True}]
+
+
+@pytest.mark.usefixtures("turns")
+def test_a_test_is_run_alone_as_often_as_the_gate_says_and_then_among_all(tmp_path: Path) -> None:
+    house = house_with(tmp_path, tests={**TESTS, "reruns": 3, "env_allow": ["TURN"]})
+    house.work({"test_flaky.py": flaky(1, 2)})
+    run = only_run(house)
+    assert (run.state, run.flaky_tests) == ("passed", 1)
+    assert attempts(run, "test_flaky") == [(1, "fail"), (2, "fail"), (3, "flaky_pass"), (4, "flaky_pass")]
+
+
+SHARED = "seen = []\n\n\ndef note():\n    seen.append(1)\n    return len(seen)\n"
+ORDERED = """\
+from shared import note
+
+
+def test_a():
+    assert note()
+
+
+def test_b():
+    assert note() == 1
+"""
+
+
+def test_a_test_that_passes_alone_and_fails_among_the_others_has_failed(tmp_path: Path) -> None:
+    in_order = {"command": [*PYTEST, "-p", "no:randomly"]}
+    house = house_with(tmp_path, tests={**TESTS, **in_order, "criteria": {"max_failures": 0}})
+    house.work({"shared.py": SHARED, "test_order.py": ORDERED})
+    run = only_run(house)
+    assert (run.state, run.verdict, run.exit_code) == ("failed", "failed", 1)
+    assert (run.total_tests, run.failed_tests, run.flaky_tests) == (3, 1, 0)
+    assert attempts(run, "test_b") == [(1, "fail"), (2, "fail")]
+    assert run.evidence["reruns"] == [ALONE, {**ALONE, "exit_code": 1, "whole": True}]
+    assert MESSAGE["order"] in run.results.get(name="test_b", attempt=2).message
+    assert house.patches()[-1].state == "apply_failed"
+
+
+@pytest.mark.usefixtures("turns")
+def test_a_test_that_fails_only_the_second_time_is_told_where_all_are_run_again(tmp_path: Path) -> None:
+    house = house_with(tmp_path, tests={**TESTS, "env_allow": ["TURN"]})
+    house.work({"test_flaky.py": flaky(1) + flaky(3).replace("import os", "").replace("flaky", "late")})
+    run = only_run(house)
+    assert (run.state, run.failed_tests, run.flaky_tests) == ("failed", 1, 1)
+    assert attempts(run, "test_late") == [(1, "pass"), (2, "fail")]
+
+
+@pytest.mark.usefixtures("turns")
+def test_where_no_time_is_left_to_run_all_again_nothing_is_called_flaky(tmp_path: Path) -> None:
+    slow = "import time\n\n\ndef test_slow():\n    time.sleep(5)\n"
+    house = house_with(tmp_path, tests={**TESTS, "env_allow": ["TURN"], "timeout_seconds": 10})
+    house.work({"test_flaky.py": flaky(1), "test_slow.py": slow})
+    run = only_run(house)
+    assert (run.state, run.failed_tests, run.flaky_tests) == ("failed", 1, 0), run.decision_reason
+    assert attempts(run, "test_flaky") == [(1, "fail")]
+    assert MESSAGE["time"] in run.results.get(name="test_flaky").message
 
 
 def test_a_test_that_fails_again_has_failed(tmp_path: Path) -> None:
@@ -281,7 +364,7 @@ def pytest_unconfigure():
 
 def test_a_run_that_was_killed_is_not_saved_by_running_its_failed_test_again(tmp_path: Path) -> None:
     house = house_with(tmp_path, {"conftest.py": KILLED.replace("{word}", "'::' in word")}, tests=TESTS)
-    house.work({"test_flaky.py": FLAKY})
+    house.work({"test_flaky.py": "def test_flaky():\n    assert 0\n"})
     run = only_run(house)
     assert (run.exit_code, run.verdict, run.flaky_tests) == (137, "failed", 0)
     assert "reruns" not in run.evidence
