@@ -68,7 +68,7 @@ def set_money_aside(*, task: Task, worker: Worker, tool: Tool, by: events.Actor)
         )
     except budget.BudgetExceeded as refusal:
         # The claim's transaction is undone; what the refusal means for the budget is written down in another one.
-        for pk, asked in getattr(refusal, "breaches", ()):
+        for pk, asked in refusal.breaches:
             events.nudge("costs.tasks.note_refusal", pk, asked)
         raise
     return {"reservation": row.document(), "price_ceiling": guarding.price_ceiling([tool], currency)}
@@ -104,7 +104,7 @@ def set_more_aside(*, lease: Lease, amount: Decimal, by: events.Actor) -> dict[s
                 generation=lease.generation,
             )
     except budget.BudgetExceeded as refusal:
-        for pk, asked in getattr(refusal, "breaches", ()):
+        for pk, asked in refusal.breaches:
             events.nudge("costs.tasks.note_refusal", pk, asked)
         raise
     return None if row is None else {"reservation": row.document()}
@@ -228,10 +228,13 @@ def judge_the_loop(event: Event) -> None:
 
 @answers("patch.receipt")
 def cost_of_patch(*, patch: Patch) -> dict[str, Any]:
-    """What the attempts of its task cost so far, by currency."""
+    """What the attempts of its task cost so far, by currency; and the models that its own attempt has used so far."""
     rows = CostRecord.objects.live().filter(task=patch.task_id) if patch.task_id else CostRecord.objects.none()
+    named = rows.filter(attempt=patch.attempt_id).exclude(model="") if patch.attempt_id else CostRecord.objects.none()
+    currencies = rows.order_by("currency").values_list("currency", flat=True).distinct()
     return {
-        "cost": {c: str(rows.total(c)) for c in rows.order_by("currency").values_list("currency", flat=True).distinct()}
+        "cost": {currency: str(rows.total(currency)) for currency in currencies},
+        "models_used": list(named.order_by("model").values_list("model", flat=True).distinct()),
     }
 
 

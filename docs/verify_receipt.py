@@ -39,8 +39,8 @@ ALONE = """\
 proved by git alone: each receipt names its commit, tree, parent, patch id, author, title and files as the commit has
 them, its base's tree, and is the one that was hung there first; no landed commit is without one
 not proved without --patch: the sha256 and size of a patch's text
-not proved without --bundle: cost, gates, approvers, prompt and the rest, against somebody who wrote the whole history
-of the notes anew"""
+not proved without --bundle: cost, gates, approvers, models, prompt and the rest, against somebody who wrote the whole
+history of the notes anew"""
 BUNDLED = """\
 proved: every byte of every receipt is what the bundle's log holds the digest of, and none of this project is missing
 (that the bundle itself is whole, and ends in the root that you know: verify_bundle.py)"""

@@ -16,8 +16,9 @@ from django.utils.translation import gettext as _
 from ledger import git
 from ledger.git import commit_notes
 from ledger.janitor import alone
-from ledger.models import MergeQueue, Patch, PatchContent, PatchReview, Receipt
+from ledger.models import MergeQueue, Patch, PatchContent, PatchReview, PolicyOverride, Receipt
 from ledger.models.patch import UNIFIED_DIFF
+from ledger.models.review import askers_of
 from pipeline import events, fold
 from pipeline.chain import canonical
 from pipeline.crashpoints import crashpoint
@@ -37,8 +38,12 @@ NOTED_AT_ONCE = 100
 
 
 def statement_of(patch: Patch) -> dict[str, Any]:
-    """The statement about a committed patch. What other apps know (cost, gates) is asked as `patch.receipt`."""
+    """The statement about a committed patch. What other apps know (cost, models, gates) is asked as
+    `patch.receipt`.
+    """
     attempt, task, prompt = patch.attempt, patch.task, patch.prompt
+    tool = attempt.tool if attempt else None
+    known = ask_facts("patch.receipt", patch=patch)
     content = PatchContent.objects.values("sha256", "byte_size").get(patch=patch)
     person = patch.author_user
     predicate: dict[str, Any] = {
@@ -68,12 +73,15 @@ def statement_of(patch: Patch) -> dict[str, Any]:
             "task": task and task.key,
             "attempt": patch.attempt_id,
             "tool": patch.tool,
-            "adapter": attempt.tool.adapter if attempt and attempt.tool else "",
+            "adapter": tool.adapter if tool else "",
+            "model": tool.model if tool else "",
+            "models_used": known.pop("models_used", []),
             "prompt": prompt and {"id": prompt.pk, "sha256": prompt.sha256},
         },
         "approvers": approvers(patch),
+        "overrides": overrides(patch),
         "policy_sha256": _digest(json.dumps(patch.policy_snapshot, sort_keys=True)),
-        **ask_facts("patch.receipt", patch=patch),
+        **known,
     }
     subject = [
         {"name": f"{patch.project.key}@{patch.target_branch}", "digest": {"gitCommit": patch.commit_sha}},
@@ -86,12 +94,30 @@ def statement_of(patch: Patch) -> dict[str, Any]:
 
 
 def approvers(patch: Patch) -> list[dict[str, Any]]:
-    """Who approved exactly this revision and did not think otherwise later, in the order of their words."""
+    """Who allowed exactly this revision and did not think otherwise later, in the order of their words. `by` says how:
+    `review`; or `rollback`, by asking for this reverse patch.
+    """
     newest = {vote.reviewer_id: vote for vote in PatchReview.objects.filter(patch=patch).votes() if vote.reviewer_id}
-    return [
-        {"name": vote.reviewer_name, "user": vote.reviewer_id, "at": vote.created_at}
+    said = [
+        {"name": vote.reviewer_name, "user": vote.reviewer_id, "at": vote.created_at, "by": "review"}
         for vote in sorted(newest.values(), key=lambda vote: vote.pk)
         if vote.verdict == PatchReview.Verdict.APPROVE
+    ]
+    asker = askers_of([patch]).get(patch.pk)
+    if asker is None or asker.pk in newest:
+        return said
+    return [{"name": asker.get_username(), "user": asker.pk, "at": patch.created_at, "by": "rollback"}, *said]
+
+
+def overrides(patch: Patch) -> list[dict[str, Any]]:
+    """Who set aside which rule for it, sorted by rule: of those that it broke, or that asked for one more look."""
+    asked = {finding["rule"] for finding in patch.findings if finding.get("severity") in ("overridden", "review")}
+    rows = PolicyOverride.objects.filter(patch=patch, rule__in=asked, created_at__lte=patch.committed_at).order_by("pk")
+    newest = {row.rule: row for row in rows}
+    return [
+        {"rule": rule, "id": row.pk, "name": row.granted_name, "user": row.granted_by_id, "at": row.created_at}
+        for rule, row in sorted(newest.items())
+        if row.expires_at > row.created_at  # else it took the one before back
     ]
 
 

@@ -10,7 +10,9 @@ landing on that branch and asks a person; it goes on by itself once one branch c
 import hashlib
 import hmac
 import logging
+from collections.abc import Mapping
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from django.db import transaction
@@ -37,17 +39,21 @@ FAILURES = (git.GitFailed, git.UnknownCommit, CredentialMissing, AddressRefused,
 
 
 class Fetched(NamedTuple):
-    """What one fetch found: branches that moved here, branches that have gone another way, or why it failed."""
+    """What one fetch found: branches that moved here, branches that have gone another way, and {branch: why} of those
+    that could not be followed; or why it failed.
+    """
 
     moved: list[dict[str, Any]]
     diverged: list[str]
     error: str = ""
+    skipped: Mapping[str, str] = MappingProxyType({})
 
 
 def fetch(remote: Remote, *, by: events.Actor = events.SYSTEM) -> Fetched | None:
     """Ask the remote for its branches, and bring ours forward where its contain them; None while another does.
 
-    A branch of ours that is ahead stays. Queues of branches that moved look again at once, and build on the new head.
+    A branch of ours that is ahead stays. One that cannot be brought forward is told, and keeps no other. Queues of
+    branches that moved look again at once, and build on the new head.
     """
     with alone(remote.project) as mine:
         found = _fetch(remote, by) if mine else None
@@ -67,13 +73,13 @@ def _fetch(remote: Remote, by: events.Actor) -> Fetched:
     try:
         address = remotes.check_address(remote.url)
         secret = read_secret(remote.credential)
-        theirs = remotes.fetch(mirror, address, username=remote.username, secret=secret)
+        theirs, missed = remotes.fetch(mirror, address, username=remote.username, secret=secret)
         crashpoint("fetch.taken")
-        moved, diverged = _bring_forward(remote, theirs)
+        moved, diverged, skipped = _bring_forward(remote, theirs, missed)
     except FAILURES as problem:
         remote.note_fetch(str(problem)[:2000], [], by=by)
         return Fetched([], [], str(problem))
-    remote.note_fetch("", moved, by=by)
+    remote.note_fetch(_words_of(skipped), moved, by=by)
     for queue in MergeQueue.objects.filter(project=remote.project_id).select_related("project"):
         target = remote.pushes_to(queue.target_branch)
         if target in theirs and target != queue.target_branch and not _is_in(queue, theirs[target]):
@@ -88,30 +94,67 @@ def _fetch(remote: Remote, by: events.Actor) -> Fetched:
         for move in moved:
             if move["branch"] == queue.target_branch:
                 _note_head(queue, move["after"], by)
-    return Fetched(moved, diverged)
+    return Fetched(moved, diverged, skipped=skipped)
 
 
-def _bring_forward(remote: Remote, theirs: dict[str, str]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Move our branches to the remote's commits where that loses nothing; what moved, and what has diverged."""
-    mirror, moved, diverged = remote.project.mirror, [], []
+def _words_of(skipped: Mapping[str, str]) -> str:
+    """What is wrong with single branches, the first few of them, as the remote's row tells it; "" when nothing is."""
+    told = [_("%(branch)s is not followed: %(why)s") % {"branch": one, "why": skipped[one]} for one in sorted(skipped)]
+    more = [_("and %(count)d more") % {"count": len(told) - 5}] if len(told) > 5 else []
+    # Nobody can store a name that is no UTF-8.
+    return "; ".join([one[:300] for one in told[:5]] + more).encode(errors="replace").decode()
+
+
+def _bring_forward(
+    remote: Remote, theirs: dict[str, str], missed: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], list[str], dict[str, str]]:
+    """Move our branches to the remote's commits where that loses nothing; what moved, what has diverged, and {branch:
+    why} of what was `missed` or cannot be moved.
+    """
+    mirror, moved, diverged, skipped = remote.project.mirror, [], [], dict(missed)
+    spare = _spare(remote, {*theirs, *missed})
     for branch, commit in sorted(theirs.items()):
         if branch.startswith("signalbox/"):
             continue  # what we pushed ourselves
         try:
-            ours: str | None = git.head(mirror, branch)
-        except (git.UnknownCommit, InvalidField):
-            ours = None
-        if ours == commit or (ours is not None and git.is_ancestor(mirror, commit, ours)):
-            continue
-        if ours is not None and not git.is_ancestor(mirror, ours, commit):
-            diverged.append(branch)
-            continue
-        try:
+            try:
+                ours: str | None = git.head(mirror, branch)
+            except (git.UnknownCommit, InvalidField):
+                ours = None
+            if ours == commit or (ours is not None and git.is_ancestor(mirror, commit, ours)):
+                continue
+            if ours is not None and not git.is_ancestor(mirror, ours, commit):
+                diverged.append(branch)
+                continue
+            for name in [one for one in spare if ours is None and _are_file_and_folder(one, branch)]:
+                git.set_branch_aside(mirror, name, spare[name])
+                moved.append({"branch": name, "before": spare.pop(name), "after": None})
             git.move_branch(mirror, branch, commit, ours or "0" * len(commit))
         except (git.BranchMoved, InvalidField):
             continue  # something landed in between: the next fetch looks again
+        except git.TimedOut:
+            raise  # the machine's trouble, and no branch's
+        except git.GitFailed as problem:
+            skipped[branch] = str(problem)
+            continue
         moved.append({"branch": branch, "before": ours, "after": commit})
-    return moved, diverged
+    return moved, diverged, skipped
+
+
+def _spare(remote: Remote, theirs: set[str]) -> dict[str, str]:
+    """{branch: commit} of ours that the remote does not have any more, and on which nothing lands: one of them makes
+    room for a new branch of the remote's that cannot be beside it.
+    """
+    project = remote.project
+    ours = git.branches_below(project.mirror, "refs/heads/")
+    used = MergeQueue.objects.filter(project=project).values_list("target_branch", flat=True)
+    needed = {*theirs, *used, project.default_branch, git.default_branch(project.mirror)}
+    return {branch: commit for branch, commit in ours.items() if branch not in needed}
+
+
+def _are_file_and_folder(one: str, other: str) -> bool:
+    """Whether no repository can have both branches, such as `feature` and `feature/x`."""
+    return one.startswith(f"{other}/") or other.startswith(f"{one}/")
 
 
 def _taken_off(queue: MergeQueue, remote: Remote, theirs: dict[str, str]) -> str:
@@ -251,8 +294,8 @@ def _refused(queue: MergeQueue, remote: Remote, waiting: list[Push], commit: str
     """The remote's branch holds something else: look what, and ask unless it can go on without us."""
     found = _fetch(remote, by)
     mirror, target = queue.project.mirror, remote.pushes_to(queue.target_branch)
-    if found.error:
-        waiting[0].retry(found.error, by=by)
+    if error := found.error or found.skipped.get(queue.target_branch) or found.skipped.get(target):
+        waiting[0].retry(error, by=by)
     elif not {queue.target_branch, target} & set(found.diverged):
         theirs = git.note_head(mirror, f"{remotes.INCOMING}{target}")
         if theirs is not None and git.is_ancestor(mirror, commit, theirs):
@@ -294,7 +337,8 @@ def offer(queue: MergeQueue, remote: Remote, commit: str) -> bool:
 
 
 def holds(queue: MergeQueue, commit: str, *, by: events.Actor) -> bool | None:
-    """Whether the branch of the remote that is offered commits has this one; None when it cannot be asked now.
+    """Whether the branch of the remote that is offered commits has this one; None when it cannot be asked now, whatever
+    is wrong with other branches.
 
     It is fetched for that, and ours is brought forward where that loses nothing. Without such a remote: False.
     """
@@ -303,7 +347,8 @@ def holds(queue: MergeQueue, commit: str, *, by: events.Actor) -> bool | None:
         return False
     remote.project = queue.project
     with alone(queue.project) as mine:
-        if not mine or _fetch(remote, by).error:
+        found = _fetch(remote, by) if mine else None
+        if found is None or found.error or queue.target_branch in found.skipped:
             return None
     mirror = queue.project.mirror
     theirs = git.note_head(mirror, f"{remotes.INCOMING}{queue.target_branch}")

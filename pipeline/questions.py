@@ -17,7 +17,7 @@ QUESTIONS = {
     "run.complete": "may this run end: is a patch open or quarantined?",
     "tree.verdict": "did each required gate pass for this tree?",
     "patch.commit": "is the verdict still fresh, now, before the branch moves?",
-    "patch.receipt": "what did this patch cost, for its receipt?",
+    "patch.receipt": "what did this patch cost, with which models, and what did its gates say, for its receipt?",
     "project.branch": "may this branch be the project's: does its repository have it?",
     "blockers": "who holds this object?",
 }

@@ -206,7 +206,8 @@ class PatchEndpoint(ReviewActions, BulkActions, Listed, Endpoint):
     def create(self, request: Request) -> Response:
         """Submit a change: 201, or 200 with the patch that has the same content on the same base.
 
-        What it `replaces` is dropped at once where it is on its way. Refuses with the structural codes of a diff,
+        What it `replaces` is dropped at once where it is on its way, and leaves it its task, workstream and phase: a
+        `task` that is named beside it lies there. Refuses with the structural codes of a diff,
         `stale_base`, `stale_claim`, such a text is not kept; with `invalid_move` while what it replaces is landing.
         """
         if self.principal.is_worker:

@@ -24,6 +24,7 @@ from ledger.git.branches import (
     landed,
     log,
     move_branch,
+    set_branch_aside,
 )
 from ledger.git.chains import (
     add_note,
@@ -146,6 +147,7 @@ __all__ = [
     "push",
     "rebase_tree",
     "run",
+    "set_branch_aside",
     "set_limits",
     "short_diff_text",
     "sweep_locks",

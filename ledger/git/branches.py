@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ledger.git.names import COMMITTER_EMAIL, PATCH_TRAILER, UnknownCommit, branch_name, object_id
+from ledger.git.names import ASIDE, COMMITTER_EMAIL, PATCH_TRAILER, UnknownCommit, branch_name, object_id
 from ledger.git.objects import knows
 from ledger.git.running import GitFailed, StrPath, decoded, run, tail
 from pipeline.refusals import Refused
@@ -79,6 +79,22 @@ def update_branch(repo: StrPath, branch: str, new: str, expected_old: str) -> No
     if (found or "0" * len(expected_old)) != expected_old:
         raise BranchMoved(branch, expected_old, found)
     raise GitFailed(f"Cannot move branch {branch}", stderr=tail(done.stderr))
+
+
+def set_branch_aside(repo: StrPath, branch: str, commit: str) -> None:
+    """Take the name `branch` off `commit`, at which it is, on disk when this returns; a ref of ours keeps the commit.
+
+    Raises BranchMoved when it is elsewhere.
+    """
+    steps = f"update {ASIDE}{object_id(commit)} {commit}\ndelete refs/heads/{branch_name(branch)} {commit}\n"
+    stdin = steps.encode("utf-8", "surrogateescape")
+    done = run(repo, "update-ref", "--no-deref", "--stdin", stdin=stdin, allowed=(0, 1, 128))
+    if done.returncode == 0:
+        return
+    found = head_or_none(repo, branch)
+    if found != commit:
+        raise BranchMoved(branch, commit, found)
+    raise GitFailed(f"Cannot set branch {branch} aside", stderr=tail(done.stderr))
 
 
 def contains(repo: StrPath, branch: str, commit: str) -> bool:

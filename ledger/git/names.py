@@ -11,6 +11,8 @@ COMMITTER_EMAIL = "signalbox@signalbox.invalid"  # RFC 2606: never somebody's ad
 PATCH_TRAILER = "Signalbox-Patch"
 NOTES = "refs/notes/signalbox"
 """Where receipts hang on their commits."""
+ASIDE = "refs/signalbox/aside/"
+"""What keeps a commit whose branch was set aside, by its name."""
 
 _OBJECT_ID = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")
 _BRANCH_FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|\Z)")

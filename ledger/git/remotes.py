@@ -9,15 +9,16 @@ import base64
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 from django.conf import settings
 
-from ledger.git.branches import is_ancestor
+from ledger.git.branches import branches_below, is_ancestor
 from ledger.git.chains import note_head
 from ledger.git.names import NOTES, UnknownCommit
 from ledger.git.objects import knows
-from ledger.git.running import Done, GitFailed, decoded, run
+from ledger.git.running import Done, GitFailed, decoded, run, tail
 from pipeline import egress
 from pipeline.refusals import InvalidField, Refused
 
@@ -121,20 +122,31 @@ def environment(address: Address, username: str, secret: str) -> dict[str, str]:
     return variables
 
 
-def fetch(repo: Path, address: Address, *, username: str = "", secret: str = "") -> dict[str, str]:
-    """Take the remote's branches and tags into the mirror, and answer {branch: commit}; no branch of ours moves.
+class Taken(NamedTuple):
+    """The remote's branches as they are in the mirror now, {branch: commit}; and {ref: what git says} of those that
+    could not be taken, such as one whose file is locked.
+    """
 
-    Raises GitFailed, AddressRefused.
+    branches: dict[str, str]
+    missed: dict[str, str]
+
+
+def fetch(repo: Path, address: Address, *, username: str = "", secret: str = "") -> Taken:
+    """Take the remote's branches and tags into the mirror; no branch of ours moves.
+
+    Raises GitFailed, AddressRefused, when the remote cannot be asked; one ref that cannot be written keeps no other.
     """
     arguments = ["fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"]
     arguments += _upload_pack(address)
     refspecs = (f"+refs/heads/*:{INCOMING}*", "+refs/tags/*:refs/tags/*")
-    _talk(repo, address, username, secret, *arguments, "--", address.url, *refspecs)
-    lines = run(repo, "for-each-ref", "--format=%(objectname) %(refname)", INCOMING).stdout.decode(
-        "utf-8", "surrogateescape"
-    )
-    pairs = (line.split(" ", 1) for line in lines.splitlines())
-    return {name.removeprefix(INCOMING): commit for commit, name in pairs}
+    done = _talk(repo, address, username, secret, *arguments, "--", address.url, *refspecs, allowed=(0, 1))
+    held = branches_below(repo, INCOMING)
+    if done.returncode == 0:
+        return Taken(held, {})
+    why = tail(_scrubbed(done.stderr.decode("utf-8", "replace"), secret).encode()) or "git could not write it"
+    there = _branches_of(repo, address, "refs/heads/*", username, secret)
+    missed = {branch: why for branch, commit in there.items() if held.get(branch) != commit}
+    return Taken({branch: held[branch] for branch in there if branch not in missed}, missed or {"refs/tags/*": why})
 
 
 def push(
@@ -176,10 +188,16 @@ def push(
 
 def _is_beside(repo: Path, address: Address, commit: str, branch: str, username: str, secret: str) -> bool:
     """Whether the remote's branch is by now at a commit that `commit` does not hold."""
-    arguments = ["ls-remote", *_upload_pack(address), "--", address.url, f"refs/heads/{branch}"]
-    said = decoded(_talk(repo, address, username, secret, *arguments).stdout)
-    tip = next((line.split("\t")[0] for line in said.splitlines() if line.endswith(f"\trefs/heads/{branch}")), "")
+    tip = _branches_of(repo, address, f"refs/heads/{branch}", username, secret).get(branch, "")
     return bool(tip) and not (knows(repo, tip) and is_ancestor(repo, tip, commit))
+
+
+def _branches_of(repo: Path, address: Address, pattern: str, username: str, secret: str) -> dict[str, str]:
+    """{branch: commit} of the remote's branches of that pattern, as the remote says."""
+    arguments = ["ls-remote", *_upload_pack(address), "--", address.url, pattern]
+    said = decoded(_talk(repo, address, username, secret, *arguments).stdout)
+    pairs = (line.split("\t", 1) for line in said.splitlines())
+    return {ref.removeprefix("refs/heads/"): commit for commit, ref in pairs if ref.startswith("refs/heads/")}
 
 
 def _upload_pack(address: Address) -> list[str]:

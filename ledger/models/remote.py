@@ -157,8 +157,8 @@ class Remote(Definition):
         return f"signalbox/{branch}" if self.landing == self.Landing.BRANCH else ""
 
     def note_fetch(self, error: str, moved: list[dict[str, Any]], *, by: events.Actor) -> None:
-        """Write how a fetch went. Recorded as `remote.fetched` when a branch moved or an error is gone, as
-        `remote.fetch_failed` when the error is a new one.
+        """Write how a fetch went. Recorded as `remote.fetch_failed` when the error is a new one, else as
+        `remote.fetched` when a branch moved or an error is gone.
         """
         with in_transaction():
             current = self.lock_fresh()
@@ -167,7 +167,7 @@ class Remote(Definition):
             changed = current.fetch_error != error
             if changed or moved:
                 events.record(
-                    "remote.fetch_failed" if error else "remote.fetched",
+                    "remote.fetch_failed" if error and changed else "remote.fetched",
                     self,
                     by=by,
                     reason=error,

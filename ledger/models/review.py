@@ -393,7 +393,7 @@ def belong_to(patches: Sequence[Patch]) -> dict[str, dict[str, str]]:
     content_of = _whose_content(patches)
     agents = list(content_of.values())
     told = events.Event.objects.filter(actor_kind__in=["user", "integration"]).exclude(actor_id="")
-    runs = {patch.run_id for patch in agents if patch.run_id}
+    runs = {patch.run_id for patch in agents if patch.run_id and patch.attempt_id}
     asked = told.filter(subject_type=Run.noun(), subject_id__in=runs, kind__in=_RUN_KINDS)
     askers: dict[str, dict[str, str]] = {}
     for run, kind, who in asked.order_by("seq").values_list("subject_id", "kind", "actor_id") if runs else ():
@@ -408,7 +408,7 @@ def belong_to(patches: Sequence[Patch]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {patch.pk: {} for patch in patches}
     for pk, patch in content_of.items():
         people = found[pk]
-        of_run = askers.get(patch.run_id or "", {})
+        of_run = askers.get(patch.run_id or "", {}) if patch.attempt_id else {}
         for key, why in (
             (of_worker.get(patch.author_worker_id or ""), "made the key of the worker that wrote it"),
             *of_run.items(),
@@ -496,11 +496,7 @@ def reviews_of(patches: Sequence[Patch]) -> dict[str, Reviews]:
     for review in PatchReview.objects.filter(patch__in=ids).votes():
         votes[review.patch_id][review.voice] = review
     holding = PolicyOverride.objects.filter(patch__in=ids).holding() if any(_hints(patch) for patch in patches) else {}
-    askers = {patch.pk: _asker_id(patch) for patch in patches if _asker_id(patch)}
-    people = {one.pk: one for one in User.objects.filter(pk__in=askers.values(), is_active=True)} if askers else {}
-    roles = Membership.objects.filter(user__in=people, role__in=MAY_APPROVE) if people else Membership.objects.none()
-    may = set(roles.values_list("user", "project"))
-    own = belong_to([patch for patch in patches if patch.pk in askers]) if askers else {}
+    askers = askers_of(patches)
     found = {}
     for patch in patches:
         given = votes[patch.pk]
@@ -514,9 +510,8 @@ def reviews_of(patches: Sequence[Patch]) -> dict[str, Reviews]:
             for voice, review in given.items()
             if review.verdict == PatchReview.Verdict.REJECT
         }
-        asker = people.get(askers.get(patch.pk, ""))
-        may_approve = asker and (asker.is_superuser or (asker.pk, patch.project_id) in may)
-        if asker and may_approve and asker.pk not in own[patch.pk] and ("user", asker.pk) not in vetoes:
+        asker = askers.get(patch.pk)
+        if asker and ("user", asker.pk) not in vetoes:
             approvals[("user", asker.pk)] = asker.get_username()
         open_hints = {rule for rule in _hints(patch) if (patch.pk, rule) not in holding}
         needed = int(patch.policy_snapshot.get("min_reviewers", 0)) + bool(open_hints)
@@ -532,6 +527,25 @@ def reviews_of(patches: Sequence[Patch]) -> dict[str, Reviews]:
 def _hints(patch: Patch) -> set[str]:
     """The rules by which something in the patch asks for a person's look."""
     return {finding["rule"] for finding in patch.findings if finding.get("severity") == "review"}
+
+
+def askers_of(patches: Sequence[Patch]) -> dict[str, User]:
+    """Who approved a reverse patch by asking for the rollback, by the patch's id, until they object: people who may
+    approve there, and whose own change it does not bring back. Without reverse patches no query.
+    """
+    askers = {patch.pk: _asker_id(patch) for patch in patches if _asker_id(patch)}
+    if not askers:
+        return {}
+    people = {one.pk: one for one in User.objects.filter(pk__in=askers.values(), is_active=True)}
+    roles = Membership.objects.filter(user__in=people, role__in=MAY_APPROVE)
+    may = set(roles.values_list("user", "project"))
+    own = belong_to([patch for patch in patches if patch.pk in askers])
+    found = {}
+    for patch in patches:
+        asker = people.get(askers.get(patch.pk, ""))
+        if asker and (asker.is_superuser or (asker.pk, patch.project_id) in may) and asker.pk not in own[patch.pk]:
+            found[patch.pk] = asker
+    return found
 
 
 def _asker_id(patch: Patch) -> str:

@@ -15,16 +15,19 @@ import pytest
 from django.conf import LazySettings
 from django.core.management import call_command
 from django.db import IntegrityError, connection, models, transaction
+from django.test import Client
+from django.urls import reverse
 
-from ledger import audit, git, receipts, rollback, sealing
+from ledger import audit, git, receipts, reviewing, rollback, sealing
 from ledger.git import commit_notes
 from ledger.models import Patch, PatchContent, PatchReview, Receipt
 from pipeline import events
 from pipeline.chain import canonical
 from pipeline.events import Event
 from pipeline.ids import new_id
-from tests.factories import BY, make_approver, run_git
+from tests.factories import BY, make_approver, make_cost, make_policy, run_git
 from tests.flows.house import Deaths, Died, House, piece
+from workers.models import Lease
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
 
@@ -125,6 +128,70 @@ def test_a_receipt_names_who_approved(house: House) -> None:
     statement = json.loads(Receipt.objects.get(patch=patch).statement)
     assert [one["name"] for one in statement["predicate"]["approvers"]] == ["ada", "bob"]
     house.must_hold()
+
+
+def predicate_of(patch: Patch) -> Any:
+    """What its receipt says of it."""
+    return json.loads(Receipt.objects.get(patch=patch).statement)["predicate"]
+
+
+def test_a_receipt_names_who_allowed_a_reverse_by_asking_for_it(house: House, client: Client) -> None:
+    make_policy(project=house.project, constraints={"min_reviewers": 1})
+    ada, bob = (make_approver(house.project, username=name) for name in ("ada", "bob"))
+    client.force_login(ada)
+    landed = house.patches()[0]
+    answer = client.post(reverse("ledger:rollback", args=[landed.pk]), {"reason": "odd"})
+    assert answer.status_code == 302
+    undoing = landed.reverses().get()
+    PatchReview.objects.give(undoing, "approve", by=events.Actor("user", bob.pk, "bob"), reviewer=bob)
+    house.drain()
+    told = predicate_of(undoing)["approvers"]
+    assert [(one["name"], one["user"], one["by"]) for one in told] == [
+        ("ada", ada.pk, "rollback"),
+        ("bob", bob.pk, "review"),
+    ]
+    page = client.get(reverse("ledger:receipt", args=[undoing.receipt.pk])).content.decode()
+    assert "ada, bob" in page
+    assert list(receipts.verify()) == []
+    assert offline(house).returncode == 0
+
+
+def test_a_receipt_names_who_set_a_rule_aside(house: House) -> None:
+    make_policy(project=house.project, constraints={"forbid_touching_paths": ["b.txt"]})
+    patch = house.work({"b.txt": "b\n"})
+    user = make_approver(house.project, username="ada")
+    by = events.Actor("user", user.pk, "ada")
+    reviewing.override(patch, "forbid_touching_paths", reason="this once", by=by, user=user)
+    reviewing.override(patch, "ascii_only", reason="for nothing", by=by, user=user)
+    patch.refresh_from_db()
+    patch.queue(by=by)
+    house.drain()
+    (told,) = predicate_of(patch)["overrides"]
+    assert (told["rule"], told["name"], told["user"]) == ("forbid_touching_paths", "ada", user.pk)
+
+
+def test_a_receipt_names_the_model_that_the_tool_is_set_to_and_those_that_were_used(house: House) -> None:
+    house.tool.edit(by=BY, model="big-1")
+    document = house.claim()
+    attempt = Lease.objects.get(pk=document["lease"]["id"]).attempt
+    make_cost(attempt=attempt, model="small-2")
+    make_cost(attempt=attempt, model="big-1")
+    make_cost(attempt=house.patches()[0].attempt, model="other-3")
+    patch = house.submit(document, {"b.txt": "b\n"})
+    house.report(document, patch)
+    house.drain()
+    work = predicate_of(patch)["work"]
+    assert (work["tool"], work["model"], work["models_used"]) == (house.tool.key, "big-1", ["big-1", "small-2"])
+    assert list(receipts.verify()) == []
+
+
+def test_a_receipt_from_before_models_and_overrides_were_told_is_in_order_still(house: House) -> None:
+    statement = json.loads(Receipt.objects.get().statement)
+    for key in ("model", "models_used"):
+        del statement["predicate"]["work"][key]
+    del statement["predicate"]["overrides"], statement["predicate"]["gates"][0]["waived_by"]
+    hang(house, canonical(statement))
+    assert offline(house).returncode == 0
 
 
 def test_a_mirror_that_is_gone_keeps_no_other_from_its_notes(house: House) -> None:
@@ -331,7 +398,7 @@ def test_the_program_we_give_away_finds_a_byte_that_the_sealed_log_does_not_know
 
 ONLY_THE_LOG_KNOWS = {
     "approvers", "author.user", "gates", "landed.at", "patch.bytes", "patch.chain", "patch.ledger_id",
-    "patch.replaces", "patch.reverses", "patch.sha256", "policy_sha256", "cost", "work",
+    "patch.replaces", "patch.reverses", "patch.sha256", "policy_sha256", "cost", "overrides", "work",
 }  # fmt: skip
 """What no commit tells: docs/landing.md and the program itself say so."""
 

@@ -28,6 +28,7 @@ from pipeline.egress import AddressRefused
 from pipeline.events import Event
 from pipeline.models import Hold
 from pipeline.refusals import InvalidField, Refused
+from tests import factories
 from tests.factories import BY, make_project, new_file_diff, run_git
 from tests.flows.house import Deaths, Died, House, piece
 from tests.ledger.githost import NAME, GitHost
@@ -585,6 +586,85 @@ def test_a_fetch_that_fails_is_told_once_and_so_is_its_end(house: House, upstrea
     remote.fetch(following)
     remote.fetch(following)
     assert kinds(house, "remote.f") == ["remote.fetch_failed", "remote.fetched"]
+
+
+def rename_branch(upstream: Upstream, old: str, new: str) -> None:
+    """Somebody takes a branch off the remote, and makes another one of main."""
+    run_git(upstream.path, "update-ref", "-d", f"refs/heads/{old}")
+    run_git(upstream.path, "update-ref", f"refs/heads/{new}", "refs/heads/main")
+
+
+@pytest.mark.parametrize(("old", "new"), [("feature", "feature/x"), ("feature/x", "feature")])
+def test_a_branch_that_went_away_makes_room_for_a_new_one_and_its_commit_stays(
+    house: House, upstream: Upstream, old: str, new: str
+) -> None:
+    following = upstream.follow()
+    run_git(upstream.path, "update-ref", f"refs/heads/{old}", upstream.commit("feature.txt"))
+    run_git(upstream.path, "update-ref", "refs/heads/apart", "refs/heads/main")
+    remote.fetch(following)
+    feature = git.head(house.project.mirror, old)
+    run_git(upstream.path, "update-ref", "-d", "refs/heads/apart")
+    rename_branch(upstream, old, new)
+    by_hand = upstream.commit("by-hand.txt")
+    found = remote.fetch(following)
+    assert found is not None
+    assert {move["branch"]: move["after"] for move in found.moved} == {old: None, new: feature, "main": by_hand}
+    assert (found.error, dict(found.skipped), following.fetch_error) == ("", {}, "")
+    there = git.branches_below(house.project.mirror, "refs/heads/")
+    assert there == {"apart": feature, "main": by_hand, new: feature}
+    assert list(git.branches_below(house.project.mirror, "refs/signalbox/aside/")) == [feature]
+    assert git.fsck(house.project.mirror) == []
+
+
+def test_a_branch_that_cannot_be_followed_is_named_once_and_stops_no_other(house: House, upstream: Upstream) -> None:
+    following = upstream.follow()
+    run_git(upstream.path, "update-ref", "refs/heads/feature", "refs/heads/main")
+    remote.fetch(following)
+    factories.make_merge_queue(house.project, target_branch="feature")
+    rename_branch(upstream, "feature", "feature/x")
+    for name in ("one.txt", "two.txt"):
+        by_hand = upstream.commit(name)
+        remote.fetch(following)
+        assert house.head == house.project.merge_queues.get(target_branch="main").head_commit == by_hand
+    following.refresh_from_db()
+    assert following.fetch_error.startswith("feature/x is not followed: Cannot move branch feature/x")
+    assert "'refs/heads/feature' exists" in following.fetch_error
+    assert kinds(house, "remote.f") == ["remote.fetched", "remote.fetch_failed", "remote.fetched"]
+    rename_branch(upstream, "feature/x", "feature")
+    remote.fetch(following)
+    following.refresh_from_db()
+    assert following.fetch_error == ""
+
+
+def test_a_landing_that_died_is_booked_whatever_is_wrong_with_another_branch(
+    house: House, upstream: Upstream, offered: Patch
+) -> None:
+    git.move_branch(house.project.mirror, "feature", house.head, "0" * 40)
+    factories.make_merge_queue(house.project, target_branch="feature")
+    rename_branch(upstream, "feature", "feature/x")
+    upstream.commit("on-top.txt")
+    house.drain()
+    offered.refresh_from_db()
+    assert (offered.state, offered.commit_sha) == ("committed", offered.landing_commit)
+    assert house.head == upstream.head()
+
+
+def test_a_ref_that_cannot_be_written_here_stops_no_other(house: House, upstream: Upstream) -> None:
+    following = upstream.follow()
+    run_git(upstream.path, "update-ref", "refs/heads/locked", "refs/heads/main")
+    by_hand = upstream.commit("by-hand.txt")
+    lock = house.project.mirror / "refs" / "remotes" / "origin" / "locked.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.touch()
+    found = remote.fetch(following)
+    assert found is not None
+    assert house.head == by_hand
+    assert list(found.skipped) == ["locked"]
+    assert "locked is not followed" in following.fetch_error
+    lock.unlink()
+    remote.fetch(following)
+    assert following.fetch_error == ""
+    assert git.head(house.project.mirror, "locked") == house.first_commit
 
 
 def test_of_two_at_once_one_fetches(house: House, upstream: Upstream, threads: Any) -> None:

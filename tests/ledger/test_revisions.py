@@ -1,15 +1,18 @@
 """Newer revisions: what takes the place of a patch, and what then becomes of the older one."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ledger import queue
-from ledger.models import Patch, QueueItem
+from ledger import queue, rollback
+from ledger.models import Patch, PatchPolicy, QueueItem, review
+from pipeline import events
 from pipeline.events import Event
 from pipeline.models import Project
 from pipeline.refusals import InvalidField, Refused
 from tests import factories
+from tests.api.asking import Api
 from tests.factories import BY, new_file_diff
 from tests.flows.house import House, piece
 
@@ -22,10 +25,10 @@ def house(tmp_path: Path) -> House:
     return House(tmp_path, [piece("a", conflict_group="g"), piece("b", conflict_group="g")])
 
 
-def revise(house: House, older: Patch, path: str = "newer.txt") -> Patch:
+def revise(house: House, older: Patch, path: str = "newer.txt", **fields: Any) -> Patch:
     """A person submits something else in its place."""
     patch, is_new = Patch.objects.submit(
-        project=house.project, diff_text=new_file_diff(path), base_commit=house.head, by=BY, replaces=older
+        project=house.project, diff_text=new_file_diff(path), base_commit=house.head, by=BY, replaces=older, **fields
     )
     assert is_new
     return patch
@@ -155,6 +158,82 @@ def test_a_task_is_not_done_by_the_patch_of_another_one(house: House) -> None:
     assert read(others).in_its_place() == others
     newer = revise(house, others)
     assert read(others).in_its_place() == newer
+
+
+def test_a_persons_revision_stays_under_every_rule_over_what_it_replaces(house: House) -> None:
+    rules = {"min_reviewers": 2, "forbid_touching_paths": ["f5.txt"]}
+    PatchPolicy.objects.add(by=BY, level="workstream", workstream=house.workstream, constraints=rules)
+    older = house.work({"a.txt": "a\n"})
+    operator = Api(factories.make_key("operator", project=house.project).text)
+    sent = {"project": house.project.key, "base_commit": house.head, "replaces": older.pk}
+    answer = operator.post("/patches/", {**sent, "diff_text": new_file_diff("f5.txt")})
+    assert answer.status_code == 201
+    bad = Patch.objects.get(pk=answer.json()["id"])
+    for name in ("phase", "workstream", "run", "task", "chain_id"):
+        assert getattr(bad, name) == getattr(older, name) is not None, name
+    house.drain()
+    assert (read(bad).state, bad.last_error_code) == ("apply_failed", "forbid_touching_paths")
+    assert house.states()["a"] == "queued"  # it was not done by that: the agent tries again
+    good = Patch.objects.get(
+        pk=operator.post(
+            "/patches/", {**sent, "replaces": bad.pk, "task": older.task_id, "diff_text": new_file_diff("b.txt")}
+        ).json()["id"]
+    )
+    house.drain()
+    assert (read(good).state, good.policy_snapshot["min_reviewers"]) == ("validated", 2)
+    assert house.run.count_patches_created == 3
+    assert house.head == house.first_commit
+    house.must_hold()
+
+
+def test_what_replaces_a_revision_of_a_task_is_of_no_other_task(house: House) -> None:
+    older = house.deliver({"a.txt": "a\n"})
+    with pytest.raises(
+        InvalidField, match=rf"task: .*patch {older.pk} is of task a, and so is what comes in its place"
+    ):
+        revise(house, older, task=house.task("b"))
+    assert read(older).state == "created"
+    nobodys = factories.make_patch(house.project, base_commit=house.head)
+    newer = revise(house, nobodys, task=house.task("b"))
+    assert (newer.task, newer.workstream, read(nobodys).state) == (house.task("b"), house.workstream, "dropped")
+
+
+def test_what_replaces_the_reverse_of_a_workstreams_patch_is_under_its_rules(house: House) -> None:
+    landed = house.work({"a.txt": "a\n"})
+    house.queue.pause(by=BY)
+    reverse, _is_new = rollback.roll_back(landed, "odd", by=BY)
+    newer = revise(house, reverse)
+    assert (newer.phase, newer.workstream, newer.task) == (house.phase, house.workstream, None)
+    other = factories.make_task(factories.make_run(factories.make_workstream(house.phase)))
+    with pytest.raises(InvalidField, match="is of workstream ws"):
+        revise(house, newer, "other.txt", task=other)
+
+
+def test_a_run_that_has_ended_takes_no_revision_in_but_its_rules_hold(house: House) -> None:
+    house.queue.pause(by=BY)
+    older = house.work({"a.txt": "a\n"})
+    read(older).quarantine("odd", by=BY)
+    house.run.cancel(reason="enough", by=BY)
+    house.drain()
+    assert house.run.is_finished
+    newer = revise(house, older)
+    assert (newer.run, newer.task, newer.workstream) == (None, older.task, house.workstream)
+    house.queue.resume(by=BY)
+    house.drain()
+    assert read(newer).state == "committed"
+    house.must_hold()
+
+
+def test_what_a_person_wrote_in_an_agents_place_is_approved_by_who_started_the_run(house: House) -> None:
+    starter, author = (factories.make_user(is_superuser=True) for _ in range(2))
+    events.record("run.started", house.run, by=events.Actor("user", starter.pk, starter.username))
+    house.queue.pause(by=BY)
+    older = house.work({"a.txt": "a\n"})
+    newer = revise(house, older, user=author)
+    assert review.belong_to([older, newer]) == {
+        older.pk: {starter.pk: "started the run in which an agent wrote it"},
+        newer.pk: {author.pk: "submitted it"},
+    }
 
 
 def test_in_recorded_custody_what_others_have_applied_is_theirs_to_tell() -> None:

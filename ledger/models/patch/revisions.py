@@ -43,13 +43,12 @@ class Revised(SetAside):
         return self.gives_way and self.drop(f"superseded by {newer.pk}", by=by)
 
     def in_its_place(self) -> Self:
-        """The newest revision of a patch that was dropped for one; itself when there is none. An agent's counts only
-        where it is of the same task, a person's wherever it was meant for.
+        """The newest revision of a patch that was dropped for one; itself when there is none. One counts only where it
+        is of the same task, and so under the same rules.
         """
         found = self
         while found.state == self.State.DROPPED:
-            of_task = Q(task=self.task_id) | Q(author_worker_id=None)
-            newer = found.revisions().filter(of_task).order_by("-pk").first()
+            newer = found.revisions().filter(task=self.task_id).order_by("-pk").first()
             if newer is None:
                 break
             found = newer

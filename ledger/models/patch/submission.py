@@ -13,6 +13,7 @@ from ledger import diff as diffs
 from ledger import git, leaks, policy
 from ledger.git.names import is_object_id
 from ledger.models.patch.content import PatchContent
+from ledger.models.patch.place import Place
 from pipeline import events, prepared
 from pipeline.constraints import Effective
 from pipeline.crashpoints import crashpoint
@@ -52,24 +53,27 @@ class Submissions(models.QuerySet["Patch"]):
         """Enter a change in the ledger; answers the patch, and whether it is new.
 
         The same content on the same base is answered with the patch that is there, and recorded as resubmitted. What
-        it `replaces` gives way at once (see `give_way`). Raises DiffRefused with its structural code, UnknownCommit
-        `stale_base`, InvalidField, Refused `invalid_move` while what it replaces is landing. The caller has checked the
-        lease, and locked the queue of what it replaces before that.
+        it `replaces` gives way at once (see `give_way`), and leaves it its place: task, workstream and phase, and the
+        run while that goes on. Raises DiffRefused with its structural code, UnknownCommit `stale_base`, InvalidField,
+        Refused `invalid_move` while what it replaces is landing. The caller has checked the lease, and locked the queue
+        of what it replaces before that.
         """
         if len(summary) > 512:
             raise InvalidField("summary", "512 characters at most")
+        place = Place.of(attempt=attempt, task=task, rollback_of=rollback_of, replaces=replaces)
+        task = place.task
         size = diffs.SUBMITTED if rollback_of is None else diffs.REVERSED
         try:
             facts = diffs.parse(diff_text, bounds=size)
         except diffs.DiffRefused as refusal:
-            takes_links = rollback_of is not None or policy.takes_links(_bounds(project, attempt, task))
+            takes_links = rollback_of is not None or policy.takes_links(_bounds(project, place))
             if refusal.code != "symlink_target" or not takes_links:  # what undoes a landed patch is judged later
                 raise
             facts = diffs.parse(diff_text, links=True, bounds=size)
         if rollback_of is None:
             told = {"summary": summary, "issue_ref": issue_ref, "metadata": json.dumps(dict(metadata or {}))}
             told["diff_text"] = "\n".join(change.path for change in facts.files)
-            _refuse_secrets_beside_the_text(told, partial(_bounds, project, attempt, task))
+            _refuse_secrets_beside_the_text(told, partial(_bounds, project, place))
         base_tree = ""
         if project.custody == Project.Custody.MANAGED:
             try:
@@ -81,7 +85,7 @@ class Submissions(models.QuerySet["Patch"]):
         with in_transaction():
             if replaces is not None:
                 replaces.lock_queue()
-            run = Run.objects.select_for_update(no_key=True).get(pk=attempt.run_id) if attempt else None
+            run = self._run(attempt, task)
             with connection.cursor() as cursor:
                 # The same change submitted twice at once: the second waits here, and is answered with the first.
                 cursor.execute(
@@ -93,18 +97,17 @@ class Submissions(models.QuerySet["Patch"]):
                 known = self.get(pk=from_uuid(same[0][0]))
                 events.record("patch.resubmitted", known, by=by, data={"attempt": attempt and attempt.pk})
                 return known, False
-            task = attempt.task if attempt else task
             if replaces is not None:
                 replaces = _replaceable(replaces, task if worker_id else None)
             elif task is not None:
                 replaces = self._to_repair(task)
-            # Whose plan it belongs to, with its rules.
-            source: Run | Patch | None = run or (task.run if task else rollback_of)
+            if attempt is None and run is not None and (replaces is None or not replaces.run_id or run.is_finished):
+                run = None
             linked = rollback_of or replaces
             patch = self.model(
                 project=project,
-                phase=source.phase if source else None,
-                workstream=source.workstream if source else None,
+                phase=place.phase,
+                workstream=place.workstream,
                 run=run,
                 task=task,
                 attempt=attempt,
@@ -145,6 +148,11 @@ class Submissions(models.QuerySet["Patch"]):
             if run is not None:
                 Run.objects.filter(pk=run.pk).update(count_patches_created=F("count_patches_created") + 1)
         return patch, True
+
+    def _run(self, attempt: StepAttempt | None, task: Task | None) -> Run | None:
+        """The run of the attempt, or of the task, locked; None without either."""
+        run_id = attempt.run_id if attempt else task.run_id if task else None
+        return Run.objects.select_for_update(no_key=True).get(pk=run_id) if run_id else None
 
     def draft_reverse(self, original: "Patch", *, diff_text: str, base_commit: str) -> "Patch":
         """What `submit_reverse` would enter, as far as it is judged; in no table."""
@@ -243,13 +251,11 @@ def _wrong_base(project: Project, base_commit: str) -> str:
     )
 
 
-def _bounds(project: Project, attempt: StepAttempt | None, task: Task | None) -> Effective:
+def _bounds(project: Project, place: Place) -> Effective:
     """What a submission to this place may be."""
     from ledger.models.policy import PatchPolicy
 
-    task = attempt.task if attempt else task
-    run = attempt.run if attempt else task.run if task else None
-    return PatchPolicy.objects.effective(project, run.phase if run else None, run.workstream if run else None, task)
+    return PatchPolicy.objects.effective(project, place.phase, place.workstream, place.task)
 
 
 def _refuse_secrets_beside_the_text(told: Mapping[str, str], bounds: Callable[[], Effective]) -> None:
