@@ -9,6 +9,7 @@ from django.db import transaction
 
 from ledger import git, janitor, remote, trees
 from ledger.models import MergeQueue, Patch, QueueItem, Remote
+from ledger.sharing import Sharing
 from pipeline import events, locks, prepared
 from pipeline.crashpoints import crashpoint
 from pipeline.ids import to_uuid
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 COMMITTER_DOMAIN = "signalbox.invalid"  # RFC 2606: never a real host
 MAX_STEPS = 1000
 MOST_TOLD = 5
+HELD = "later_patch_depends"
 
 
 class LandingUnknown(git.GitFailed):
@@ -210,6 +212,11 @@ def _candidate(patch: Patch, mirror: Path, onto: str, made: str) -> tuple[str, s
         if found:
             words = "; ".join(finding.message for finding in found[:MOST_TOLD])
             raise git.DoesNotApply(f"Together with what has landed since it was made: {words}", code=found[0].rule)
+        if patch.rollback_of is not None:
+            shared = Sharing(patch.project, patch.target_branch).of(patch.rollback_of, stood, tree)
+            if shared:
+                words = "; ".join(str(one) for one in shared[:MOST_TOLD])
+                raise git.DoesNotApply(f"What has landed since it was made says the same: {words}", code=HELD)
     if tree == stood:
         raise git.DoesNotApply("nothing is left of the change: the branch holds it already")
     candidate = git.commit(

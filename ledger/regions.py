@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 _HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _ESCAPE = re.compile(rb'\\(?:([0-3][0-7]{2})|([abfnrtv"\\]))')
@@ -50,7 +51,7 @@ def regions_of(diff_text: str) -> tuple[FileRegions, ...]:
     lines = diff_text.split("\n")
     starts = [number for number, line in enumerate(lines) if line.startswith("diff --git ")]
     # A line of a hunk begins with one of " +-\\", so that no content looks like the header of a file.
-    return tuple(_file(lines[start:end]) for start, end in zip(starts, [*starts[1:], len(lines)], strict=True))
+    return tuple(_file(lines[start:end]) for start, end in pairwise([*starts, len(lines)]))
 
 
 def _file(lines: Sequence[str]) -> FileRegions:

@@ -16,6 +16,7 @@ from ledger import diff as diffs
 from ledger import git, validation
 from ledger.models import Patch
 from ledger.regions import Region, Span, follow, regions_of
+from ledger.sharing import Sharing
 from pipeline import events
 from pipeline.crashpoints import crashpoint
 from pipeline.ids import is_id, new_id
@@ -58,6 +59,8 @@ class InTheWay:
     """Lines that changed after the patch had landed, where it had changed them: the `lines` lines from `start` on
     (counted from 1; 0 lines: some were taken away before it) of `path` as `commit` left it, and whose commit that is
     ("": none of ours). Without a commit: git found a conflict there that no single line tells.
+
+    `shared`: they did not change, but that patch says them as well as the one that is to be taken back.
     """
 
     path: str
@@ -65,11 +68,13 @@ class InTheWay:
     lines: int = 0
     commit: str = ""
     patch_id: str = ""
+    shared: bool = False
 
     def document(self) -> dict[str, Any]:
         """As answers and refusals tell it."""
         return {
             "path": self.path, "start": self.start, "lines": self.lines, "commit": self.commit, "patch": self.patch_id,
+            "shared": self.shared,
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -77,6 +82,8 @@ class InTheWay:
             return self.path
         by = f"patch {self.patch_id}" if self.patch_id else f"commit {self.commit[:12]}"
         place = f"line {self.start}" if self.lines <= 1 else f"lines {self.start} to {self.start + self.lines - 1}"
+        if self.shared:
+            return f"{self.path} {place}, which {by} changes in the same way"
         return f"{self.path} {place}, changed by {by}"
 
 
@@ -468,6 +475,8 @@ class _Branch:
         self.project, self.name = project, name
         self.head = git.head(project.mirror, name)
         self._changed: dict[str, dict[str, tuple[Region, ...]]] = {}
+        self._sharing = Sharing(project, name)
+        self._trees: dict[str, str] = {}
 
     @cached_property
     def commits(self) -> list[git.Commit]:
@@ -486,23 +495,33 @@ class _Branch:
         landed = Patch.objects.of(self.project).filter(target_branch=self.name).exclude(commit_sha="")
         return {commit: pk for commit, pk in landed.values_list("commit_sha", "pk") if commit}
 
+    def _tree(self, commit: str) -> str:
+        if commit not in self._trees:
+            self._trees[commit] = git.tree_of(self.project.mirror, commit)
+        return self._trees[commit]
+
     def step(self, patch: Patch, before: Sequence[Step]) -> Step:
         """What the plan says about `patch`, after the steps `before` it (newest first)."""
         reverse = patch.reverse_under_way()
         if reverse is not None and reverse.state != Patch.State.APPLY_FAILED:
             return Step(patch, "under_way", reverse=reverse)
         done = [step for step in before if step.is_possible]
-        onto = done[-1].tree if done else git.tree_of(self.project.mirror, self.head)
+        onto = done[-1].tree if done else self._tree(self.head)
         later = self._later_of_chain(patch, {step.patch.pk for step in done})
         tree = self._without(patch, onto)
         if tree is None or later:
             return Step(patch, "in_the_way", in_the_way=self._in_the_way(patch, done), later=tuple(later))
         if tree == onto:
             return Step(patch, "nothing_left")
+        taken_back = {step.patch.pk for step in done}
+        shared = self._sharing.of(patch, onto, tree)
+        if still := [one for one in shared if one.patch_id not in taken_back]:
+            hunks = [InTheWay(one.path, one.start, one.lines, one.commit, one.patch_id, shared=True) for one in still]
+            return Step(patch, "in_the_way", in_the_way=tuple(hunks))
         refused, objections = self._foreseen(patch, onto, tree)
         if refused is not None:
             return Step(patch, "refused", refused=refused)
-        after = self._needed(patch, done)
+        after = tuple(sorted({*self._needed(patch, done), *(one.patch_id for one in shared)}))
         outcome: Outcome = "after_others" if after else "alone"
         return Step(patch, outcome, after=after, tree_before=onto, tree=tree, objections=objections)
 
@@ -528,7 +547,7 @@ class _Branch:
         """The tree `onto` without the change of `patch`; None when lines of it have changed since then."""
         mirror = self.project.mirror
         try:
-            return git.rebase_tree(mirror, patch.commit_sha, git.tree_of(mirror, patch.tested_parent), onto)
+            return git.rebase_tree(mirror, patch.commit_sha, self._tree(patch.tested_parent), onto)
         except git.DoesNotApply:
             return None
 
@@ -536,8 +555,7 @@ class _Branch:
         """The steps before it without which its reverse would not fit the branch, or not in the same way."""
         if not done:
             return ()
-        head_tree = git.tree_of(self.project.mirror, self.head)
-        if self._without(patch, head_tree) is not None and not self._later_of_chain(patch, set()):
+        if self._without(patch, self._tree(self.head)) is not None and not self._later_of_chain(patch, set()):
             return ()
         ids = {step.patch.pk for step in done}
         in_the_way = {hunk.patch_id for hunk in self._in_the_way(patch, [])} & ids

@@ -44,13 +44,16 @@ class Bulk(Strict):
 
 
 class HunkSerializer(Strict):
-    """Lines that landed later, where a patch to be taken back had changed them."""
+    """Lines that landed later, where a patch to be taken back had changed them. `shared`: that patch found them there
+    and says the same.
+    """
 
     path = serializers.CharField()
     start = serializers.IntegerField()
     lines = serializers.IntegerField()
     commit = serializers.CharField()
     patch = serializers.CharField()
+    shared = serializers.BooleanField()
 
 
 class RewindRefusalSerializer(Strict):

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -165,9 +166,33 @@ _TEXT = (
     *("diff-tree", "-r", "-p", "--full-index", "--binary", "--no-color", "--no-ext-diff", "--no-textconv"),
     *("--unified=3", "--src-prefix=a/", "--dst-prefix=b/"),
 )
+_PAIR = re.compile(r"^[0-9a-f]{40,64} [0-9a-f]{40,64}\n", re.MULTILINE)
+
+
+def diff_texts(repo: StrPath, pairs: Sequence[tuple[str, str]], paths: Sequence[str]) -> list[str]:
+    """What `diff_text` answers for each pair of trees (no commits) of the mirror, without context and only for these
+    paths; one step of git for all of them.
+    """
+    asked = "".join(f"{object_id(old)} {object_id(new)}\n" for old, new in pairs)
+    found = [""] * len(pairs)
+    for at in range(0, len(paths), _MOST_PATHS):
+        some = paths[at : at + _MOST_PATHS]
+        done = run(
+            repo, *_TEXT, "--no-renames", "--unified=0", "--stdin", "--", *some,
+            stdin=asked.encode(), env={"GIT_LITERAL_PATHSPECS": "1"},
+        )  # fmt: skip
+        # A line with the two names goes before each pair's text, in which no line looks like it.
+        said = _PAIR.split(decoded(done.stdout))[1:]
+        if len(said) != len(pairs):
+            raise GitFailed("git diff-tree answered another question", stderr=tail(done.stderr))
+        found = [before + text for before, text in zip(found, said, strict=True)]
+    return found
+
+
 _MOVES: tuple[str, ...] = ("--find-renames=50%", "-l200")  # more files are compared by their whole content only
 _FILE = re.compile(r"^(?=diff --git )", re.MULTILINE)
 _LINK_MODE = "120000"
+_MOST_PATHS = 500
 
 
 def diff_text(repo: StrPath, old: str, new: str) -> str:

@@ -44,6 +44,12 @@ class Shore:
         """The change of the present head that `files` are (None: removed)."""
         run_git(self.clone, "fetch", "--quiet", "origin")
         run_git(self.clone, "reset", "--quiet", "--hard", "origin/main")
+        self._write(files)
+        run_git(self.clone, "add", "--all")
+        run_git(self.clone, "diff", "--cached", "--full-index", f"--output={self.clone.parent}/diff")
+        return (self.clone.parent / "diff").read_text()
+
+    def _write(self, files: Mapping[str, str | None]) -> None:
         for name, text in files.items():
             path = self.clone / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,9 +57,6 @@ class Shore:
                 path.unlink()
             else:
                 path.write_text(text)
-        run_git(self.clone, "add", "--all")
-        run_git(self.clone, "diff", "--cached", "--full-index", f"--output={self.clone.parent}/diff")
-        return (self.clone.parent / "diff").read_text()
 
     def submit(self, files: Mapping[str, str | None], **fields: Any) -> Patch:
         """A created patch on the present head."""
@@ -74,8 +77,10 @@ class Shore:
     def land_text(self, diff_text: str, **fields: Any) -> Patch:
         """The same, of a diff."""
         patch = self.submit_text(diff_text, **fields)
+        return self._landed(patch, git.apply(self.mirror, patch.base_commit, patch.content.diff_text))
+
+    def _landed(self, patch: Patch, tree: str, **fields: Any) -> Patch:
         parent = self.head
-        tree = git.apply(self.mirror, patch.base_commit, patch.content.diff_text)
         commit = git.commit(
             self.mirror,
             tree,
@@ -94,7 +99,25 @@ class Shore:
             tested_tree=tree,
             committed_tree=tree,
             committed_at=db_now(),
+            **fields,
         )
+
+    def land_from(self, base: str, files: Mapping[str, str | None], *, modes: Mapping[str, int] | None = None) -> Patch:
+        """A committed patch of another base than the head, onto which it was carried over. Raises DoesNotApply."""
+        run_git(self.clone, "fetch", "--quiet", "origin")
+        run_git(self.clone, "reset", "--quiet", "--hard", base)
+        self._write(files)
+        for name, mode in (modes or {}).items():
+            (self.clone / name).chmod(mode)
+        run_git(self.clone, "add", "--all")
+        run_git(self.clone, "diff", "--cached", "--full-index", f"--output={self.clone.parent}/diff")
+        text = (self.clone.parent / "diff").read_text()
+        made = git.apply(self.mirror, base, text)
+        tree = git.rebase_tree(self.mirror, base, made, self.head)
+        patch, _is_new = Patch.objects.submit(
+            project=self.project, diff_text=text, base_commit=base, summary="A change", by=BY
+        )
+        return self._landed(patch, tree, result_tree=made)
 
     def by_hand(self, files: Mapping[str, str | None]) -> str:
         """Somebody pushes a commit past the queue; its id."""

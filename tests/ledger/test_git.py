@@ -340,8 +340,25 @@ def test_applying_what_git_diff_writes_gives_the_very_tree(mirror, source, base,
     assert leftovers(mirror) == []
     assert sorted(change.path for change in git.changes(mirror, base, tree)) == sorted(edit)
     assert git.apply(mirror, base, git.diff_text(mirror, base, tree)) == tree
-    back = git.diff_text(mirror, tree, base)
-    assert git.apply(mirror, land(mirror, base, tree), back) == git.tree_of(mirror, base)
+    commit = land(mirror, base, tree)
+    for back in (git.diff_text(mirror, tree, base), git.short_diff_text(mirror, tree, base, 1000)):
+        assert git.apply(mirror, commit, back) == git.tree_of(mirror, base)
+
+
+@pytest.mark.parametrize("edit", ROUND_TRIPS.values(), ids=ROUND_TRIPS)
+def test_the_short_text_of_any_change_can_be_read(mirror, source, base, edit):
+    tree = git.apply(mirror, base, source.diff(edit)[0])
+    parsed = parse(git.short_diff_text(mirror, base, tree, 1000))
+    assert check_tree(parsed, git.changes(mirror, base, tree)) == []
+
+
+def test_many_differences_are_told_at_once_each_of_its_own_pair(mirror, source, base):
+    tree = git.tree_of(mirror, base)
+    other = git.apply(mirror, base, source.diff({"b": b"y\n", "docs/c": b"z\n"})[0])
+    first, none, last = git.diff_texts(mirror, [(tree, other), (tree, tree), (other, tree)], ["b"])
+    assert (first.count("diff --git "), none, last.count("diff --git ")) == (1, "", 1)
+    assert first.endswith("-x\n+y\n")
+    assert last.endswith("-y\n+x\n")
 
 
 def test_applying_moves_no_branch_and_makes_no_commit(mirror, source, base):

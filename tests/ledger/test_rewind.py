@@ -19,7 +19,7 @@ from pipeline.invariants import check_all
 from pipeline.refusals import InvalidField, Refused
 from tests import factories
 from tests.api.asking import Api
-from tests.factories import in_state
+from tests.factories import in_state, run_git
 from tests.flows.house import Deaths, Died, House, piece
 from tests.ledger.landing import Shore, lines
 
@@ -82,6 +82,17 @@ def test_the_hunks_that_are_in_the_way_of_one_of_ten_are_named(shore: Shore) -> 
     assert (problem.value.code, problem.value.parts["patches"]) == ("later_patch_depends", [later.pk])
     assert rollback.carry_out(plan, "wrong", by=ADA, partial=True) == []
     assert not Patch.objects.exclude(rollback_of=None).exists()
+
+
+def test_an_empty_commit_by_hand_is_in_nobodys_way(shore: Shore) -> None:
+    patch = shore.land({"b.txt": "b\nfirst\n"})
+    run_git(shore.clone, "fetch", "--quiet", "origin")
+    run_git(shore.clone, "reset", "--quiet", "--hard", "origin/main")
+    run_git(shore.clone, "commit", "--quiet", "--allow-empty", "--message=Nothing")
+    run_git(shore.clone, "push", "--quiet", "origin", "HEAD:main")
+    later = shore.land({"b.txt": "b\nsecond\n"})
+    (step,) = rollback.plan(rollback.Wanted(shore.project, patches=(patch.pk,))).steps
+    assert [hunk.patch_id for hunk in step.in_the_way] == [later.pk]
 
 
 def test_a_plan_takes_the_newest_first_and_says_which_needs_another(shore: Shore) -> None:

@@ -184,7 +184,7 @@ def test_lines_that_landed_later_in_the_same_place_are_named_with_their_patch(sh
     )
     assert refusal.parts["patches"] == [other.pk]
     assert refusal.parts["hunks"] == [
-        {"path": "a.txt", "start": 11, "lines": 1, "commit": other.commit_sha, "patch": other.pk}
+        {"path": "a.txt", "start": 11, "lines": 1, "commit": other.commit_sha, "patch": other.pk, "shared": False}
     ]
     assert patch.reversed_by.count() == 0
 
