@@ -4,9 +4,9 @@ import pytest
 
 from gates import evidence, goalposts, presets
 from gates.goalposts import Change
-from tests.gates import goalposts_second as second
-from tests.gates import goalposts_strangers as strangers
-from tests.gates import goalposts_third as third
+from tests.gates import goalposts_ends as ends
+from tests.gates import goalposts_unseen as unseen
+from tests.gates import goalposts_unseen_again as unseen_again
 from tests.gates.goalposts_corpus import CHEATS, HONEST, Files
 
 
@@ -42,8 +42,8 @@ def test_a_patch_that_adds_tests_moves_nothing(name: str) -> None:
     assert goalposts.judge(changes_of(HONEST[name])) == ()
 
 
-STRANGE = {**strangers.CHEATS, **second.CHEATS, **third.CHEATS}
-HONEST_TOO = {**strangers.HONEST, **second.HONEST, **third.HONEST}
+STRANGE = {**unseen.CHEATS, **unseen_again.CHEATS, **ends.CHEATS}
+HONEST_TOO = {**unseen.HONEST, **unseen_again.HONEST, **ends.HONEST}
 
 
 @pytest.mark.parametrize("name", STRANGE)
@@ -69,7 +69,7 @@ def test_a_patch_of_200_files_of_tests_is_within_the_childs_bounds() -> None:
     more = "".join(
         f"\n\ndef test_{n}(prices):\n    total = add({n}, 1)\n    assert total == {n + 1}\n" for n in range(30)
     )
-    text = strangers.SHARED + more
+    text = unseen.SHARED + more
     longer = f"{text}\n\ndef test_last():\n    assert add(0, 0) == 0\n"
     changes = [Change(f"tests/test_{n}.py", text, longer) for n in range(199)]
     changes.append(Change("tests/test_last.py", text, text.replace("LIMIT = 10", "LIMIT = 99")))

@@ -1,4 +1,4 @@
-"""What a second stranger got past the goalposts, each with variants, and honest patches beside them.
+"""More of them, written without sight of the rules that `goalposts_unseen` had brought about.
 
 Each cheat comes with the kinds of which one must be told; each honest patch must leave the goalposts. A makefile or a
 package.json that is named before and not after is there, and the patch leaves it alone.
@@ -6,7 +6,7 @@ package.json that is named before and not after is there, and the patch leaves i
 # ruff: noqa: E501 - a case is read best in one line
 
 from tests.gates.goalposts_corpus import CALC, Files
-from tests.gates.goalposts_strangers import CONFIG, EXIT, new, product, text
+from tests.gates.goalposts_unseen import CONFIG, EXIT, new, product, text
 
 PATCHED = {"framework_patched"}
 DETECTED = {"tests_detected"}

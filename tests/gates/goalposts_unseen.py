@@ -1,4 +1,5 @@
-"""Patches beyond the first corpus: what a stranger got past it, what he was flagged for, and variants of both.
+"""Patches beyond the first corpus, first written without sight of the rules: cheats that got past them, honest patches
+that were flagged, and variants of both.
 
 Each cheat comes with the kinds of which one must be told; each honest patch must leave the goalposts.
 """
