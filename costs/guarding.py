@@ -197,7 +197,8 @@ def book_estimates() -> int:
             mine = row.select_related("task").filter(pk=pk, estimate_at__isnull=False).first()
             if mine is None:
                 continue
-            lease = Lease.objects.filter(task=mine.task_id, generation=mine.generation).first()
+            held = Lease.objects.filter(task=mine.task_id)
+            lease = None if mine.generation is None else held.filter(generation=mine.generation).first()
             Reservation.objects.filter(pk=pk).update(estimate_at=None)
             if lease is None or CostRecord.objects.live().filter(attempt=lease.attempt_id).exists():
                 continue

@@ -175,18 +175,18 @@ class _Places:
             ids = visible.project_ids()
             rows = StepAttempt.objects.select_related("run", "task__run", "tool").filter(pk=self._id(house, "attempt"))
             row = (rows if ids is None else rows.filter(run__project__in=ids)).first()
-            return self._there(row and Place(attempt=row), "attempt")
+            return self._there(Place(attempt=row) if row else None, "attempt")
         if "task" in house:
             task = Task.objects.visible_to(visible).select_related("run").filter(pk=self._id(house, "task")).first()
-            return self._there(task and Place(task=task, run=task.run), "task")
+            return self._there(Place(task=task, run=task.run) if task else None, "task")
         if "run" in house:
             run = Run.objects.visible_to(visible).filter(pk=self._id(house, "run")).first()
-            return self._there(run and Place(run=run), "run")
+            return self._there(Place(run=run) if run else None, "run")
         if "project" in house:
             named = house["project"]
             rows_of = Project.objects.visible_to(visible)
             project = (rows_of.filter(pk=named) if is_id(named) else rows_of.filter(key=named)).first()
-            return self._there(project and Place(project=project), "project")
+            return self._there(Place(project=project) if project else None, "project")
         return None
 
     @staticmethod

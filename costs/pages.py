@@ -1,5 +1,6 @@
 """What the page of costs and its panels on other pages share: the totals, each currency for itself."""
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -11,7 +12,7 @@ DAYS = 14
 """How many days, today included, the sums by day reach back."""
 
 
-def totals(rows: "QuerySet[CostRecord]") -> list[dict[str, Any]]:
+def totals(rows: "QuerySet[CostRecord]") -> list[Mapping[str, Any]]:
     """Per currency the live `amount`, how much of it is `waste` or `unpriced`, and the number `n` of records."""
     zero = Decimal(0)
     found = (

@@ -68,7 +68,7 @@ def set_money_aside(*, task: Task, worker: Worker, tool: Tool, by: events.Actor)
         )
     except budget.BudgetExceeded as refusal:
         # The claim's transaction is undone; what the refusal means for the budget is written down in another one.
-        for pk, asked in getattr(refusal, "breaches", ()):
+        for pk, asked in refusal.breaches:
             events.nudge("costs.tasks.note_refusal", pk, asked)
         raise
     return {"reservation": row.document(), "price_ceiling": guarding.price_ceiling([tool], currency)}
@@ -104,7 +104,7 @@ def set_more_aside(*, lease: Lease, amount: Decimal, by: events.Actor) -> dict[s
                 generation=lease.generation,
             )
     except budget.BudgetExceeded as refusal:
-        for pk, asked in getattr(refusal, "breaches", ()):
+        for pk, asked in refusal.breaches:
             events.nudge("costs.tasks.note_refusal", pk, asked)
         raise
     return None if row is None else {"reservation": row.document()}

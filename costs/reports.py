@@ -49,7 +49,8 @@ def summed(rows: "QuerySet[DailySpend]", names: Sequence[str]) -> "QuerySet[Dail
     found = rows.values(*columns, "currency").annotate(
         total=Sum("amount"), count=Sum("records"), unpriced_amount=Sum("unpriced_amount")
     )
-    return found.exclude(count=0).order_by(*columns, "currency")
+    sums: QuerySet[DailySpend, dict[str, Any]] = found.exclude(count=0).order_by(*columns, "currency")
+    return sums
 
 
 def totals_of(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -72,7 +73,7 @@ def by_class(rows: "QuerySet[DailySpend]") -> list[dict[str, Any]]:
     return _classes(found.order_by("currency", "landing", "waste_cause"))
 
 
-def _classes(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def _classes(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     sums: dict[str, dict[str, Any]] = {}
     for row in found:
         of = sums.setdefault(
@@ -288,9 +289,9 @@ def truths(records: CostRecordQuerySet) -> list[dict[str, Any]]:
     told = [_truth(tool, name, found) for (tool, name), found in list(sessions.items())[:MOST_SESSIONS]]
     reported = OtlpMeter.objects.filter(stated_amount__isnull=False, meter__in=[one["session"] for one in told])
     for meter, amount in reported.values_list("meter", "stated_amount"):
-        for one in told:
-            if one["session"] == meter:
-                one["agent_reported"] = amount
+        for session in told:
+            if session["session"] == meter:
+                session["agent_reported"] = amount
     return sorted(told, key=lambda one: -abs(one["difference"] or ZERO))
 
 

@@ -4,7 +4,7 @@ import re
 from datetime import timedelta
 
 from django.db.models import F, Value
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
@@ -14,7 +14,7 @@ from costs import exports, reports
 from costs.models import TOKEN_FIELDS, Budget, CostRecord, DailySpend
 from costs.pages import DAYS
 from pipeline import pages
-from pipeline.auth import signed_in
+from pipeline.auth import SignedInRequest, signed_in
 from pipeline.clock import db_now
 from pipeline.refusals import InvalidField
 
@@ -25,7 +25,7 @@ SESSIONS_SHOWN = 100
 
 @require_safe
 @signed_in
-def costs(request: HttpRequest) -> HttpResponse:
+def costs(request: SignedInRequest) -> HttpResponse:
     """Sums of what was booked and not voided, each currency for itself, and the records themselves."""
     filters = pages.Filters(request)
     rows = CostRecord.objects.visible_to(request.principal)
@@ -73,7 +73,7 @@ def costs(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 @signed_in
-def budgets(request: HttpRequest) -> HttpResponse:
+def budgets(request: SignedInRequest) -> HttpResponse:
     """Every budget that the person may see: a bar of what is spent and set aside, and the forecast with its basis."""
     rows = Budget.objects.visible_to(request.principal).select_related("project").order_by("project__key", "key")
     standings = reports.standings(rows[:200], db_now())
@@ -86,7 +86,7 @@ def budgets(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 @signed_in
-def change_limit(request: HttpRequest, pk: str) -> HttpResponse:
+def change_limit(request: SignedInRequest, pk: str) -> HttpResponse:
     """Raise or lower a budget's limit, with a reason."""
     row = get_object_or_404(Budget.objects.visible_to(request.principal), pk=pk)
     request.principal.must("admin", row.project_id)
@@ -101,7 +101,7 @@ def change_limit(request: HttpRequest, pk: str) -> HttpResponse:
 
 @require_safe
 @signed_in
-def truth(request: HttpRequest) -> HttpResponse:
+def truth(request: SignedInRequest) -> HttpResponse:
     """The truth meter: what tools say that they cost beside our price and the gateway's, and the likely cause."""
     filters = pages.Filters(request)
     rows = CostRecord.objects.visible_to(request.principal)
@@ -123,7 +123,7 @@ def truth(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 @signed_in
-def statement(request: HttpRequest) -> HttpResponse:
+def statement(request: SignedInRequest) -> HttpResponse:
     """One month for the books; `?month=2026-11`. For what is no month, the present one under a word about it."""
     filters = pages.Filters(request)
     given = filters.read("month", _month) or pages.today().strftime("%Y-%m")
@@ -147,7 +147,7 @@ def _month(given: str) -> str:
 
 @require_safe
 @signed_in
-def export(request: HttpRequest, form: str) -> StreamingHttpResponse:
+def export(request: SignedInRequest, form: str) -> StreamingHttpResponse:
     """The records of a project, a run, or all that the person may see, oldest first, as CSV or Parquet."""
     filters = pages.Filters(request)
     rows = CostRecord.objects.visible_to(request.principal)

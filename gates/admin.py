@@ -35,7 +35,7 @@ class GateRunAdmin(LookOnlyAdmin):
     list_filter = ["state", ("project", admin.RelatedOnlyFieldListFilter), "gate_type"]
     list_select_related = ["project", "patch"]
     search_fields = ["name", "=tree_hash"]
-    heavy = ("output_tail", "evidence", "verdicts", "criteria", "metadata")
+    heavy = ("output_tail", "evidence", "verdicts", "criteria", "definition", "metadata")
     actions = [
         move_action("rerun", _("Run again"), role="operator"),
         move_action("skip", _("Skip"), role="approver", reason=True),

@@ -56,7 +56,15 @@ def _gate_run(run: GateRun) -> Wait | None:
         return Wait(code="running", reason="It runs", holder=_gate(run), since=run.started_at, eta=run.deadline_at)
     if run.state != GateRun.State.PENDING:
         return None
-    if waiting := run.blocking():
-        reason = f"It waits for {', '.join(waiting)} to pass"
-        return Wait(code="gate_blocked", reason=reason, holder=Holder("dependency", "", waiting[0]))
+    if waiting := sorted(run.hindrances(), key=lambda one: not one.lasts):
+        first = waiting[0]
+        keys, told = ", ".join(one.key for one in waiting), "; ".join(one.why for one in waiting)
+        action = Action("edit", f"/gates/{run.gate_id}/", "admin") if first.lasts else None
+        return Wait(
+            code="gate_blocked",
+            reason=f"It waits for {keys} to pass: {told}",
+            holder=Holder("dependency", "", first.key),
+            action=action,
+            on=first.run,
+        )
     return Wait(code="due", reason="It starts when a runner is free", holder=ENGINE, since=run.created_at)

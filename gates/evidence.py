@@ -16,6 +16,7 @@ from typing import Any
 
 from gates import coverage, goalposts, junit, reader, sarif
 from gates.coverage import Coverage
+from gates.goalposts import declared
 from gates.junit import Results, TestCase
 from gates.reading import MAX_BYTES, UNKNOWN_LENGTH, Tree, Unreadable
 from gates.sarif import Found
@@ -30,6 +31,7 @@ __all__ = [
     "TestCase",
     "Tree",
     "collect",
+    "declared_tests",
     "moved_goalposts",
     "parse",
     "read",
@@ -52,6 +54,7 @@ _READ_BACK: Mapping[str, Callable[[list[Any]], Any]] = {
     "coverage": coverage.from_lines,
     "sarif": sarif.from_lines,
     "goalposts": goalposts.from_lines,
+    "declared": declared.from_lines,
 }
 
 
@@ -191,6 +194,19 @@ def moved_goalposts(changes: Sequence[goalposts.Change], paths: Iterable[str] = 
 
     Raises EvidenceRefused as `read` does.
     """
+    found: tuple[goalposts.Moved, ...] = _ask(
+        "goalposts", _as_json(changes), Tree(dict.fromkeys(paths, UNKNOWN_LENGTH))
+    )
+    return found
+
+
+def declared_tests(changes: Sequence[goalposts.Change]) -> tuple[declared.Declared, ...]:
+    """`declared.look` in the bounded child. Raises EvidenceRefused as `read` does."""
+    found: tuple[declared.Declared, ...] = _ask("declared", _as_json(changes), NO_TREE)
+    return found
+
+
+def _as_json(changes: Sequence[goalposts.Change]) -> bytes:
     texts = [
         [
             one.path,
@@ -198,10 +214,7 @@ def moved_goalposts(changes: Sequence[goalposts.Change], paths: Iterable[str] = 
         ]
         for one in changes
     ]
-    found: tuple[goalposts.Moved, ...] = _ask(
-        "goalposts", json.dumps(texts).encode(), Tree(dict.fromkeys(paths, UNKNOWN_LENGTH))
-    )
-    return found
+    return json.dumps(texts).encode()
 
 
 def _ask(kind: str, data: bytes, tree: Tree) -> Any:

@@ -7,6 +7,7 @@ run that somebody took is theirs alone: whoever reports quotes the claim that th
 import hashlib
 import tempfile
 import zlib
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -39,6 +40,12 @@ CONCLUSIONS: dict[str, int | str] = {
 }
 
 
+class TooLate(Refused):
+    """The time limit of this run is over."""
+
+    code = "deadline_passed"
+
+
 class NotExternal(Refused):
     """This run is ours to execute: nobody reports it from outside."""
 
@@ -58,14 +65,17 @@ def keep_evidence(gate_run: GateRun, kind: str, content: bytes, *, claim: str, s
 
     `shard` counts from 1 where the gate has a report for each, and is 0 where it has one. Raises NotExternal,
     InvalidField for a kind that the gate does not ask for, a shard that it does not have or content over the limit,
-    `stale_claim`.
+    `stale_claim`, TooLate.
     """
     _must_be_external(gate_run)
     _must_be_asked_for(gate_run, kind, shard)
     if not content or len(content) > evidence.MAX_BYTES:
         raise InvalidField("content", f"1 to {evidence.MAX_BYTES} bytes, not {len(content)}", code="invalid_evidence")
     with in_transaction():
-        _must_hold(GateRun.objects.select_for_update(no_key=True, of=("self",)).get(pk=gate_run.pk), claim)
+        current = GateRun.objects.select_for_update(no_key=True, of=("self",)).get(pk=gate_run.pk)
+        _must_hold(current, claim)
+        if late := _late(current):
+            raise TooLate(f"This report came {late}: nothing that is sent now is judged")
         GateEvidence.objects.filter(gate_run=gate_run, kind=kind, shard=shard).delete()
         return GateEvidence.objects.create(
             gate_run=gate_run,
@@ -80,13 +90,14 @@ def keep_evidence(gate_run: GateRun, kind: str, content: bytes, *, claim: str, s
 def _must_be_asked_for(gate_run: GateRun, kind: str, shard: int) -> None:
     if kind not in evidence.KINDS:
         raise InvalidField("kind", f"unknown kind {kind[:40]!r}; known are {', '.join(evidence.KINDS)}")
-    declared = gate_run.gate.evidence if gate_run.gate else {}
+    gate = gate_run.gate_as_asked()
+    declared = gate.evidence
     if kind not in declared:
         asked = (
             f"it asks for {', '.join(declared)}" if declared else "it asks for no report, only for how the run ended"
         )
         raise InvalidField("kind", f"the gate {gate_run.name} does not ask for {kind}: {asked}")
-    most = gate_run.gate.shards if gate_run.gate and evidence.SHARD in declared[kind] else 0
+    most = gate.shards if evidence.SHARD in declared[kind] else 0
     if most and not 1 <= shard <= most:
         raise InvalidField("shard", f"each of the {most} shards sends its own report: say which, from 1 to {most}")
     if not most and shard:
@@ -130,11 +141,13 @@ def complete(
 ) -> bool:
     """Judge a run by what was reported. Give either the exit code or GitHub's conclusion.
 
-    Only `success` and an expected exit code can pass, and only with the evidence that the gate asks for. Raises
-    NotExternal, InvalidMove, `stale_claim`, InvalidField.
+    Only `success` and an expected exit code can pass, and only with the evidence that the gate asks for. What comes
+    after the time limit ends the run as error (timeout), whatever it says. Raises NotExternal, InvalidMove,
+    `stale_claim`, InvalidField.
     """
     _must_be_external(gate_run)
     _must_hold(gate_run, claim)
+    late = _late(gate_run)
     ended: int | str | None = CONCLUSIONS.get(conclusion) if conclusion else exit_code
     if (exit_code is None) == (not conclusion) or ended is None:
         raise InvalidField("exit_code", f"either an exit code or a conclusion of {', '.join(CONCLUSIONS)}")
@@ -142,13 +155,11 @@ def complete(
     if took is None and gate_run.started_at is not None:
         took = Decimal(round((db_now() - gate_run.started_at).total_seconds(), 3))
     sent = GateEvidence.objects.filter(gate_run=gate_run, content__isnull=False)
-    if gate_run.gate is None:
-        raise Refused("a run without a gate has nothing to be judged by", code="gate_not_found")
-    declared = gate_run.gate.evidence
+    declared = gate_run.gate_as_asked().evidence
     executed = runner.Execution(
         exit_code=ended if isinstance(ended, int) else None,
         duration_seconds=float(took or 0),
-        timed_out=ended == TIMEOUT,
+        timed_out=ended == TIMEOUT or bool(late),
         output_limited=False,
         output="",
         killed=0,
@@ -157,7 +168,7 @@ def complete(
     lost = f"the system outside ended it as “{conclusion}”, which says nothing of the tree"
     with tempfile.TemporaryDirectory(prefix="gate-evidence-") as folder:
         for row in sent:
-            # What the gate asks for may have been edited meanwhile.
+            # An older run has the evidence of its gate as it is, which may have been edited meanwhile.
             if row.kind in declared:
                 place = Path(folder, declared[row.kind].replace(evidence.SHARD, str(row.shard)))
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -165,6 +176,8 @@ def complete(
         tree = measuring.look_in_mirror(gate_run)
         judged = measuring.measure(gate_run, tree, Path(folder), executed, None, shards=shards, lost=lost)
     told, judgement = judged.pop("evidence"), judged.pop("judgement")
+    if late:
+        judgement = replace(judgement, reason=f"Error (timeout): its end was reported {late}")
     text, redactions = runner.clean(output[-MAX_OUTPUT_CHARS:], (settings.SECRET_KEY, settings.SIGNALBOX_PEPPER))
     with in_transaction():
         moved = gate_run.complete(
@@ -181,6 +194,13 @@ def complete(
         )
         GateEvidence.objects.filter(gate_run=gate_run).update(content=None)
     return moved
+
+
+def _late(gate_run: GateRun) -> str:
+    """How long after its time limit it is now by the database's clock, in words; empty while there is time."""
+    if gate_run.deadline_at is None or (over := (db_now() - gate_run.deadline_at).total_seconds()) < 0:
+        return ""
+    return f"{over:.1f} s after its time limit"
 
 
 def forget_contents() -> int:

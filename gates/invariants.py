@@ -1,9 +1,10 @@
 """What must hold between gate runs, their verdicts, their tests and the trees that landed (domain.md §6)."""
 
 from gates import runner
-from gates.models import GateRun, RunnerHost
+from gates.models import Gate, GateRun, RunnerHost
+from gates.models.gate import ring_of
 from gates.pages import ISOLATED_FROM
-from pipeline.invariants import Finding, probe, query, told
+from pipeline.invariants import Finding, invariant, probe, query, told
 
 query(
     35,
@@ -59,6 +60,27 @@ query(
         OR deadline_at < clock_timestamp() - interval '60 seconds')
     """,
 )
+
+
+@invariant(75, "an enabled gate depends on gates that are there and enabled, and on none that waits for it")
+def _dependencies() -> list[str]:
+    gates: dict[str, dict[str, Gate]] = {}
+    for gate in Gate.objects.order_by("pk"):
+        gates.setdefault(gate.project_id, {})[gate.key] = gate
+    found = []
+    for siblings in gates.values():
+        edges = {key: gate.depends_on for key, gate in siblings.items()}
+        for gate in siblings.values():
+            if not gate.enabled:
+                continue
+            lacking = [key for key in gate.depends_on if key not in siblings or not siblings[key].enabled]
+            if lacking:
+                found.append(f"{gate.pk} ({gate.key} depends on {', '.join(lacking)})")
+            elif gate.key in (ring := ring_of(gate.key, edges)):
+                found.append(f"{gate.pk} ({' → '.join(ring)})")
+    return found
+
+
 told(GateRun)
 
 

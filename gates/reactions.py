@@ -46,7 +46,9 @@ def run_again(event: Event) -> None:
     if gate_run.baseline:
         GateRun.objects.measure_base(gate_run.gate, gate_run.tree_hash, by=events.SYSTEM)
         return
-    newest = GateRun.objects.newest(gate_run.gate, gate_run.tree_hash)
+    newest = GateRun.objects.newest(
+        gate_run.gate, gate_run.tree_hash, base_tree=gate_run.base_tree, patch=gate_run.patch
+    )
     if newest is None or newest.pk != gate_run.pk:
         return
     tries = GateRun.objects.filter(
@@ -82,8 +84,8 @@ def verdict_of_tree(*, patch: Patch, tree: str) -> tuple[str, str]:
     if verdict != "failed":
         return verdict, ""
     reasons = []
-    for gate in Gate.objects.judging(patch):
-        run = GateRun.objects.newest(gate, tree) if gate.required else None
+    required = [gate for gate in Gate.objects.judging(patch) if gate.required]
+    for gate, run in GateRun.objects.judged_by(patch, tree, required).items():
         if run is not None and run.verdict == "failed":
             reasons.append(f"{gate.key}: {run.decision_reason or run.state_reason}{_details(run)}")
     return verdict, "\n".join(reasons)

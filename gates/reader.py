@@ -32,6 +32,7 @@ def bound() -> None:
 def read(kind: str, header: dict[str, Any], source: BinaryIO) -> Iterator[Any]:
     """What the reader of this kind finds, as documents. Raises gates.reading.Unreadable."""
     from gates import coverage, goalposts, junit, sarif, tap
+    from gates.goalposts import declared
     from gates.reading import Tree
 
     tree = Tree(header["lines"], tuple(header["roots"]), header["cwd"])
@@ -43,6 +44,7 @@ def read(kind: str, header: dict[str, Any], source: BinaryIO) -> Iterator[Any]:
         "goalposts": lambda: goalposts.to_lines(
             goalposts.judge(goalposts.read_changes(json.loads(source.read())), frozenset(tree.lines))
         ),
+        "declared": lambda: declared.to_lines(list(declared.look(goalposts.read_changes(json.loads(source.read()))))),
     }
     yield from readers[kind]()
 
@@ -54,6 +56,7 @@ def main() -> int:
     sys.modules.setdefault("gates", package)
     # Before the limits: importing needs files and memory.
     from gates import coverage, goalposts, junit, sarif, tap  # noqa: F401
+    from gates.goalposts import declared  # noqa: F401
     from gates.reading import Unreadable
 
     bound()

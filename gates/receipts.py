@@ -5,15 +5,22 @@ import json
 from typing import Any
 
 from gates.models import GateRun
+from gates.models.gate_run import base_of
 from ledger.models import Patch
 from pipeline.questions import answers
 
 
 @answers("patch.receipt", order=50)
 def gates_of_patch(*, patch: Patch) -> dict[str, Any]:
-    """{"gates": […]}: of each gate, the newest run that judged the tree that landed."""
-    runs = GateRun.objects.filter(project=patch.project_id, tree_hash=patch.tested_tree).order_by("pk")
-    newest = {run.gate_id or run.name: run for run in runs if run.state in GateRun.ENDED}
+    """{"gates": […]}: of each gate, the newest run that judged the tree that landed, as it came from its base."""
+    base = base_of(patch, patch.tested_tree)
+    rows = GateRun.objects.answering(patch.tested_tree, patch=patch).filter(project=patch.project_id)
+    runs = rows.filter(state__in=GateRun.ENDED).select_related("gate").order_by("pk")
+    newest = {
+        run.gate_id or run.name: run
+        for run in runs
+        if run.gate is None or not run.gate_as_asked().needs_base or run.base_tree == base
+    }
     return {"gates": [_line(run) for run in sorted(newest.values(), key=lambda run: (run.name, run.pk))]}
 
 

@@ -15,7 +15,7 @@ from django.db import close_old_connections, connection
 
 from gates import criteria, definition, measuring, resources, runner, sandbox
 from gates.live import LiveLog
-from gates.models import GateRun, RunnerHost
+from gates.models import Gate, GateRun, RunnerHost
 from ledger import git
 from pipeline import events
 from pipeline.crashpoints import crashpoint
@@ -23,6 +23,7 @@ from pipeline.ids import new_id
 from pipeline.refusals import Refused
 
 BEAT_SECONDS = 15.0
+PAGE = 50
 COPY_KEPT_SECONDS = 24 * 3600
 
 
@@ -38,9 +39,13 @@ def run_pending() -> int:
 def _next() -> str | None:
     """The oldest pending run that waits for no other gate, and for nobody outside."""
     waiting = GateRun.objects.filter(state=GateRun.State.PENDING, external=False)
-    for gate_run in waiting.select_related("gate").order_by("pk")[:50]:
-        if not gate_run.blocking():
-            return str(gate_run.pk)
+    rest = waiting.select_related("gate", "patch").order_by("pk")
+    # By pages: however many wait for another gate, what is behind them has its turn.
+    while page := list(rest[:PAGE]):
+        for gate_run in page:
+            if not gate_run.blocking():
+                return str(gate_run.pk)
+        rest = rest.filter(pk__gt=page[-1].pk)
     return None
 
 
@@ -129,9 +134,7 @@ class _Beat(threading.Thread):
 
 def _judge(gate_run: GateRun, stop: threading.Event, log: LiveLog, level: int) -> dict[str, Any]:
     """Copy, execute, read and judge; the arguments of GateRun.complete."""
-    gate = gate_run.gate
-    if gate is None:
-        raise Refused("a run without a gate has nothing to execute", code="gate_not_found")
+    gate = gate_run.gate_as_asked()
     if not gate_run.project.mirror.exists():
         raise Refused(f"project {gate_run.project.key} has no repository here", code="repository_missing")
     copies = Path(settings.GATES_DIR)
@@ -144,7 +147,7 @@ def _judge(gate_run: GateRun, stop: threading.Event, log: LiveLog, level: int) -
         git.export(gate_run.project.mirror, gate_run.tree_hash, tree)
         output.mkdir(mode=0o700)
         crashpoint("gate.copied")
-        bench = _Bench(gate_run, place, stop, log, level)
+        bench = _Bench(gate_run, gate, place, stop, log, level)
         seen = measuring.look(gate, tree)
         executed = bench.execute(gate_run.command, tree, output, gate.limit_seconds)
         crashpoint("gate.executed")
@@ -156,13 +159,14 @@ def _judge(gate_run: GateRun, stop: threading.Event, log: LiveLog, level: int) -
 class _Bench:
     """Where the commands of one gate run are executed: its place, its limits, its log, and who may stop it."""
 
-    def __init__(self, gate_run: GateRun, place: Path, stop: threading.Event, log: LiveLog, level: int) -> None:
-        self.gate_run, self.place, self.stop, self.log, self.level = gate_run, place, stop, log, level
+    def __init__(
+        self, gate_run: GateRun, gate: Gate, place: Path, stop: threading.Event, log: LiveLog, level: int
+    ) -> None:
+        self.gate_run, self.gate, self.place, self.stop, self.log, self.level = gate_run, gate, place, stop, log, level
 
     def execute(self, command: Sequence[str], tree: Path, output: Path, seconds: float) -> runner.Execution:
         """Run one command of the gate in its copy."""
-        gate = self.gate_run.gate
-        assert gate is not None
+        gate = self.gate
         with sandbox.own_user(settings.SIGNALBOX_GATE_UID) as user:
             if user is not None:  # at level 1 it walks in from above; at level 2 it would not have to
                 self.place.parent.chmod(0o711)

@@ -17,8 +17,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from gates.reading import MAX_BYTES, UNKNOWN_LENGTH, Tree, Unreadable, load_json, need
+from gates.sarif_rules import Rules, known
 
-LEVELS = ("none", "note", "warning", "error")
 MAX_RUNS = 100
 MAX_FINDINGS = 20_000
 MAX_MESSAGE_CHARS = 4 * 1024
@@ -89,25 +89,22 @@ class _Reader:
         self.found: list[Found] = []
         self.room = MAX_TEXT_CHARS
         self.tool = ""
-        self.rules: list[Mapping[str, Any]] = []
-        self.by_id: dict[str, Mapping[str, Any]] = {}
         self.bases: Mapping[str, Any] = {}
 
     def run(self, run: Mapping[str, Any]) -> None:
         driver = need(need(run.get("tool"), dict, "tool").get("driver"), dict, "tool.driver")
         self.tool = need(driver.get("name"), str, "tool.driver.name")[:MAX_RULE_CHARS]
-        self.rules = [need(rule, dict, "a rule") for rule in need(driver.get("rules", []), list, "rules")]
-        self.by_id = {str(rule.get("id", "")): rule for rule in self.rules}
+        rules = Rules(run)
         self.bases = need(run.get("originalUriBaseIds", {}), dict, "originalUriBaseIds")
-        for invocation in need(run.get("invocations", []), list, "invocations"):
-            if need(invocation, dict, "an invocation").get("executionSuccessful") is False:
+        for invocation in rules.invocations:
+            if invocation.get("executionSuccessful") is False:
                 raise Unreadable(f"{self.tool} says that it did not succeed")
         if "results" not in run or run["results"] is None:
             raise Unreadable(f"the run of {self.tool} has no results: it did not finish")
         for result in need(run["results"], list, "results"):
-            self.result(need(result, dict, "a result"))
+            self.result(need(result, dict, "a result"), rules)
 
-    def result(self, result: Mapping[str, Any]) -> None:
+    def result(self, result: Mapping[str, Any], rules: Rules) -> None:
         kind = result.get("kind", "fail")
         if kind not in _KINDS:
             raise Unreadable(f"a result of kind {str(kind)[:40]!r}")
@@ -115,15 +112,19 @@ class _Reader:
             return
         if len(self.found) >= MAX_FINDINGS:
             raise Unreadable(f"the report has more than {MAX_FINDINGS} results")
-        rule = self.rule_of(result)
-        rule_id = str(result.get("ruleId") or rule.get("id") or "")[:MAX_RULE_CHARS]
+        named = rules.of_result(result)
+        rule = named.shown
+        own = need(result.get("rule") or {}, dict, "rule").get("id")
+        rule_id = str(result.get("ruleId") or own or rule.get("id") or "")[:MAX_RULE_CHARS]
         path, line = self.place(result)
         message = self.text(result, rule)
+        said = result.get("level")
+        level, why = (known(said), "") if said else rules.level(result, named)
         self.found.append(
             Found(
                 rule_id=rule_id,
-                level=self.level(result, rule),
-                message=message,
+                level=level,
+                message=f"{message} ({why})" if why else message,
                 path=path,
                 line=line,
                 fingerprint=self.fingerprint(result, rule_id, path, message),
@@ -131,24 +132,6 @@ class _Reader:
                 help_uri=https_only(rule.get("helpUri")),
             )
         )
-
-    def rule_of(self, result: Mapping[str, Any]) -> Mapping[str, Any]:
-        index = result.get("ruleIndex", -1)
-        if need(index, int, "ruleIndex") >= 0:
-            if index >= len(self.rules):
-                raise Unreadable(f"a result names rule {index} of {len(self.rules)}")
-            rule: Mapping[str, Any] = self.rules[index]
-            return rule
-        rule_id = need(result.get("ruleId", ""), str, "ruleId")
-        found: Mapping[str, Any] = self.by_id.get(rule_id) or self.by_id.get(str(rule_id).partition("/")[0]) or {}
-        return found
-
-    def level(self, result: Mapping[str, Any], rule: Mapping[str, Any]) -> str:
-        default = rule.get("defaultConfiguration") or {}
-        level = result.get("level") or need(default, dict, "defaultConfiguration").get("level") or "warning"
-        if level not in LEVELS:
-            raise Unreadable(f"a result of level {str(level)[:40]!r}")
-        return str(level)
 
     def text(self, result: Mapping[str, Any], rule: Mapping[str, Any]) -> str:
         message = need(result.get("message"), dict, "message")

@@ -99,7 +99,7 @@ def gate_run(request: SignedInRequest, pk: str) -> HttpResponse:
             "outcomes": TestResult.Outcome.choices,
             "isolated_from": ISOLATED_FROM,
             "live": shown.state == GateRun.State.RUNNING and not shown.external,
-            "waiting_for": shown.blocking() if shown.state == GateRun.State.PENDING else [],
+            "waiting_for": [one.why for one in shown.hindrances()] if shown.state == GateRun.State.PENDING else [],
             "events": pages.with_addresses(
                 Event.objects.about(shown).defer("canonical", "before", "after", "data").reverse()[:20]
             ),

@@ -42,12 +42,13 @@ class Line:
     is_added: bool
 
 
-def look(diff: Diff, text: str, read: Reader | None, *, issue_ref: str = "") -> Facts:
+def look(diff: Diff, text: str, read: Reader | None, *, issue_ref: str = "", undoes: bool = False) -> Facts:
     """The facts of `diff`, whose text is `text`, with what its contents tell. `read` gives whole manifests.
 
     Without `read` (nobody has the trees), and for a manifest that cannot be read, its path is in `unreadable`.
+    `undoes`: it takes back what has landed.
     """
-    facts = Facts.of(diff, issue_ref=issue_ref)
+    facts = Facts.of(diff, issue_ref=issue_ref, undoes=undoes)
     secrets: list[tuple[str, int, str]] = []
     generated: list[str] = []
     for line in new_lines(diff, text):

@@ -30,6 +30,32 @@ MAX_LEVELS = 32
 LONGEST_SHOWN = 2_000  # letters in which a refusal looks for secrets, of which it shows 200
 MAX_BINARY_BYTES = 8 << 20  # of all contents that a diff's binary parts unfold to, and of all that they make
 
+
+@dataclass(frozen=True)
+class Bounds:
+    """How large a diff may be; bytes are those of UTF-8."""
+
+    size: int = MAX_BYTES
+    files: int = MAX_FILES
+    changed_lines: int = MAX_CHANGED_LINES
+    hunks: int = MAX_HUNKS
+    line: int = MAX_LINE_BYTES
+    binary: int = MAX_BINARY_BYTES
+
+
+SUBMITTED = Bounds()
+
+REVERSED = Bounds(
+    size=8 * MAX_BYTES,
+    files=8 * MAX_FILES,
+    changed_lines=8 * MAX_CHANGED_LINES,
+    hunks=8 * MAX_HUNKS,
+    binary=8 * MAX_BINARY_BYTES,
+)
+"""Of what we write ourselves to undo what has landed: 93 bytes that copy a file are undone by all of its lines. These
+bounds only keep a process in its memory (decision 0032).
+"""
+
 PLAIN_MODES = ("100644", "100755")
 LINK_MODE = "120000"
 NO_NEWLINE = "\\ No newline at end of file"
@@ -113,14 +139,16 @@ class Diff:
     binaries: tuple[Binary, ...] = ()
 
 
-def parse(text: str, *, links: bool = False) -> Diff:
+def parse(text: str, *, links: bool = False, bounds: Bounds = SUBMITTED) -> Diff:
     """What `text` changes. Raises DiffRefused with the code of the first rule it breaks; never another error.
+
+    It has to stay in `bounds`, which are those of what is submitted unless others are named.
 
     Symbolic links are taken only with `links`, and then only those whose target `judge_target` lets pass.
     Every count in a hunk header must be met exactly, hunks must stand in order at lines that add up, a new file may
     have no old lines, and the text ends with a line end. Work and memory grow linearly with the text.
     """
-    return _Reader(text, links).read()
+    return _Reader(text, links, bounds).read()
 
 
 def judge_path(path: str, line: int = 0) -> str:
@@ -232,10 +260,11 @@ class _Header:
 class _Reader:
     """One pass over the lines of one diff."""
 
-    def __init__(self, text: str, links: bool) -> None:
-        self.links = links
-        if len(text) > MAX_BYTES // 4 and (size := len(text.encode("utf-8", "surrogatepass"))) > MAX_BYTES:
-            raise DiffRefused("patch_too_large", f"The diff has {size} bytes; at most {MAX_BYTES} are taken")
+    def __init__(self, text: str, links: bool, bounds: Bounds) -> None:
+        self.links, self.bounds = links, bounds
+        most = bounds.size
+        if len(text) > most // 4 and (size := len(text.encode("utf-8", "surrogatepass"))) > most:
+            raise DiffRefused("patch_too_large", f"The diff has {size} bytes; at most {most} are taken")
         if not text.strip():
             raise DiffRefused("not_unified_diff", "The diff is empty")
         self.lines = text.split("\n")
@@ -244,15 +273,16 @@ class _Reader:
         if self.lines.pop():
             raise DiffRefused("not_unified_diff", "The diff is cut off: its last line has no end", len(self.lines) + 1)
         self.insertions = self.deletions = self.hunks = 0
-        self.room = MAX_BINARY_BYTES
+        self.room = bounds.binary
         self.binaries: list[Binary] = []
 
     def _check_lines(self, text: str) -> None:
         """Bounds on each line, and nothing in them that is not text."""
-        if len(text) > MAX_LINE_BYTES // 4:
+        most = self.bounds.line
+        if len(text) > most // 4:
             for number, line in enumerate(self.lines, 1):
-                if len(line) > MAX_LINE_BYTES // 4 and len(line.encode("utf-8", "surrogatepass")) > MAX_LINE_BYTES:
-                    message = f"A line of more than {MAX_LINE_BYTES} bytes (line {number})"
+                if len(line) > most // 4 and len(line.encode("utf-8", "surrogatepass")) > most:
+                    message = f"A line of more than {most} bytes (line {number})"
                     raise DiffRefused("patch_too_large", message, number)
         if text.isascii() and "\0" not in text:
             return
@@ -274,8 +304,8 @@ class _Reader:
             files[file.path] = file
             if gone is not None:
                 moved[gone.path] = gone
-            if len(files) + len(moved) > MAX_FILES:
-                raise DiffRefused("patch_too_large", f"The diff has more than {MAX_FILES} files")
+            if len(files) + len(moved) > self.bounds.files:
+                raise DiffRefused("patch_too_large", f"The diff has more than {self.bounds.files} files")
         self._refuse_collisions(files.values())
         return Diff(
             (*files.values(), *moved.values()), self.insertions, self.deletions, self.hunks, tuple(self.binaries)
@@ -550,7 +580,7 @@ class _Reader:
         try:
             content, self.at = literals.read(self.lines, self.at, self.room)
         except literals.TooMuch as error:
-            self._wrong(f"{error}: {MAX_BINARY_BYTES} bytes at most", "patch_too_large")
+            self._wrong(f"{error}: {self.bounds.binary} bytes at most", "patch_too_large")
         except literals.Malformed as error:
             self._wrong(str(error))
         self.room -= content.weight
@@ -596,8 +626,8 @@ class _Reader:
         if max(numbers) > MAX_NUMBER:
             self._wrong(f"A number above {MAX_NUMBER}", "patch_too_large")
         self.hunks += 1
-        if self.hunks > MAX_HUNKS:
-            self._wrong(f"More than {MAX_HUNKS} hunks", "patch_too_large")
+        if self.hunks > self.bounds.hunks:
+            self._wrong(f"More than {self.bounds.hunks} hunks", "patch_too_large")
         return numbers[0], numbers[1], numbers[2], numbers[3]
 
     def _hunk_lines(self, old: int, new: int) -> tuple[int, int, bool, bool]:
@@ -632,8 +662,9 @@ class _Reader:
             self.at -= 1
             self._wrong("A hunk that changes nothing")
         self.insertions, self.deletions = self.insertions + added, self.deletions + removed
-        if self.insertions + self.deletions > MAX_CHANGED_LINES:
-            raise DiffRefused("patch_too_large", f"More than {MAX_CHANGED_LINES} changed lines", self.at)
+        if self.insertions + self.deletions > self.bounds.changed_lines:
+            message = f"More than {self.bounds.changed_lines} changed lines"
+            raise DiffRefused("patch_too_large", message, self.at)
         return added, removed, plain, old_ended or new_ended
 
 

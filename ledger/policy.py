@@ -91,9 +91,10 @@ class Facts:
     generated_files: tuple[str, ...] = ()  # those that say so themselves
     unreadable: tuple[str, ...] = ()  # manifests of which nobody can tell what they depend on
     links: tuple[str, ...] = ()  # symbolic links that it makes, or leads elsewhere
+    undoes: bool = False  # takes back what has landed: bounds on how much may change are not for it
 
     @classmethod
-    def of(cls, diff: Diff, *, issue_ref: str = "") -> "Facts":
+    def of(cls, diff: Diff, *, issue_ref: str = "", undoes: bool = False) -> "Facts":
         """The facts of a diff that `check_tree` found to be the difference of its trees."""
         by_kind: dict[str, list[str]] = {"add": [], "change": [], "delete": []}
         for file in diff.files:
@@ -109,6 +110,7 @@ class Facts:
             issue_ref=issue_ref,
             lines_by_path={file.path: file.insertions + file.deletions for file in diff.files},
             links=tuple(file.path for file in diff.files if file.new_mode == LINK_MODE),
+            undoes=undoes,
         )
 
     def document(self) -> dict[str, Any]:
@@ -218,20 +220,26 @@ def check_constraints(facts: Facts, effective: Effective) -> list[Finding]:
 
     Each finding's `rule` is the constraint's name and its `layer` the one that set it (`built-in` for a default).
     Constraints about tests, reviewers and oscillation are not decided here: no diff can answer them.
+
+    What undoes a landed patch puts back what was on the branch before, so how much that is, and whether it is binary,
+    is not held against it; a bound of 0, which says that nothing may change, is.
     """
     found = _Findings(effective)
+    bounded = not facts.undoes
     formats = found.value("allowed_formats")
     if facts.format and facts.format not in formats:
         found.add("allowed_formats", None, facts.format, f"Format {facts.format} is not one of {', '.join(formats)}")
     for rule in ("patch_required", "patch_only"):
         if found.value(rule) and (not facts.format or not facts.paths):
             found.add(rule, None, facts.format or None, "The change must come as a patch")
-    if (most := found.value("max_lines_changed")) is not None and (facts.lines > most or (not most and facts.paths)):
+    most = found.value("max_lines_changed")
+    if most is not None and ((bounded and facts.lines > most) or (not most and facts.paths)):
         found.add("max_lines_changed", None, facts.lines, f"{facts.lines} lines changed; at most {most} are allowed")
-    if (most := found.value("max_files_changed")) is not None and len(facts.paths) > most:
+    most = found.value("max_files_changed")
+    if most is not None and len(facts.paths) > most and (bounded or not most):
         count = len(facts.paths)
         found.add("max_files_changed", None, count, f"{count} files changed; at most {most} are allowed")
-    if found.value("forbid_binary_patches"):
+    if bounded and found.value("forbid_binary_patches"):
         for path in facts.binary_files:
             found.add("forbid_binary_patches", path, path, f"{path} is binary")
     for path in facts.paths:
@@ -244,7 +252,7 @@ def check_constraints(facts: Facts, effective: Effective) -> list[Finding]:
             found.add("ascii_only", path, path, f"{path} would get text that is not ASCII")
     for path, lines in sorted(facts.lines_by_path.items()):
         for glob, most in found.value("max_lines_by_path").items():
-            if is_path(path) and lines > most and matches(path, [glob]):
+            if is_path(path) and lines > most and (bounded or not most) and matches(path, [glob]):
                 found.add("max_lines_by_path", path, lines, f"{path}: {lines} lines changed; {glob} may change {most}")
     if found.value("forbid_secrets"):
         for path, line, kind in facts.secrets:

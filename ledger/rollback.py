@@ -4,7 +4,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal
 
@@ -12,26 +12,31 @@ from django.conf import settings
 from django.db.models import Q, QuerySet
 from django.utils.translation import gettext_lazy as _
 
-from ledger import git
+from ledger import diff as diffs
+from ledger import git, validation
 from ledger.models import Patch
 from ledger.regions import Region, Span, follow, regions_of
 from pipeline import events
 from pipeline.crashpoints import crashpoint
-from pipeline.ids import is_id
+from pipeline.ids import is_id, new_id
 from pipeline.models import Project
 from pipeline.refusals import InvalidField, Refused, need_reason
+from pipeline.rows import in_transaction
 
-Outcome = Literal["alone", "after_others", "in_the_way", "nothing_left", "under_way"]
+Outcome = Literal["alone", "after_others", "in_the_way", "nothing_left", "refused", "under_way"]
 
 WORDS: dict[Outcome, Any] = {
     "alone": _("can be taken back"),
     "after_others": _("can be taken back after others"),
     "in_the_way": _("something is in the way"),
     "nothing_left": _("nothing is left of it"),
+    "refused": _("its reverse would be refused"),
     "under_way": _("is being taken back already"),
 }
 
 LeftOutCode = Literal["undone_already", "brings_back", "not_landed"]
+
+MOST_TOLD = 5
 
 END = 1 << 40
 """Behind the last line of any file."""
@@ -76,12 +81,27 @@ class InTheWay:
 
 
 @dataclass(frozen=True)
+class Objection:
+    """What the policy has against a reverse: its rule, the path ("" for the whole), and a sentence."""
+
+    code: str
+    path: str
+    message: str
+
+    def document(self) -> dict[str, Any]:
+        """As answers tell it."""
+        return {"code": self.code, "path": self.path or None, "message": self.message}
+
+
+@dataclass(frozen=True)
 class Step:
     """What a plan says about one patch.
 
     `outcome`: its reverse fits the branch `alone`, or fits `after_others` of the plan; lines are `in_the_way`;
-    `nothing_left` of it is there; or a reverse of it is `under_way`. `after` are the patches of the plan whose reverse
-    has to land before, `later` those of its own chain that build on it, `reverse` is the one that is under way.
+    `nothing_left` of it is there; its reverse would be `refused`, with that `refusal`; or a reverse of it is
+    `under_way`. `after` are the patches of the plan whose reverse has to land before, `later` those of its own chain
+    that build on it, `reverse` is the one that is under way. `objections` are what the policy has against a reverse
+    that can be made: it waits until each is overridden.
     """
 
     patch: Patch
@@ -92,6 +112,8 @@ class Step:
     reverse: Patch | None = None
     tree_before: str = ""
     tree: str = ""
+    refused: Refused | None = None
+    objections: tuple[Objection, ...] = ()
 
     @property
     def is_possible(self) -> bool:
@@ -114,10 +136,14 @@ class Step:
             "later": list(self.later),
             "in_the_way": [hunk.document() for hunk in self.in_the_way],
             "reverse": self.reverse.pk if self.reverse else None,
+            "refusal": {"code": self.refused.code, "message": str(self.refused)} if self.refused else None,
+            "objections": [objection.document() for objection in self.objections],
         }
 
-    def refusal(self) -> LaterPatchDepends:
+    def refusal(self) -> Refused:
         """Why its reverse cannot be made, as the verb refuses."""
+        if self.refused is not None:
+            return self.refused
         if self.outcome == "nothing_left":
             return LaterPatchDepends(f"nothing is left of patch {self.patch.pk} on the branch", [], [])
         patches = dict.fromkeys([*self.later, *(hunk.patch_id for hunk in self.in_the_way if hunk.patch_id)])
@@ -128,8 +154,8 @@ class Step:
                 list(patches),
                 self.in_the_way,
             )
-        shown = "; ".join(str(hunk) for hunk in self.in_the_way[:5])
-        more = f" and {len(self.in_the_way) - 5} more" if len(self.in_the_way) > 5 else ""
+        shown = "; ".join(str(hunk) for hunk in self.in_the_way[:MOST_TOLD])
+        more = f" and {len(self.in_the_way) - MOST_TOLD} more" if len(self.in_the_way) > MOST_TOLD else ""
         return LaterPatchDepends(f"what landed later is in the way: {shown}{more}", list(patches), self.in_the_way)
 
 
@@ -188,7 +214,7 @@ class Plan:
     @property
     def impossible(self) -> list[Step]:
         """The steps that something stands against."""
-        return [step for step in self.steps if step.outcome in ("in_the_way", "nothing_left")]
+        return [step for step in self.steps if step.outcome in ("in_the_way", "nothing_left", "refused")]
 
     def document(self) -> dict[str, Any]:
         """As the API answers it."""
@@ -210,7 +236,8 @@ def roll_back(patch: Patch, reason: str, *, by: events.Actor) -> tuple[Patch, bo
     """Take a patch back: the patch itself, rolled back, when it is applied or verified; when it has landed, its reverse
     and whether that is new.
 
-    Runs git, so never inside a transaction. Raises ReasonRequired, InvalidMove, LaterPatchDepends.
+    Runs git, so never inside a transaction. Raises ReasonRequired, InvalidMove, LaterPatchDepends, and the refusal of a
+    reverse that would go nowhere.
     """
     reason = need_reason(reason)
     patch.refresh_from_db()
@@ -232,15 +259,13 @@ def roll_back(patch: Patch, reason: str, *, by: events.Actor) -> tuple[Patch, bo
     if not step.is_possible:
         raise step.refusal()
     crashpoint("rollback.planned")
-    return _reverse(branch.project, step, branch.head, None, reason, by)
+    text = _text(branch.project, step.tree_before, step.tree)
+    return Patch.objects.submit_reverse(patch, diff_text=text, base_commit=branch.head, reason=reason, by=by)
 
 
-def _reverse(
-    project: Project, step: Step, base: str, after: Patch | None, reason: str, by: events.Actor
-) -> tuple[Patch, bool]:
-    """Enter the reverse of one step, whose text changes `base`."""
-    text = git.diff_text(project.mirror, step.tree_before, step.tree)
-    return Patch.objects.submit_reverse(step.patch, diff_text=text, base_commit=base, reason=reason, by=by, after=after)
+def _text(project: Project, tree_before: str, tree: str) -> str:
+    """What a reverse that makes `tree` of `tree_before` is entered as."""
+    return git.short_diff_text(project.mirror, tree_before, tree, diffs.REVERSED.line)
 
 
 # --- a set of them ---------------------------------------------------------------------------------------------------
@@ -389,29 +414,48 @@ def plan(wanted: Wanted) -> Plan:
 def carry_out(made: Plan, reason: str, *, by: events.Actor, partial: bool = False) -> list[Patch]:
     """Make the reverses of a plan, newest first, each standing on the one before; returns them in that order.
 
-    Raises LaterPatchDepends, and makes none, when one of the plan cannot be made, unless `partial`: then those are left
-    out. Whoever dies half-way leaves the newest part of the plan; a new plan finds those under way. Each is judged when
-    the one before it has landed, so one that fails stops those behind it.
+    Raises LaterPatchDepends, or what else refuses one of the plan, and makes none, unless `partial` leaves out those
+    whose step says that they cannot be made. All of them are made in one transaction, so who is refused or dies on the
+    way leaves none; what they change is worked out before, since that runs git. Each is judged when the one before it
+    has landed, so one that fails stops those behind it.
     """
     reason = need_reason(reason)
     if made.impossible and not partial:
         raise made.impossible[0].refusal()
-    base, before, reverses = made.head, None, []
-    for step in made.possible:
-        reverse, _is_new = _reverse(made.project, step, base, before, reason, by)
-        crashpoint("rewind.reversed")
-        reverses.append(reverse)
-        before = reverse
-        base = git.commit(
-            made.project.mirror,
-            step.tree,
-            base,
-            f"Base of a rewind\n\n{reverse.pk}\n",
-            author_name=git.COMMITTER_NAME,
-            author_email=git.COMMITTER_EMAIL,
-            at=reverse.created_at,
-        )
+    given = [(step, base, _text(made.project, step.tree_before, step.tree)) for step, base in _bases(made)]
+    reverses: list[Patch] = []
+    with in_transaction():
+        _lock(made)
+        for step, base, text in given:
+            after = reverses[-1] if reverses else None
+            reverse, _is_new = Patch.objects.submit_reverse(
+                step.patch, diff_text=text, base_commit=base, reason=reason, by=by, after=after
+            )
+            crashpoint("rewind.reversed")
+            reverses.append(reverse)
     return reverses
+
+
+def _bases(made: Plan) -> Iterator[tuple[Step, str]]:
+    """The possible steps of a plan, each with the commit that its reverse changes: the head, then commits of our own
+    beside any branch.
+    """
+    base, token = made.head, new_id()
+    for number, step in enumerate(made.possible, 1):
+        yield step, base
+        if number < len(made.possible):
+            base = git.commit(
+                made.project.mirror, step.tree, base, f"Base of a rewind\n\n{token} {number}\n",
+                author_name=git.COMMITTER_NAME, author_email=git.COMMITTER_EMAIL, at=datetime.now(UTC),
+            )  # fmt: skip
+
+
+def _lock(made: Plan) -> None:
+    """Lock the branch's queue, then the patches of a plan in the order of their keys."""
+    originals = sorted(step.patch.pk for step in made.possible)
+    if originals:
+        made.possible[0].patch.lock_queue()
+        list(Patch.objects.select_for_update(no_key=True, of=("self",)).filter(pk__in=originals).order_by("pk"))
 
 
 # --- what is on the branch -------------------------------------------------------------------------------------------
@@ -455,8 +499,30 @@ class _Branch:
             return Step(patch, "in_the_way", in_the_way=self._in_the_way(patch, done), later=tuple(later))
         if tree == onto:
             return Step(patch, "nothing_left")
+        refused, objections = self._foreseen(patch, onto, tree)
+        if refused is not None:
+            return Step(patch, "refused", refused=refused)
         after = self._needed(patch, done)
-        return Step(patch, "after_others" if after else "alone", after=after, tree_before=onto, tree=tree)
+        outcome: Outcome = "after_others" if after else "alone"
+        return Step(patch, outcome, after=after, tree_before=onto, tree=tree, objections=objections)
+
+    def _foreseen(self, patch: Patch, onto: str, tree: str) -> tuple[Refused | None, tuple[Objection, ...]]:
+        """What becomes of the reverse of `patch` that makes `tree` of `onto` when it is submitted and judged: the
+        refusal of one that nobody can let pass, and else what the policy has against it.
+        """
+        text = _text(self.project, onto, tree)
+        try:
+            diffs.parse(text, links=True, bounds=diffs.REVERSED)
+        except diffs.DiffRefused as refusal:
+            return Refused(f"Cannot rollback: {refusal}", code=refusal.code, status=refusal.status), ()
+        found = validation.judge(Patch.objects.draft_reverse(patch, diff_text=text, base_commit=onto))
+        errors = [
+            Objection(error["code"], error.get("path") or "", error["message"]) for error in found["validation_errors"]
+        ]
+        if not found["format_ok"]:
+            shown = "; ".join(error.message for error in errors[:MOST_TOLD])
+            return Refused(f"Cannot rollback: {shown}", code=errors[0].code, status=422), ()
+        return None, tuple(errors)
 
     def _without(self, patch: Patch, onto: str) -> str | None:
         """The tree `onto` without the change of `patch`; None when lines of it have changed since then."""

@@ -39,7 +39,7 @@ def judge(patch: Patch) -> dict[str, Any]:
     # What undoes a landed patch may put back a link that it took away; the constraint below judges that.
     links = policy.takes_links(bounds) or "forbid_symlinks" in overridden or patch.rollback_of_id is not None
     try:
-        parsed = diffs.parse(text, links=links)
+        parsed = diffs.parse(text, links=links, bounds=patch.bounds)
         if patch.custody == Project.Custody.MANAGED:
             tree = git.apply(patch.project.mirror, patch.base_commit, text)
             found["result_tree"] = tree
@@ -54,7 +54,8 @@ def judge(patch: Patch) -> dict[str, Any]:
         return found
     found["format_ok"] = not errors
     read = partial(_read, patch, tree) if tree else None
-    facts = contents.look(parsed, text, read, issue_ref=patch.issue_ref)
+    undoes = patch.rollback_of_id is not None
+    facts = contents.look(parsed, text, read, issue_ref=patch.issue_ref, undoes=undoes)
     found["facts"] = facts.document()
     request_scope = {k: v for k, v in (patch.request.resource_scope if patch.request else {}).items() if k != "type"}
     outside = [

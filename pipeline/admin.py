@@ -140,7 +140,7 @@ class ApiKeyAdmin(DefinitionAdmin):
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, HouseAdmin):
+class UserAdmin(DjangoUserAdmin, HouseAdmin):  # type: ignore[type-arg]  # Django's class takes none at run time
     """People. Whoever leaves is made inactive: what they did stays told under their name, so nobody is deleted."""
 
     form = UserChangeForm

@@ -1,6 +1,8 @@
 """Building blocks of the admin: look at everything that machines own, change definitions only by their verbs."""
 
+import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -29,7 +31,7 @@ from pipeline.ids import is_id
 from pipeline.pages import end_after
 from pipeline.readable import words
 from pipeline.refusals import Refused
-from pipeline.storable import WHY, unstorable_paths
+from pipeline.storable import MAX_DEPTH, WHY, is_too_deep, unstorable_paths
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +62,15 @@ class HouseAdmin(ModelAdmin):
     hidden: ClassVar[tuple[str, ...]] = ()
     project_path: ClassVar[str] = ""
     list_select_related: Any = ()
-    ordering: Any = ("-pk",)
+    ordering: ClassVar[Any] = ("-pk",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """The rows that the person may see, without their heavy columns."""
-        rows = super().get_queryset(request).defer(*self.deferred())
+        rows: QuerySet[Any] = super().get_queryset(request).defer(*self.deferred())
         principal = principal_of(request)
-        if hasattr(rows, "visible_to"):
-            return rows.visible_to(principal)
+        visible_to: Callable[[Principal], QuerySet[Any]] | None = getattr(rows, "visible_to", None)
+        if visible_to is not None:
+            return visible_to(principal)
         ids = principal.project_ids()
         if ids is None:
             return rows
@@ -93,7 +96,8 @@ class HouseAdmin(ModelAdmin):
         term = search_term.strip().upper()
         if is_id(term):
             return queryset.filter(pk=term), False
-        return super().get_search_results(request, queryset, search_term)
+        found: tuple[QuerySet[Any], bool] = super().get_search_results(request, queryset, search_term)
+        return found
 
     def project_of(self, row: Any) -> str | None:
         """The id of the project whose roles decide about `row`; None for what belongs to the installation."""
@@ -189,23 +193,57 @@ class InstallationAdmin(LookOnlyAdmin):
         return super().has_view_permission(request, obj) and principal_of(request).is_installation_admin
 
 
+class Finite(json.JSONDecoder):
+    """JSON as RFC 8259 has it: without NaN and numbers beyond what one can be, which no table takes."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**{**how, "parse_constant": _no_number, "parse_float": _finite})
+
+
+def _no_number(name: str) -> Any:
+    raise ValidationError(_("%(name)s is not a number of JSON.") % {"name": name})
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValidationError(_("%(number)s is beyond what a number can be.") % {"number": text[:20]})
+    return number
+
+
 class DocumentField(forms.JSONField):
     """JSON that can be stored; what cannot is an error of the field, which shows it again as it was typed."""
 
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**{**how, "decoder": how.get("decoder") or Finite})
+
     def to_python(self, value: Any) -> Any:
-        """The document. Raises ValidationError for what is not JSON, and for the first text that cannot be stored."""
-        document = super().to_python(value)
+        """The document. Raises ValidationError for what is not JSON or too deep, and for the first text that cannot be
+        stored.
+        """
+        deep = _("The document is nested deeper than %(most)d levels.") % {"most": MAX_DEPTH}
+        try:
+            document = super().to_python(value)
+        except RecursionError:
+            raise ValidationError(deep) from None
+        except ValueError as problem:  # a number with thousands of digits
+            raise ValidationError(_("Enter a valid JSON: %(what)s.") % {"what": problem}) from problem
+        if is_too_deep(document):
+            raise ValidationError(deep)
         for path in unstorable_paths(document):
             raise ValidationError(f"{path}: {WHY}".removeprefix(": "))
         return document
 
     def bound_data(self, data: Any, initial: Any) -> Any:
         """What the field shows after an error."""
-        document = super().bound_data(data, initial)
-        return InvalidJSONInput(data) if any(unstorable_paths(document)) else document
+        try:
+            document = super().bound_data(data, initial)
+        except (RecursionError, ValueError, ValidationError):
+            return InvalidJSONInput(data)
+        return InvalidJSONInput(data) if is_too_deep(document) or any(unstorable_paths(document)) else document
 
 
-class DefinitionForm(forms.ModelForm):
+class DefinitionForm(forms.ModelForm):  # type: ignore[type-arg]  # Django's form takes no parameters at run time
     """A definition's form: it remembers the version that it showed, and shows what a verb refused as its own error."""
 
     seen_version = forms.IntegerField(widget=forms.HiddenInput)
@@ -235,7 +273,7 @@ class DefinitionForm(forms.ModelForm):
 
     def _post_clean(self) -> None:
         try:
-            super()._post_clean()
+            super()._post_clean()  # type: ignore[misc]  # Django's hook; the stubs leave out what begins with _
         except Refused as refusal:
             self.refuse(refusal)
 
@@ -317,9 +355,10 @@ class DefinitionAdmin(HouseAdmin):
         try:
             return super().changeform_view(request, object_id, form_url, extra_context)
         except PreconditionFailed as stale:
-            request._refusal = Conflict(self.what_changed(request, object_id, stale))  # type: ignore[attr-defined]
+            refusal: Refused | IntegrityError = Conflict(self.what_changed(request, object_id, stale))
         except (Refused, IntegrityError) as problem:
-            request._refusal = problem  # type: ignore[attr-defined]
+            refusal = problem
+        request._refusal = refusal  # type: ignore[attr-defined]  # for get_form
         # What the verb began is undone; the second pass stops at the form's own error and writes nothing.
         return super().changeform_view(request, object_id, form_url, extra_context)
 
@@ -355,7 +394,8 @@ class DefinitionAdmin(HouseAdmin):
 
     def add(self, request: HttpRequest, obj: Any, given: dict[str, Any], principal: Principal) -> None:
         """The verb that makes the row, under the id that the form's object has."""
-        self.model._default_manager.add(by=principal.actor, id=obj.pk, **given)  # type: ignore[attr-defined]
+        rows: Any = self.model._default_manager
+        rows.add(by=principal.actor, id=obj.pk, **given)
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
         """Django's confirmation; what the verb refuses is a message on the row's page."""

@@ -10,7 +10,7 @@ from django.utils.module_loading import autodiscover_modules
 
 def first_epoch(sender: AppConfig, **_: Any) -> None:
     """A database without an epoch (new, or flushed) starts its first: no event could be recorded otherwise."""
-    epochs = sender.get_model("EventEpoch").objects
+    epochs = sender.get_model("EventEpoch")._default_manager
     if not epochs.exists():
         epochs.create(number=1, reason="first start")
 

@@ -10,7 +10,8 @@ from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
 from django.utils import timezone
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
@@ -116,14 +117,14 @@ NOBODY = Principal("nobody", "", "nobody")
 def principal_of(request: Any) -> Principal:
     """The principal behind a Django or DRF request, found once a request; NOBODY when nobody signed in."""
     bare = getattr(request, "_request", request)
-    known = getattr(bare, "_principal", None)
+    known: Principal | None = getattr(bare, "_principal", None)
     if known is not None:
-        return known  # type: ignore[no-any-return]
+        return known
     auth = getattr(request, "auth", None)
-    user = getattr(request, "user", None) or AnonymousUser()
+    user = getattr(request, "user", None)
     if isinstance(auth, ApiKey):
         found = Principal.of_key(auth)
-    elif user.is_authenticated:
+    elif isinstance(user, User):
         found = Principal.of_user(user)
     else:
         return NOBODY
@@ -137,10 +138,10 @@ class KeyUser(AnonymousUser):
     def __init__(self, key: ApiKey) -> None:
         super().__init__()
         self.key = key
-        self.username = str(key)
+        self.username = str(key)  # type: ignore[assignment]  # the stubs' anonymous user has no name
 
     @property
-    def is_authenticated(self) -> bool:  # type: ignore[override]
+    def is_authenticated(self) -> bool:  # type: ignore[override]  # the stubs' anonymous user is nobody
         """A key is somebody."""
         return True
 
@@ -231,17 +232,17 @@ class SignedInRequest(HttpRequest):
     principal: Principal
 
 
-View = Callable[..., HttpResponse]
+View = Callable[..., HttpResponseBase]
 
 
 def signed_in(view: View) -> View:
     """Page decorator: a person with a session; others go to the sign-in page. The view finds `request.principal`."""
 
     @wraps(view)
-    def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+    def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not request.user.is_authenticated:
             return redirect_to_login(request.get_full_path(), settings.LOGIN_URL)
-        request.principal = principal_of(request)  # type: ignore[attr-defined]
+        request.principal = principal_of(request)  # type: ignore[attr-defined]  # it becomes a SignedInRequest
         try:
             return view(request, *args, **kwargs)
         except Denied as refusal:

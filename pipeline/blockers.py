@@ -243,7 +243,7 @@ def _no_slot(task: Task) -> Wait | None:
     """No enabled tool does its kind; or each that does is held, or has as many attempts open as it may."""
     counted = Q(attempts__state__in=["pending", "running"], attempts__task__isnull=False)
     fit = Tool.objects.enabled().filter(capabilities__task_kinds__contains=[task.kind])
-    tools = list(fit.annotate(open_attempts=Count("attempts", filter=counted)).order_by("key"))
+    tools: list[Any] = list(fit.annotate(open_attempts=Count("attempts", filter=counted)).order_by("key"))
     if not tools:
         reason = f"No enabled tool does tasks of the kind “{task.kind}”"
         holder = Holder("user", "", "administrators")

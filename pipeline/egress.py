@@ -333,6 +333,7 @@ def _exchange(connection: socket.socket, request: bytes, deadline: _Deadline, li
     while waiting:
         connection.settimeout(deadline.left())
         waiting = waiting[connection.send(waiting) :]
+    # It asks a socket for `makefile` alone.
     response = HTTPResponse(_Reader(connection, deadline), method="POST")  # type: ignore[arg-type]
     try:
         response.begin()

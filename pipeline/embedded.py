@@ -30,7 +30,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, TypedDict
+from typing import ClassVar, NotRequired, TypedDict
 
 ROLE = DATABASE = "signalbox"
 SYSTEM_USER = "signalbox"
@@ -164,6 +164,17 @@ def secret(data: Path, name: str) -> str:
         os.link(draft, path)
     draft.unlink()
     return path.read_text().strip()
+
+
+class _How(TypedDict):
+    """How every program is run: far from the caller's place, environment and rights; as the OS user there is for it."""
+
+    cwd: str
+    env: dict[str, str]
+    umask: int
+    user: NotRequired[int]
+    group: NotRequired[int]
+    extra_groups: NotRequired[list[int]]
 
 
 class Embedded:
@@ -386,7 +397,7 @@ class Embedded:
             capture_output=True,
             text=True,
             check=False,
-            **self._how(),  # type: ignore[call-overload]
+            **self._how(),
         )
         if done.returncode != 0:
             raise EmbeddedError(f"{Path(arguments[0]).name} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
@@ -397,7 +408,7 @@ class Embedded:
         with log.open("ab") as out:
             if self.identity is not None:
                 os.chown(log, self.identity.uid, self.identity.gid)
-            child: subprocess.Popen[bytes] = subprocess.Popen(  # type: ignore[call-overload]
+            child = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -410,8 +421,8 @@ class Embedded:
         self.children.append(child)
         return child
 
-    def _how(self) -> dict[str, object]:
-        how: dict[str, object] = {"cwd": "/", "env": _environment(), "umask": 0o077}
+    def _how(self) -> _How:
+        how: _How = {"cwd": "/", "env": _environment(), "umask": 0o077}
         if self.identity is not None:
             how |= {"user": self.identity.uid, "group": self.identity.gid, "extra_groups": []}
         return how

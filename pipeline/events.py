@@ -121,6 +121,7 @@ class EventQuerySet(models.QuerySet["Event"]):
         """
         now = "pipeline_event.xid < pg_snapshot_xmin(pg_current_snapshot())"
         older = "pipeline_event.epoch < (SELECT max(number) FROM pipeline_eventepoch)"
+        # In the stubs extra() forgets whose QuerySet it is; here and below.
         below: Self = self.extra(where=[f"({now} OR {older})"])  # type: ignore[assignment]
         return below
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.db import models
-from django.db.models import Count, Q
+from django.db.models import Count, Q, QuerySet
 
 from pipeline import events, telling
 from pipeline.refusals import InvalidField, Refused
@@ -144,7 +144,7 @@ def _counted(model: type[Told], pk: str, at: datetime | events.Cursor) -> Row:
     """The counters that other objects' events count: those which carry this row's id and were there at `at`."""
     if not model.COUNTED:
         return {}
-    rows = events.Event.objects.filter(**{f"{model.noun()}_id": pk})
+    rows: QuerySet[events.Event] = events.Event.objects.filter(**{f"{model.noun()}_id": pk})
     if isinstance(at, events.Cursor):
         place = "(pipeline_event.epoch, pipeline_event.xid, pipeline_event.seq) <= (%s, %s::text::xid8, %s)"
         rows = rows.extra(where=[place], params=[at.epoch, str(at.xid), at.seq])
@@ -154,7 +154,7 @@ def _counted(model: type[Told], pk: str, at: datetime | events.Cursor) -> Row:
         column: Count("pk", filter=Q(kind__in=counted.kinds) & (Q(stream_seq=1) if counted.births else Q()))
         for column, counted in model.COUNTED.items()
     }
-    return cast(Row, rows.aggregate(**sums))
+    return rows.aggregate(**sums)
 
 
 @cache

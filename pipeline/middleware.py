@@ -30,7 +30,7 @@ class RequestIdMiddleware:
         """Answer the request under its id."""
         given = request.headers.get("X-Request-Id", "")
         name = given if GIVEN.fullmatch(given) else new_id()
-        request.request_id = name  # type: ignore[attr-defined]
+        request.request_id = name  # type: ignore[attr-defined]  # for the foot of a page
         token = events.request_id.set(name)
         structlog.contextvars.bind_contextvars(request_id=name)
         try:

@@ -140,7 +140,7 @@ STRATEGIES = {"fail_fast": "fail_workstream", "continue": "skip_task", "escalate
 
 def strategy(task: Task) -> str:
     """What a failure of `task` means for its run (domain.md §2.1.2): fail_workstream, skip_task, route_error_phase."""
-    own = (task.spec.get("error_handling") or {}).get("on_failure")
+    own: str | None = (task.spec.get("error_handling") or {}).get("on_failure")
     if own:
         return STRATEGIES.get(own, own)
     return STRATEGIES[task.run.workstream.strategy] if task.run.workstream else "fail_workstream"

@@ -215,7 +215,8 @@ def with_addresses(events: Iterable[Event]) -> list[Event]:
         about, pk = event.subject_type, event.subject_id
         if about not in PAGES and event.run_id:
             about, pk = "run", event.run_id
-        event.address = reverse(PAGES[about], args=[pk]) if about in PAGES else ""  # type: ignore[attr-defined]
+        address = reverse(PAGES[about], args=[pk]) if about in PAGES else ""
+        event.address = address  # type: ignore[attr-defined]  # for templates; no column
     return rows
 
 

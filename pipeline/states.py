@@ -212,7 +212,7 @@ class ToldGuard(Guard):
     """Deferred: refuses the commit of a birth or move without an Event of the same transaction that tells it."""
 
     when = pgtrigger.After
-    operation = pgtrigger.Insert | pgtrigger.UpdateOf("state")  # type: ignore[no-untyped-call]
+    operation = pgtrigger.Insert | pgtrigger.UpdateOf("state")
     timing = pgtrigger.Deferred
 
     def __init__(self, *, noun: str) -> None:

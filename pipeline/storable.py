@@ -8,6 +8,8 @@ UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # How JSON can spell these; a document without it has none, and nobody has to walk through its texts.
 ESCAPED = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 WHY = "text cannot hold NUL or half a surrogate pair"
+MAX_DEPTH = 32
+"""How deep a document of ours may be nested, whoever sends it."""
 
 
 def is_storable(*texts: str) -> bool:
@@ -37,3 +39,8 @@ def walk(document: Any) -> Iterator[tuple[str, int, Any]]:
 def unstorable_paths(document: Any) -> Iterable[str]:
     """The paths of the texts in a JSON document that cannot be stored."""
     return (path for path, _depth, value in walk(document) if isinstance(value, str) and not is_storable(value))
+
+
+def is_too_deep(document: Any) -> bool:
+    """Whether lists and objects are nested deeper than MAX_DEPTH."""
+    return any(depth > MAX_DEPTH and isinstance(value, list | dict) for _path, depth, value in walk(document))

@@ -2,7 +2,7 @@
 
 from django.contrib import admin
 from django.contrib.auth.views import LoginView, LogoutView
-from django.urls import include, path
+from django.urls import URLPattern, URLResolver, include, path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerView
 
@@ -14,7 +14,7 @@ handler403 = "pipeline.problems.denied"
 handler404 = "pipeline.problems.not_found"
 handler500 = "pipeline.problems.server_error"
 
-api = [
+api: list[URLPattern | URLResolver] = [
     path("", include("pipeline.api")),
     path("", include("workers.api")),
     path("", include("ledger.api")),

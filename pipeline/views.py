@@ -2,19 +2,19 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 from django.db import transaction
 from django.db.models import Count, Q
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from pipeline import kinds, pages, readable
-from pipeline.auth import signed_in
+from pipeline.auth import Principal, SignedInRequest, signed_in
 from pipeline.clock import ClockNow, db_now
 from pipeline.definitions import diff
 from pipeline.events import table as reactions_of_kinds
@@ -38,14 +38,12 @@ BULK_OF_ATTEMPT = ("input_prompt", "error_log", "output_tail", "usage_summary", 
 
 @require_safe
 @signed_in
-def overview(request: HttpRequest) -> HttpResponse:
+def overview(request: SignedInRequest) -> HttpResponse:
     """Is it moving, is it safe, what does it cost, and what waits for a person. Each app draws its own panels."""
     principal = request.principal
     since = ClockNow() - timedelta(days=FAILED_RUNS_SHOWN_DAYS)
     runs = Run.objects.visible_to(principal).select_related("project", "workstream", "phase")
-    holds = list(Hold.objects.visible_to(principal).active().select_related("project").order_by("-pk")[:SHOWN])
-    for hold in holds:
-        hold.may_be_released = principal.may("approver", hold.project_id)
+    holds = Hold.objects.visible_to(principal).active().select_related("project").order_by("-pk")[:SHOWN]
     active = list(runs.active().order_by("-pk")[:SHOWN])
     count_tasks(active)
     latest = Event.objects.visible_to(principal).exclude(severity="debug").defer(*BULK_OF_EVENT).order_by("-pk")[:SHOWN]
@@ -53,7 +51,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         request,
         "pipeline/overview.html",
         {
-            "holds": holds,
+            "holds": _releasable(holds, principal),
             "failed_runs": runs.filter(state="failed", retries=None, ended_at__gte=since).order_by("-pk")[:SHOWN],
             "active_runs": active,
             "events": pages.with_addresses(latest),
@@ -61,12 +59,17 @@ def overview(request: HttpRequest) -> HttpResponse:
     )
 
 
+def _releasable(holds: Iterable[Hold], principal: Principal) -> list[tuple[Hold, bool]]:
+    """The holds, each with whether the viewer may release it."""
+    return [(hold, principal.may("approver", hold.project_id)) for hold in holds]
+
+
 # -- runs --------------------------------------------------------------------------------------------------------
 
 
 @require_safe
 @signed_in
-def runs(request: HttpRequest) -> HttpResponse:
+def runs(request: SignedInRequest) -> HttpResponse:
     """The runs, newest first, with how far each is."""
     filters = pages.Filters(request)
     rows = Run.objects.visible_to(request.principal).select_related("project", "workstream", "phase")
@@ -91,7 +94,7 @@ def runs(request: HttpRequest) -> HttpResponse:
     )
 
 
-def _startable(request: HttpRequest) -> Iterable[Workstream]:
+def _startable(request: SignedInRequest) -> Iterable[Workstream]:
     """The workstreams of which the caller may start a run."""
     rows = Workstream.objects.enabled().filter(phase__project__archived_at=None)
     projects = request.principal.project_ids("operator")
@@ -104,7 +107,7 @@ def _startable(request: HttpRequest) -> Iterable[Workstream]:
 def count_tasks(runs: list[Run]) -> None:
     """Give each run its `tasks_total`, `tasks_done`, `tasks_failed` and `tasks_running`. One query for all."""
     rows = Task.objects.filter(run__in=runs).values("run_id").order_by("run_id")
-    counted = {
+    counted: dict[str, Any] = {
         row["run_id"]: row
         for row in rows.annotate(
             total=Count("pk"),
@@ -121,14 +124,12 @@ def count_tasks(runs: list[Run]) -> None:
 
 @require_safe
 @signed_in
-def run(request: HttpRequest, pk: str) -> HttpResponse:
+def run(request: SignedInRequest, pk: str) -> HttpResponse:
     """One run: how far, what next, and what happened."""
     run = _run(request, pk)
     tasks = list(Task.objects.filter(run=run).defer("spec", "touches").order_by("sequence"))
     now = db_now()
     holds = _holds_over(run, tasks)
-    for hold in holds:
-        hold.may_be_released = request.principal.may("approver", hold.project_id)
     history = Event.objects.filter(run_id=run.pk).exclude(severity="debug").defer(*BULK_OF_EVENT).order_by("-pk")
     count_tasks([run])
     return render(
@@ -145,7 +146,7 @@ def run(request: HttpRequest, pk: str) -> HttpResponse:
             .select_related("task", "tool")
             .defer("task__spec", *BULK_OF_ATTEMPT)
             .order_by("-sequence")[:50],
-            "holds": holds,
+            "holds": _releasable(holds, request.principal),
             "is_held_by_people": any(hold.scope_kind == "run" and hold.kind == "manual" for hold in holds),
             "events": pages.with_addresses(history[:HISTORY_SHOWN]),
             "trail": [(_("Runs"), reverse("runs:list")), (run_title(run), "")],
@@ -154,7 +155,7 @@ def run(request: HttpRequest, pk: str) -> HttpResponse:
     )
 
 
-def _run(request: HttpRequest, pk: str) -> Run:
+def _run(request: SignedInRequest, pk: str) -> Run:
     rows = Run.objects.visible_to(request.principal).select_related("project", "phase", "workstream")
     return get_object_or_404(rows, pk=pk)
 
@@ -214,7 +215,7 @@ def _progress(run: Run, tasks: list[Task]) -> Progress:
 
 @require_safe
 @signed_in
-def attempt(request: HttpRequest, pk: str, sequence: int) -> HttpResponse:
+def attempt(request: SignedInRequest, pk: str, sequence: int) -> HttpResponse:
     """One attempt: what it was told and what it said."""
     run = _run(request, pk)
     rows = StepAttempt.objects.filter(run=run).select_related("task", "tool", "prompt", "request")
@@ -239,7 +240,7 @@ def attempt(request: HttpRequest, pk: str, sequence: int) -> HttpResponse:
 
 @require_POST
 @signed_in
-def start_workstream(request: HttpRequest) -> HttpResponse:
+def start_workstream(request: SignedInRequest) -> HttpResponse:
     """Open a run of the chosen workstream and start it; refused, neither happens."""
     filters = pages.Filters(request, request.POST)
     chosen = filters.id("workstream")
@@ -263,7 +264,7 @@ def start_workstream(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 @signed_in
-def run_start(request: HttpRequest, pk: str) -> HttpResponse:
+def run_start(request: SignedInRequest, pk: str) -> HttpResponse:
     """Start a pending run."""
     run = _run_for(request, pk)
     return _done(request, run, lambda: run.start(by=request.principal.actor), _("The run is on its way."))
@@ -271,7 +272,7 @@ def run_start(request: HttpRequest, pk: str) -> HttpResponse:
 
 @require_POST
 @signed_in
-def run_cancel(request: HttpRequest, pk: str) -> HttpResponse:
+def run_cancel(request: SignedInRequest, pk: str) -> HttpResponse:
     """Call a run off, with a reason."""
     run = _run_for(request, pk)
     reason = request.POST.get("reason", "")
@@ -285,7 +286,7 @@ def run_cancel(request: HttpRequest, pk: str) -> HttpResponse:
 
 @require_POST
 @signed_in
-def run_hold(request: HttpRequest, pk: str) -> HttpResponse:
+def run_hold(request: SignedInRequest, pk: str) -> HttpResponse:
     """Pause a run, with a reason."""
     run = _run_for(request, pk)
     reason = request.POST.get("reason", "")
@@ -299,7 +300,7 @@ def run_hold(request: HttpRequest, pk: str) -> HttpResponse:
 
 @require_POST
 @signed_in
-def run_release(request: HttpRequest, pk: str) -> HttpResponse:
+def run_release(request: SignedInRequest, pk: str) -> HttpResponse:
     """Release what people hold a run by, with a reason."""
     run = _run_for(request, pk, role="approver")
     reason = request.POST.get("reason", "")
@@ -313,7 +314,7 @@ def run_release(request: HttpRequest, pk: str) -> HttpResponse:
 
 @require_POST
 @signed_in
-def run_retry(request: HttpRequest, pk: str) -> HttpResponse:
+def run_retry(request: SignedInRequest, pk: str) -> HttpResponse:
     """Open a new run of the same workstream; it waits to be started."""
     run = _run_for(request, pk)
     made: list[Run] = []
@@ -324,7 +325,7 @@ def run_retry(request: HttpRequest, pk: str) -> HttpResponse:
 
 @require_POST
 @signed_in
-def hold_release(request: HttpRequest, pk: str) -> HttpResponse:
+def hold_release(request: SignedInRequest, pk: str) -> HttpResponse:
     """End one pause, with a reason."""
     hold = get_object_or_404(Hold.objects.visible_to(request.principal), pk=pk)
     request.principal.must("approver", hold.project_id)
@@ -338,14 +339,14 @@ def hold_release(request: HttpRequest, pk: str) -> HttpResponse:
     )
 
 
-def _run_for(request: HttpRequest, pk: str, *, role: str = "operator") -> Run:
+def _run_for(request: SignedInRequest, pk: str, *, role: str = "operator") -> Run:
     """The run, for somebody who may act on it. Raises Http404 where it cannot be seen, Denied where it only can."""
     run = _run(request, pk)
     request.principal.must(role, run.project_id)
     return run
 
 
-def _done(request: HttpRequest, run: Run, verb: Any, done: str) -> HttpResponse:
+def _done(request: SignedInRequest, run: Run, verb: Any, done: str) -> HttpResponse:
     return pages.act(request, verb, done=done, to=reverse("runs:run", args=[run.pk]))
 
 
@@ -354,7 +355,7 @@ def _done(request: HttpRequest, run: Run, verb: Any, done: str) -> HttpResponse:
 
 @require_safe
 @signed_in
-def events(request: HttpRequest) -> HttpResponse:
+def events(request: SignedInRequest) -> HttpResponse:
     """What happened, newest first; any object's history is this page, filtered."""
     filters = pages.Filters(request)
     rows = Event.objects.visible_to(request.principal).defer(*BULK_OF_EVENT)
@@ -398,7 +399,7 @@ def events(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 @signed_in
-def event(request: HttpRequest, pk: str) -> HttpResponse:
+def event(request: SignedInRequest, pk: str) -> HttpResponse:
     """One event whole: who, what about, before and after."""
     found = Event.objects.visible_to(request.principal).filter(pk=pk).first()
     if found is None:
@@ -430,9 +431,20 @@ class Change:
         return readable.differences(self.before, self.after)
 
 
+class Failed(NamedTuple):
+    """A failed reaction as its page shows it: whether the program still has the reaction, when it is tried next (None
+    is now), and whether the viewer may replay or drop it.
+    """
+
+    failure: FailedReaction
+    is_wired: bool
+    next_try: datetime | None
+    may_act: bool
+
+
 @require_safe
 @signed_in
-def failed_reactions(request: HttpRequest) -> HttpResponse:
+def failed_reactions(request: SignedInRequest) -> HttpResponse:
     """Reactions that crashed and are not made good: the dead letters, and those that wait for their next try."""
     rows = FailedReaction.objects.visible_to(request.principal).open().select_related("project")
     filters = pages.Filters(request)
@@ -440,15 +452,20 @@ def failed_reactions(request: HttpRequest) -> HttpResponse:
     waiting = Event.objects.filter(pk__in=[failure.event_id for failure in page.rows], handled_at=None)
     next_try = dict(waiting.values_list("pk", "due_at"))
     wired = reactions_of_kinds()
-    for failure in page.rows:
-        failure.next_try = next_try.get(failure.event_id)
-        failure.is_wired = failure.reaction in wired.get(failure.kind, [])
-        failure.may_be_replayed = request.principal.may("operator", failure.project_id)
+    failures = [
+        Failed(
+            failure,
+            is_wired=failure.reaction in wired.get(failure.kind, []),
+            next_try=next_try.get(failure.event_id),
+            may_act=request.principal.may("operator", failure.project_id),
+        )
+        for failure in page.rows
+    ]
     return render(
         request,
         "pipeline/failed_reactions.html",
         {
-            "failures": page.rows,
+            "failures": failures,
             "next_cursor": page.next_cursor,
             "filters": filters,
             "trail": [(_("Events"), reverse("events:list")), (_("Failed reactions"), "")],
@@ -459,19 +476,19 @@ def failed_reactions(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 @signed_in
-def failed_reaction_replay(request: HttpRequest, pk: str) -> HttpResponse:
+def failed_reaction_replay(request: SignedInRequest, pk: str) -> HttpResponse:
     """Have it tried again now."""
     return _failed_reaction_verb(request, pk, FailedReaction.replay, _("It is tried again now."))
 
 
 @require_POST
 @signed_in
-def failed_reaction_drop(request: HttpRequest, pk: str) -> HttpResponse:
+def failed_reaction_drop(request: SignedInRequest, pk: str) -> HttpResponse:
     """Take it off the list, untried."""
     return _failed_reaction_verb(request, pk, FailedReaction.drop, _("It is off the list, and nobody tries it."))
 
 
-def _failed_reaction_verb(request: HttpRequest, pk: str, verb: Callable[..., bool], done: str) -> HttpResponse:
+def _failed_reaction_verb(request: SignedInRequest, pk: str, verb: Callable[..., bool], done: str) -> HttpResponse:
     failure = get_object_or_404(FailedReaction.objects.visible_to(request.principal), pk=pk)
     request.principal.must("operator", failure.project_id)
     reason = request.POST.get("reason", "")

@@ -2,20 +2,20 @@
 
 import json
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from pipeline import pages, webhooks
-from pipeline.auth import signed_in
+from pipeline.auth import SignedInRequest, signed_in
 from pipeline.models import Delivery, WebhookEndpoint
 
 
 @require_safe
 @signed_in
-def endpoints(request: HttpRequest) -> HttpResponse:
+def endpoints(request: SignedInRequest) -> HttpResponse:
     """Every webhook that the person administers, newest first."""
     rows = WebhookEndpoint.objects.visible_to(request.principal).select_related("subscription__project")
     filters = pages.Filters(request)
@@ -27,7 +27,7 @@ def endpoints(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 @signed_in
-def deliveries(request: HttpRequest, pk: str) -> HttpResponse:
+def deliveries(request: SignedInRequest, pk: str) -> HttpResponse:
     """One webhook's deliveries, newest first, by state."""
     known = WebhookEndpoint.objects.visible_to(request.principal).select_related("subscription__project")
     endpoint = get_object_or_404(known, pk=pk)
@@ -57,7 +57,7 @@ def deliveries(request: HttpRequest, pk: str) -> HttpResponse:
 
 @require_safe
 @signed_in
-def delivery(request: HttpRequest, pk: str) -> HttpResponse:
+def delivery(request: SignedInRequest, pk: str) -> HttpResponse:
     """One delivery: the body that was sent, and the receiver's last answer."""
     shown = _delivery(request, pk)
     sent = webhooks.preview(shown)
@@ -81,7 +81,7 @@ def delivery(request: HttpRequest, pk: str) -> HttpResponse:
 
 @require_POST
 @signed_in
-def redeliver(request: HttpRequest, pk: str) -> HttpResponse:
+def redeliver(request: SignedInRequest, pk: str) -> HttpResponse:
     """Send the same event again."""
     row = _delivery(request, pk)
 
@@ -93,6 +93,6 @@ def redeliver(request: HttpRequest, pk: str) -> HttpResponse:
     return pages.act(request, verb, done=_("It is sent again within seconds."), to=to)
 
 
-def _delivery(request: HttpRequest, pk: str) -> Delivery:
+def _delivery(request: SignedInRequest, pk: str) -> Delivery:
     visible = Delivery.objects.with_kind().visible_to(request.principal)
     return get_object_or_404(visible.select_related("endpoint__subscription__project"), pk=pk)

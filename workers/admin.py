@@ -17,6 +17,7 @@ from pipeline.models import Task
 from pipeline.refusals import NotFound, Refused
 from workers import claims
 from workers.models import Lease, Worker, health
+from workers.models.worker import WorkerQuerySet
 from workers.pages import offered, project_of, waiting_for
 
 
@@ -30,7 +31,7 @@ class HealthFilter(admin.SimpleListFilter):
         """The four words."""
         return health.CHOICES
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         """The living ones of that health."""
         words = [self.value()] if self.value() in dict(health.CHOICES) else []
         return queryset.of_health(*words) if words else queryset
@@ -46,7 +47,7 @@ class ArchiveFilter(admin.SimpleListFilter):
         """Beside the list."""
         return [("true", _("archived"))]
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         """A worker's own page finds it in the archive too."""
         return queryset.archived() if self.value() == "true" else queryset.listed()
 
@@ -72,9 +73,11 @@ class WorkerAdmin(LookOnlyAdmin):
         move_action("declare_crashed", _("Declare crashed"), role="operator", reason=True),
     ]
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+    def get_queryset(self, request: HttpRequest) -> WorkerQuerySet:
         """With the health now of each."""
-        return super().get_queryset(request).with_health()
+        rows: Any = super().get_queryset(request)
+        shown: WorkerQuerySet = rows.with_health()
+        return shown
 
     @admin_action(description=_("Assign a task to the selected worker"), permissions=["act_as_operator"])
     def assign(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
@@ -103,7 +106,7 @@ class WorkerAdmin(LookOnlyAdmin):
         self.message_user(request, done, messages.SUCCESS)
         return None
 
-    def _ask_task(self, request: HttpRequest, worker: Worker, tasks: "QuerySet[Task]") -> HttpResponse:
+    def _ask_task(self, request: HttpRequest, worker: Worker, tasks: list[Task]) -> HttpResponse:
         """The page between the list and the action, which asks for the task."""
         return TemplateResponse(
             request,

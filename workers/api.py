@@ -1,10 +1,12 @@
 """The API of the workers: what an agent program calls, and what people see and steer."""
 
 import json
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 import django_filters
+from django.utils.functional import cached_property
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.decorators import action
@@ -105,7 +107,7 @@ class Beat(Strict):
 
     process_alive = serializers.BooleanField(required=False, default=True)
     activity = serializers.ChoiceField(Worker.Activity.choices, required=False, default=Worker.Activity.UNKNOWN)
-    leases = HeldLease(many=True, required=False, default=list, max_length=1)
+    leases = serializers.ListSerializer[Any](child=HeldLease(), required=False, default=list, max_length=1)
 
 
 class NamedBeat(Beat):
@@ -117,7 +119,7 @@ class NamedBeat(Beat):
 class Beats(Strict):
     """The heartbeats of many workers."""
 
-    workers = NamedBeat(many=True, min_length=1, max_length=MAX_BEATS)
+    workers = serializers.ListSerializer[Any](child=NamedBeat(), min_length=1, max_length=MAX_BEATS)
 
 
 class Renewed(serializers.Serializer[Any]):
@@ -246,7 +248,9 @@ class Use(Strict):
     tokens_cache_write_1h = serializers.IntegerField(required=False, min_value=0, max_value=10**15)
     tokens_output = serializers.IntegerField(required=False, min_value=0, max_value=10**15)
     duration_seconds = Figure(required=False, allow_null=True)
-    source = serializers.CharField(required=False, max_length=MAX_TEXT)
+    source = serializers.CharField(  # type: ignore[assignment]  # DRF takes declared fields off the class
+        required=False, max_length=MAX_TEXT
+    )
     idempotency_key = serializers.CharField(required=False, allow_blank=True, max_length=MAX_TEXT)
     assumed_ttl = serializers.BooleanField(
         required=False, help_text="The tool does not say how long its cache writes live: the class is a guess."
@@ -272,7 +276,7 @@ class Report(Strict):
         max_value=Decimal(10**9),
     )
     output_tail = serializers.CharField(required=False, allow_blank=True, trim_whitespace=False, max_length=MAX_TAIL)
-    usage = Use(many=True, required=False, max_length=MAX_USAGE)
+    usage = serializers.ListSerializer[Any](child=Use(), required=False, max_length=MAX_USAGE)
 
 
 class Success(Report):
@@ -352,9 +356,11 @@ class WorkerSerializer(StrictModel):
 
     def get_health(self, row: Worker) -> str:
         """unresponsive, stalled, late, healthy; empty when it is finished."""
-        if "now" not in self.context:
-            self.context["now"] = db_now()  # once an answer, not once a row
-        return row.health(self.context["now"])
+        return row.health(self._now)
+
+    @cached_property
+    def _now(self) -> datetime:
+        return db_now()  # once an answer, not once a row
 
 
 class WorkerFilters(Filters):
@@ -417,7 +423,7 @@ class WorkerEndpoint(Listed, Endpoint):
 
     def filter_queryset(self, queryset: Any) -> Any:
         """A list holds who is alive or finished of late, unless the archive is asked for."""
-        found = super().filter_queryset(queryset)
+        found: Any = super().filter_queryset(queryset)
         return found if self.action != "list" or "archived" in self.request.query_params else found.listed()
 
     @extend_schema(request=Registration, responses={201: WorkerSerializer, 200: WorkerSerializer})

@@ -1,5 +1,6 @@
 """What the workers' pages and their panels on other pages share: who needs a look, and what each worker holds."""
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -18,25 +19,34 @@ ATTENTION = ("unresponsive", "stalled", "late", "healthy", "")
 BULK_OF_WORKER = ("crash_trace", "metadata", "capabilities", "tools", "affinity")
 
 
-def describe(workers: list[Worker], principal: Principal, now: datetime) -> None:
-    """Give each worker its `shown_health` at `now`, `why` it is so, and its live `lease` where `principal` may see it.
-    One query.
-    """
+class Shown(NamedTuple):
+    """A worker as the pages show it: its health, why that is so, and its live lease where the viewer may see it."""
+
+    worker: Worker
+    health: str
+    why: str
+    lease: Lease | None
+
+
+def describe(workers: Iterable[Worker], principal: Principal, now: datetime) -> list[Shown]:
+    """These workers at `now`, as `principal` may see them. One query."""
+    workers = list(workers)
     live = Lease.objects.visible_to(principal).live().filter(worker__in=workers).select_related("task__run")
     leases = {lease.worker_id: lease for lease in live.defer("task__spec", "task__touches")}
+    shown = []
     for worker in workers:
-        worker.shown_health = worker.health(now)
-        worker.why = _why(worker)
-        worker.lease = leases.get(worker.pk)
+        word = worker.health(now)
+        shown.append(Shown(worker, word, _why(worker, word), leases.get(worker.pk)))
+    return shown
 
 
-def _why(worker: Worker) -> str:
-    """What made the worker's `shown_health`, in words; the reason of a silence that is explained."""
-    if worker.shown_health == health.UNRESPONSIVE:
+def _why(worker: Worker, word: str) -> str:
+    """What made the worker's health this word; the reason of a silence that is explained."""
+    if word == health.UNRESPONSIVE:
         return _("no heartbeat for more than %(n)d s") % {"n": worker.timeout_seconds}
-    if worker.shown_health == health.LATE:
+    if word == health.LATE:
         return _("two heartbeats are missing")
-    if worker.shown_health == health.STALLED:
+    if word == health.STALLED:
         return _("it beats, and its work does not move")
     if worker.state == Worker.State.BUSY and worker.activity in health.PATIENT:
         return _("it waits, and may")

@@ -23,6 +23,7 @@ from pipeline.models import Run, StepAttempt, Task, Tick
 from pipeline.refusals import Refused
 from workers.claims import time_limit
 from workers.models import Lease, Worker, health
+from workers.models.worker import WorkerQuerySet
 
 Step = Callable[[], int]
 
@@ -139,7 +140,7 @@ def see_off_the_leaving() -> int:
     return done
 
 
-def _end_idle(rows: "QuerySet[Worker]", pk: str, gone: str = "silent while idle") -> int:
+def _end_idle(rows: WorkerQuerySet, pk: str, gone: str = "silent while idle") -> int:
     """End a worker that holds nothing, if it is among `rows` still when its row is locked."""
     with transaction.atomic():
         mine = rows.order_by().unleased().select_for_update(no_key=True, skip_locked=True, of=("self",))
@@ -282,7 +283,8 @@ def _stop_stalled(ids: Sequence[str]) -> int:
     leases = Lease.objects.live().filter(worker__in=ids, stop_requested_at=None).select_related("worker")
     for lease in leases.order_by("pk"):
         worker = lease.worker
-        if worker.told_health == health.STALLED and now - worker.health_since > worker.stall_after * SECOND:
+        told_at = worker.health_since
+        if worker.told_health == health.STALLED and told_at and now - told_at > worker.stall_after * SECOND:
             since = now - (worker.progress_at or lease.acquired_at)
             reason = f"stalled: no progress for {int(since.total_seconds())} s"
             done += lease.request_stop(by=SYSTEM, reason=reason, outcome="task_failed")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
@@ -12,7 +12,7 @@ from django.utils.translation import gettext_noop
 from django.views.decorators.http import require_POST, require_safe
 
 from pipeline import pages
-from pipeline.auth import signed_in
+from pipeline.auth import SignedInRequest, signed_in
 from pipeline.clock import db_now
 from pipeline.events import Actor
 from pipeline.ids import is_id
@@ -27,7 +27,7 @@ ALIVE, FINISHED, ARCHIVED = "alive", "finished", "archived"
 
 @require_safe
 @signed_in
-def workers(request: HttpRequest) -> HttpResponse:
+def workers(request: SignedInRequest) -> HttpResponse:
     """The workers, newest first in pages, before them all those that need a look. The living ones unless asked."""
     filters = pages.Filters(request)
     rows = Worker.objects.visible_to(request.principal).defer(*BULK_OF_WORKER)
@@ -47,16 +47,17 @@ def workers(request: HttpRequest) -> HttpResponse:
     if word:
         rows = rows.of_health(word)
     page = pages.page_of(rows, filters)
+    found = {worker.pk: worker for worker in page.rows}
     if not filters.given.get("cursor") and not filters.errors:
-        needy = list(rows.needs_person().order_by("-pk")[: settings.SIGNALBOX_LIST_LIMIT])
-        page.rows[:] = {worker.pk: worker for worker in [*needy, *page.rows]}.values()
-    describe(page.rows, request.principal, db_now())
-    page.rows.sort(key=lambda worker: (worker.is_finished, ATTENTION.index(worker.shown_health), worker.state))
+        needy = rows.needs_person().order_by("-pk")[: settings.SIGNALBOX_LIST_LIMIT]
+        found = {worker.pk: worker for worker in needy} | found
+    shown = describe(found.values(), request.principal, db_now())
+    shown.sort(key=lambda one: (one.worker.is_finished, ATTENTION.index(one.health), one.worker.state))
     return render(
         request,
         "workers/workers.html",
         {
-            "workers": page.rows,
+            "workers": shown,
             "next_cursor": page.next_cursor,
             "filters": filters,
             "states": [
@@ -73,15 +74,15 @@ def workers(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 @signed_in
-def worker(request: HttpRequest, pk: str) -> HttpResponse:
+def worker(request: SignedInRequest, pk: str) -> HttpResponse:
     """One worker: its three clocks, what it holds, what it did."""
     worker = _worker(request, pk)
     now = db_now()
-    describe([worker], request.principal, now)
+    (shown,) = describe([worker], request.principal, now)
     may = pages.roles_in(request.principal, project_of(worker))
     may_give = may["operator"] and worker.state == Worker.State.IDLE and not worker.shutdown_mode
-    if worker.lease:
-        holds = list(Hold.objects.covering(worker.lease.task).order_by("pk")[:1])
+    if shown.lease:
+        holds = list(Hold.objects.covering(shown.lease.task).order_by("pk")[:1])
     else:
         holds = [] if worker.current_task_id or worker.is_finished else holds_before(worker, request.principal)
     leases = Lease.objects.visible_to(request.principal).filter(worker=worker).select_related("task__run", "attempt")
@@ -91,6 +92,9 @@ def worker(request: HttpRequest, pk: str) -> HttpResponse:
         "workers/worker.html",
         {
             "worker": worker,
+            "health": shown.health,
+            "why": shown.why,
+            "lease": shown.lease,
             "holds": holds,
             "minutes": last_hour(worker, now),
             "waiting": offered(worker, request.principal) if may_give else [],
@@ -107,7 +111,7 @@ def worker(request: HttpRequest, pk: str) -> HttpResponse:
     )
 
 
-def _worker(request: HttpRequest, pk: str) -> Worker:
+def _worker(request: SignedInRequest, pk: str) -> Worker:
     rows = Worker.objects.visible_to(request.principal).select_related(
         "api_key", "previous_worker", "current_task__run"
     )
@@ -144,7 +148,7 @@ BUTTONS = {
 
 @require_POST
 @signed_in
-def press(request: HttpRequest, pk: str, button: str) -> HttpResponse:
+def press(request: SignedInRequest, pk: str, button: str) -> HttpResponse:
     """One of BUTTONS, by an operator of the worker's project."""
     worker, by = _worker(request, pk), request.principal.actor
     request.principal.must("operator", project_of(worker))
@@ -155,7 +159,7 @@ def press(request: HttpRequest, pk: str, button: str) -> HttpResponse:
 
 @require_POST
 @signed_in
-def give(request: HttpRequest, pk: str) -> HttpResponse:
+def give(request: SignedInRequest, pk: str) -> HttpResponse:
     """Give it a task of a project that the person operates: the claim, pushed."""
     worker = _worker(request, pk)
     request.principal.must("operator", project_of(worker))

@@ -29,9 +29,11 @@ class PriceSerializer(StrictModel):
 
     class Meta:
         model = Price
-        fields = ("id", "version", "created_at", "updated_at", *BORN_WITH, "aliases", "effective_to", "superseded_at")
-        read_only_fields = ("id", "version", "created_at", "updated_at", "superseded_at")
-        extra_kwargs = {
+        fields: tuple[str, ...] = (
+            "id", "version", "created_at", "updated_at", *BORN_WITH, "aliases", "effective_to", "superseded_at",
+        )  # fmt: skip
+        read_only_fields: tuple[str, ...] = ("id", "version", "created_at", "updated_at", "superseded_at")
+        extra_kwargs: dict[str, dict[str, Any]] = {
             name: {"min_value": Decimal(0)}
             for name in (
                 "uncached_input",
@@ -50,7 +52,8 @@ class PriceSerializer(StrictModel):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """A price ends after it began."""
-        start = attrs.get("effective_from") or self.instance.effective_from
+        row = self.instance
+        start = attrs["effective_from"] if row is None else attrs.get("effective_from", row.effective_from)
         end = attrs.get("effective_to")
         if end is not None and end <= start:
             raise InvalidField("effective_to", "a price ends after it began")
@@ -69,8 +72,8 @@ class Correction(PriceSerializer):
     price_version = serializers.CharField(max_length=64)
 
     class Meta(PriceSerializer.Meta):
-        fields = CORRECTED  # type: ignore[assignment]
-        read_only_fields = ()  # type: ignore[assignment]
+        fields = CORRECTED
+        read_only_fields = ()
         extra_kwargs = {
             name: {**PriceSerializer.Meta.extra_kwargs.get(name, {}), "required": False} for name in CORRECTED
         }

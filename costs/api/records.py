@@ -171,7 +171,7 @@ class CostEndpoint(Sums, Listed, Endpoint):
             raise Refused(f"1 to {MOST_AT_ONCE} records at once", code=code, status=status)
         given = self._quick(request.data)
         if given is None:
-            given = [_parted(one) for one in self.body(Booking, many=True)]
+            given = [_parted(one) for one in self.bodies(Booking)]
         with transaction.atomic():
             places: dict[tuple[Any, ...], dict[str, Any]] = {}
             uses, by = [], self.by

@@ -119,10 +119,10 @@ class ReservationEndpoint(Listed, Endpoint):
         task, run, project = given.get("task"), given.get("run"), given.get("project")
         run = run or (task.run if task else None)
         project = project or (run.project if run else None)
-        if (task is not None and task.run_id != run.pk) or (run is not None and run.project_id != project.pk):
-            raise InvalidField("project", "project, run and task belong together")
         if project is None:
             raise MissingField("project")
+        if run is not None and (run.project_id != project.pk or (task is not None and task.run_id != run.pk)):
+            raise InvalidField("project", "project, run and task belong together")
         self.must_in(project)
         if (known := _known(given, project, run, task)) is not None:
             return self.reply(known)
@@ -146,7 +146,7 @@ class ReservationEndpoint(Listed, Endpoint):
                     key=given["key"],
                 )
         except BudgetExceeded as refusal:
-            for pk, asked in getattr(refusal, "breaches", ()):
+            for pk, asked in refusal.breaches:
                 budget.note_refusal(pk, asked, by=self.by)
             raise
         except IntegrityError:

@@ -71,7 +71,7 @@ class Rate(serializers.Serializer[Any]):
     currency = serializers.CharField()
     rate = serializers.DecimalField(max_digits=None, decimal_places=None)
     on = serializers.DateField()
-    source = serializers.CharField()
+    source = serializers.CharField()  # type: ignore[assignment]  # DRF takes declared fields off the class
 
 
 class Converted(serializers.Serializer[Any]):
@@ -142,7 +142,7 @@ class Truth(serializers.Serializer[Any]):
     difference = serializers.DecimalField(max_digits=24, decimal_places=6, allow_null=True)
     ratio = serializers.DecimalField(max_digits=24, decimal_places=4, allow_null=True)
     near = serializers.CharField(allow_blank=True)
-    label = serializers.CharField(help_text="Stable.")
+    label = serializers.CharField(help_text="Stable.")  # type: ignore[assignment]  # as above
     sentence = serializers.CharField(help_text="The same for people.")
     at = serializers.DateTimeField()
 
@@ -340,7 +340,7 @@ class Sums(Endpoint):
         given = request.query_params.get("format", "csv")
         if given not in exports.FORMATS:
             raise BadQuery("format", f"one of {', '.join(exports.FORMATS)}, not “{given[:40]}”")
-        rows = self.filter_queryset(CostRecord.objects.visible_to(self.principal)).order_by()
+        rows: Any = self.filter_queryset(CostRecord.objects.visible_to(self.principal)).order_by()
         return exports.answer(rows, given)
 
 
@@ -356,12 +356,10 @@ def _summed(rows: QuerySet[CostRecord], names: list[str]) -> QuerySet[Any, dict[
     columns = [GROUPS[name] for name in names]
     if "day" in names:
         rows = rows.annotate(day=TruncDate("recorded_at", tzinfo=UTC))
-    return (
-        rows.values(*columns, "currency")
-        .annotate(
-            total=Sum("amount"),
-            unpriced_amount=Sum("amount", filter=Q(unpriced=True), default=Decimal(0)),
-            count=Count("pk"),
-        )
-        .order_by(*columns, "currency")
+    found = rows.values(*columns, "currency").annotate(
+        total=Sum("amount"),
+        unpriced_amount=Sum("amount", filter=Q(unpriced=True), default=Decimal(0)),
+        count=Count("pk"),
     )
+    sums: QuerySet[Any, dict[str, Any]] = found.order_by(*columns, "currency")
+    return sums

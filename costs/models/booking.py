@@ -396,7 +396,7 @@ def _find(old: Sequence[Booked]) -> None:
     """Put the ids of the first records of these keys in their place. Raises Refused `duplicate_key`."""
     if not old:
         return
-    by_source = defaultdict(dict)
+    by_source: dict[str, dict[str, Booked]] = defaultdict(dict)
     for one in old:
         by_source[one.values["source"]][one.values["idempotency_key"]] = one
     for source, keys in by_source.items():

@@ -8,7 +8,7 @@ leases stopped by reactions to `budget.breached`, since placing a hold waits for
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -43,6 +43,8 @@ class BudgetExceeded(Refused):
     """What was asked for does not fit; `budget` is the one with the least left."""
 
     code = "budget_exceeded"
+    breaches: Sequence[tuple[str, str]] = ()
+    """(id, amount asked for) of the budgets that this breaches, for who may write them down outside the transaction."""
 
 
 # -- what a budget is over -----------------------------------------------------------------------------------------

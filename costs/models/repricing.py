@@ -188,7 +188,7 @@ def _differences(page: Sequence[CostRecord]) -> Iterator[Difference]:
 
 def used_at(row: CostRecord) -> datetime:
     """When the use of a record was priced: as reported, but not after it was recorded, nor before its attempt began."""
-    at = min(row.reported_at or row.recorded_at, row.recorded_at)
+    at: datetime = min(row.reported_at or row.recorded_at, row.recorded_at)
     began = row.attempt.started_at if row.attempt else None
     return max(at, began) if began is not None else at
 

@@ -118,7 +118,7 @@ def _refused(amount: Decimal, covers: list[Cover], done: list[str]) -> BudgetExc
         f"({tightest.spent} spent, {tightest.reserved} set aside), and {amount} is asked for",
         budget=tightest.told(),
     )
-    refusal.breaches = [  # type: ignore[attr-defined]  # for who may write them down, outside this transaction
+    refusal.breaches = [
         (cover.budget_id, str(amount)) for cover in covers if not cover.breached and cover.spent + amount > cover.limit
     ]
     return refusal

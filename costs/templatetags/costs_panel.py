@@ -52,16 +52,14 @@ def _plain(amount: Decimal, currency: str) -> str:
 
 
 @register.simple_tag
-def add_costs(runs: Iterable[Run]) -> str:
-    """Give each run its `spent`: a list of {amount, currency}, one for each currency. Shows nothing. One query."""
+def with_costs(runs: Iterable[Run]) -> list[tuple[Run, list[Mapping[str, Any]]]]:
+    """The runs, each with what it has cost: {amount, currency}, one for each currency. One query."""
     rows = list(runs)
-    spent: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    spent: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     summed = CostRecord.objects.live().filter(run__in=rows).values("run_id", "currency").annotate(amount=Sum("amount"))
     for row in summed.order_by("run_id", "currency"):
         spent[row["run_id"]].append(row)
-    for run in rows:
-        run.spent = spent[run.pk]
-    return ""
+    return [(run, spent[run.pk]) for run in rows]
 
 
 @register.simple_tag

@@ -39,6 +39,7 @@ class GateRunSerializer(StrictModel):
     blocked_by = serializers.SerializerMethodField(
         help_text="Keys of the gates that it waits for, while it is pending."
     )
+    blocked_reasons = serializers.SerializerMethodField(help_text="Why it waits for each of them, in words.")
     check_run = serializers.SerializerMethodField(help_text="The same as GitHub's check-run document.")
     needs_person = serializers.BooleanField(read_only=True)
 
@@ -47,19 +48,24 @@ class GateRunSerializer(StrictModel):
         fields = (
             "id", "version", "created_at", "updated_at", "name", "gate_type", "criteria", "required", "gate",
             "gate_version", "project", "patch", "queue_item", "run", "task", "request", "tree_hash", "base_tree",
-            "baseline", "environment", "state", "state_reason", "verdict", "needs_person", "command", "started_at",
-            "completed_at", "duration_seconds", "exit_code", "runner", "seen_at", "sandbox_level", "sandbox_level_min",
+            "baseline", "environment", "state", "state_reason", "verdict", "needs_person", "command", "definition",
+            "started_at", "completed_at", "duration_seconds", "exit_code", "runner", "seen_at", "sandbox_level",
+            "sandbox_level_min",
             "external", "deadline_at", "total_tests", "passed_tests", "failed_tests", "skipped_tests", "flaky_tests",
             "coverage_percent", "patch_coverage_percent", "parsed", "decision_passed", "decision_reason", "decided_by",
             "decided_at", "verdicts", "error_kind", "skip_reason", "skipped_by", "waived_at", "waived_by",
             "waive_reason", "waiver_expires_at", "retry_of", "shards_seen", "evidence", "metadata", "blocked_by",
-            "check_run",
+            "blocked_reasons", "check_run",
         )  # fmt: skip
         read_only_fields = fields
 
     def get_blocked_by(self, row: GateRun) -> list[str]:
         """What keeps a pending run from starting."""
         return row.blocking() if row.state == GateRun.State.PENDING else []
+
+    def get_blocked_reasons(self, row: GateRun) -> list[str]:
+        """The same in words."""
+        return [one.why for one in row.hindrances()] if row.state == GateRun.State.PENDING else []
 
     @extend_schema_field({"type": "object", "additionalProperties": True})
     def get_check_run(self, row: GateRun) -> dict[str, Any]:
@@ -216,7 +222,17 @@ class GateRunEndpoint(Listed, Endpoint):
     serializer_class = GateRunSerializer
     filterset_class = GateRunFilters
     ordering_fields = ("created_at",)
-    heavy = ("criteria", "command", "verdicts", "evidence", "metadata", "blocked_by", "check_run")
+    heavy = (
+        "criteria",
+        "command",
+        "definition",
+        "verdicts",
+        "evidence",
+        "metadata",
+        "blocked_by",
+        "blocked_reasons",
+        "check_run",
+    )
     needs = {
         "list": "viewer",
         "retrieve": "viewer",
@@ -332,7 +348,7 @@ class GateRunEndpoint(Listed, Endpoint):
         """Send a report as it is (Content-Encoding: gzip is read) for a run that was taken; 201.
 
         Another one of its kind and shard takes its place. Refuses with `stale_claim`, `invalid_evidence`,
-        `invalid_move`, and `invalid_field` for a kind or shard that the gate does not ask for.
+        `invalid_move`, `deadline_passed`, and `invalid_field` for a kind or shard that the gate does not ask for.
         """
         row = self.get_object()
         sent = request.data if isinstance(request.data, bytes) else b""  # DRF reads an empty body as {}
@@ -347,7 +363,7 @@ class GateRunEndpoint(Listed, Endpoint):
     @extend_schema(request=Ending, responses=GateRunSerializer)
     @action(detail=True, methods=["post"])
     def complete(self, request: Request, id: str) -> Response:
-        """Say how a run that was taken ended: it is judged by what was sent.
+        """Say how a run that was taken ended: it is judged by what was sent; after its time limit it is an error.
 
         Refuses with `stale_claim`, `invalid_move`, `gate_not_external`.
         """

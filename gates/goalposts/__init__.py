@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from gates.goalposts import config, data, python, text
+from gates.goalposts.ends import programs_of
 from gates.goalposts.moves import KINDS, Change, Moved, moved
 from gates.goalposts.paths import is_configuration, is_test_path, shadowed
 
@@ -52,7 +53,7 @@ def judge(changes: Sequence[Change], tree: Collection[str] = ()) -> tuple[Moved,
             found.append(moved("module_shadowed", change.path, 0, f"it stands before the module {module} of that name"))
     of_python = [change for change in readable if change.path.endswith((".py", ".pyi"))]
     found += _bounded(lambda: python.judge(of_python, tree), of_python)
-    found += _bounded(lambda: text.judge(readable), readable)
+    found += _bounded(lambda: text.judge(readable, programs_of(changes)), readable)
     found += _bounded(lambda: data.judge(readable), readable)
     order = {kind: place for place, kind in enumerate(KINDS)}
     once = dict.fromkeys(found)

@@ -97,6 +97,15 @@ def _configuration(change: Change) -> Iterator[Moved]:
         yield from _plugins(path, before, after)
     elif name == "setup.py":
         yield from _plugins(path, before, after)
+    elif name == "bunfig.toml":
+        try:
+            was, now = _of_toml(before, _bun_checks), _of_toml(after, _bun_checks)
+        except (tomllib.TOMLDecodeError, RecursionError) as problem:
+            yield moved("unreadable", path, 0, f"the configuration of checks cannot be read: {problem}")
+            return
+        yield from _compared(path, was, now, before, after)
+    elif name in {"deno.json", "deno.jsonc"}:
+        yield from _compared(path, _of_deno(before), _of_deno(after), before, after)
     elif name == "go.mod":
         yield from _compared(path, _of_modules(before), _of_modules(after), before, after)
     elif name == "package.json":
@@ -221,6 +230,12 @@ def _cargo_checks(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield f"package.{name}", package[name]
 
 
+def _bun_checks(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name in ("test", "preload", "define", "loader"):  # what is loaded before all else is there for the tests too
+        if name in document:
+            yield name, document[name]
+
+
 def _shrunk(path: str, before: str, after: str) -> Iterator[Moved]:
     """Features that are no longer on by themselves, and members that are no longer of the workspace."""
     was, now = tomllib.loads(before), tomllib.loads(after)
@@ -282,6 +297,24 @@ def _of_package(text: str) -> dict[str, str]:
         for module, version in (document.get(name) or {}).items() if isinstance(document.get(name), dict) else ():
             if re.match(r"(?:file|link|portal|npm):|\.{0,2}/", str(version)):  # another thing under its name
                 found[f"{name}.{module}"] = str(version)
+    return found
+
+
+def _of_deno(text: str) -> dict[str, str]:
+    """The parts of deno.json that decide about checks; all lines of one that is no plain JSON."""
+    try:
+        document = json.loads(text) if text.strip() else {}
+    except (ValueError, RecursionError):
+        return _lines_of(text)
+    if not isinstance(document, dict):
+        return {}
+    names = ("test", "lint", "bench", "exclude", "importMap", "scopes", "patch", "links")
+    found = {name: json.dumps(document[name], sort_keys=True) for name in names if name in document}
+    for table in ("tasks", "imports"):
+        said = document.get(table)
+        for key, value in said.items() if isinstance(said, dict) else ():
+            if _CHECKING.match(key) if table == "tasks" else re.match(r"\.{0,2}/|file:", str(value)):
+                found[f"{table}.{key}"] = json.dumps(value, sort_keys=True)
     return found
 
 
@@ -451,10 +484,27 @@ def together(changes: Sequence[Change], tree: Collection[str]) -> Iterator[Moved
         mine = [
             one.path for one in changes
             if is_vendored(one.path) and f"{kind}/" in one.path and one.before != one.after
-            and (kind == "node_modules" or one.before is not None)
+            and (kind == "node_modules" or one.before is not None or _takes_over(one.path, tree))
         ]  # fmt: skip
         if mine:
             yield moved("config_touched", mine[0], 0, f"code of others changed within {kind}: {len(mine)} files")
+
+
+_NAMES_MODULES = ("go.mod", "composer.json", "Gemfile", "Cargo.toml")
+
+
+def _takes_over(path: str, tree: Collection[str]) -> bool:
+    """Whether a copy of others' code, new in a folder named vendor, comes in the place of what was used: the first copy
+    of all beside a file that names modules, or a file more in a folder that was a copy already.
+    """
+    place = re.match(r"((?:.*?/)?)vendor/", path)
+    if place is None:
+        return False
+    folder = path.rpartition("/")[0]
+    if any(one.rpartition("/")[0] == folder for one in tree):
+        return True
+    names_modules = any(f"{place[1]}{name}" in tree for name in _NAMES_MODULES)
+    return names_modules and not any(one.startswith(place[0]) for one in tree)
 
 
 def _calls(commands: str, folder: str) -> Iterator[str]:

@@ -7,8 +7,9 @@ what it would have to forge besides is the runner's own last line.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from gates.goalposts.declared import Judged
 from gates.goalposts.moves import Moved, moved
 from gates.junit import SKIP, Results
 
@@ -27,6 +28,8 @@ _OF_TAP = re.compile(r"^(?:not )?ok \d+(?!.*# *(?i:skip|todo))", re.MULTILINE)
 _OF_GO_TESTS = re.compile(r"^ *--- (?:PASS|FAIL): ", re.MULTILINE)
 _OF_GO = re.compile(r"^(?:ok|FAIL)\s+\S+\s+(?:[\d.]+s|\(cached\))(?!.*\[no tests to run\])", re.MULTILINE)
 _COLOURS = re.compile(r"\x1b?\[\d*(?:;\d+)*m")
+# The folder of one execution, which is another for each where there is no box.
+_COPY = re.compile(r"/[^\s:]*/run-\w+/(?:[\w-]+/)?tree(?=/)")
 _ENDED = re.compile(r"\b\d+ passed\b|\[ *100%\]|\[ *(\d+)/\1\]|\bno tests ran\b")
 
 
@@ -63,13 +66,26 @@ def fewer(before: int, now: int, where: str) -> list[Moved]:
     return [moved("tests_missing", "the output", 0, f"{now} tests ran, {before} {where}")]
 
 
-def missing(before: Mapping[str, str], now: Collection[str], where: str) -> list[Moved]:
-    """One move when fewer tests ran than `before` (as `ran` tells them), naming those that are missing."""
-    if len(now) >= len(before):
+def missing(
+    before: Mapping[str, str],
+    now: Mapping[str, str],
+    where: str,
+    judged: Callable[[], Judged] | None = None,
+) -> list[Moved]:
+    """One move when tests of `before` (as `ran` tells them) did not run, naming them: by their names, since as many
+    others in their place ask something else.
+
+    Where as many ran, those are left out whose going `judged`, asked only then, knows from what changed in their files.
+    """
+    had, has = ({_COPY.sub("/src", key): place for key, place in tests.items()} for tests in (before, now))
+    lost = sorted(had.keys() - has.keys())
+    if len(has) >= len(had) and lost and judged is not None:
+        known = judged()
+        lost = [key for key in lost if not known.explains(key, had, has)]
+    if not lost:
         return []
-    lost = sorted(set(before) - set(now))
-    told = f"{len(now)} tests ran, {len(before)} {where}; missing: {', '.join(lost)}"
-    return [moved("tests_missing", next((before[key] for key in lost if before[key]), "the report"), 0, told)]
+    told = f"{len(has)} tests ran, {len(had)} {where}; missing: {', '.join(lost)}"
+    return [moved("tests_missing", next((had[key] for key in lost if had[key]), "the report"), 0, told)]
 
 
 def contradicted(command: Sequence[str], output: str, results: Results, report: str) -> list[Moved]:

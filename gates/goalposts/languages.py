@@ -35,7 +35,7 @@ LANGUAGES = (
         name="javascript",
         files=re.compile(r".*\.[cm]?[jt]sx?\Z"),
         test=re.compile(
-            r"^[ \t]*(?:[xf])?(?:it|test)(?:\.\w+)*(?:\(\s*\[[^\]]*\]\s*\)|`[^`]*`)?\s*\(\s*(?P<q>['\"`])(?P<name>.*?)(?P=q)", re.MULTILINE
+            r"^[ \t]*(?:[xf])?(?:it|test)(?:\.\w+)*(?:\(\s*\[(?:[^\[\]]|\[[^\[\]]*\])*\]\s*\)|`[^`]*`)?\s*\(\s*(?P<q>['\"`])(?P<name>.*?)(?P=q)", re.MULTILINE
         ),
         assertion=re.compile(r"\bexpect\s*\(|\bassert(?:\.\w+)?\s*\(|\bshould\.|\bt\.(?:is|true|false|deepEqual|equal)\("),
         weak=re.compile(
@@ -114,3 +114,15 @@ LANGUAGES = (
 def language_of(path: str) -> Language | None:
     """The language that a file is written in, by its name; None for others."""
     return next((language for language in LANGUAGES if language.files.match(path)), None)
+
+
+_COMMENTS = re.compile(
+    r"(?P<keep>\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|`(?:[^`\\]|\\.)*`|//go:build[^\n]*|// \+build[^\n]*)"
+    r"|(?<![:\\])//[^\n]*|/\*.*?\*/",
+    re.DOTALL,
+)
+
+
+def code_of(text: str) -> str:
+    """The text without comments of the C family, lines kept: an assertion in a comment asks nothing."""
+    return _COMMENTS.sub(lambda found: found["keep"] or "\n" * found[0].count("\n"), text)

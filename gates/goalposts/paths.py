@@ -6,9 +6,13 @@ import re
 import sys
 from collections.abc import Collection
 
-_TEST_FOLDERS = frozenset(
-    {"test", "tests", "testing", "spec", "specs", "__tests__", "__mocks__", "__snapshots__", "e2e", "testdata"}
+_TEST_FOLDERS = frozenset({"test", "tests", "testing", "__tests__", "__mocks__", "__snapshots__", "e2e", "testdata"})
+# Folders of this name hold tests in the languages whose runners go by it, and elsewhere what the product specifies.
+_OF_SPECS = re.compile(
+    r"(?:.*/)?specs?/(?:.*\.(?:rb|[cm]?[jt]sx?|php|lua|cr|rake)\Z|(?:.*/)?(?:fixtures|support|factories|cassettes|data|files)/)",
+    re.IGNORECASE,
 )
+_OTHER_CODE = re.compile(r".*\.(?:pyi?|go|rs|java|kts?|scala|groovy|cs|swift|c|cc|cpp|h|hpp|exs?|dart)\Z")
 _TEST_FILE = re.compile(
     r"(?:test_.*|.*_test|tests)\.py\Z|conftest\.py\Z|.*_test\.go\Z|.*[._-](?:test|spec)\.[cm]?[jt]sx?\Z"
     r"|.*(?:Test|Tests|IT|Spec|TestCase)\.(?:java|kt|scala|groovy|cs|swift)\Z|(?:test_.*|.*_test|.*_spec)\.rb\Z"
@@ -63,6 +67,8 @@ def is_test_path(path: str) -> bool:
     """Whether a file is of the tests, by the folders and names that their runners go by."""
     *folders, name = path.split("/")
     if _TEST_FILE.match(name) or any(folder.lower() in _TEST_FOLDERS for folder in folders):
+        return True
+    if _OF_SPECS.match(path) and not _OTHER_CODE.match(path):
         return True
     return bool(_EXPECTED_FILE.match(path))
 

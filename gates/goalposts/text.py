@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
 
-from gates.goalposts.languages import Language, language_of
+from gates.goalposts import ends
+from gates.goalposts.languages import Language, code_of, language_of
 from gates.goalposts.moves import Change, Moved, added_lines, moved
 from gates.goalposts.outline import Group, Item, Unmatched, outline
 from gates.goalposts.paths import is_data, is_run, is_test_path
@@ -33,8 +34,10 @@ class _Difference:
     gone: str = ""
 
 
-def judge(changes: Sequence[Change]) -> list[Moved]:
-    """Where tests in other languages than Python, and what they stand on, ask for less."""
+def judge(changes: Sequence[Change], programs: Collection[str] = ()) -> list[Moved]:
+    """Where tests in other languages than Python, and what they stand on, ask for less. `programs` are the files of the
+    product that are started and not loaded, as far as they are named somewhere.
+    """
     found: list[Moved] = []
     by_language: dict[str, tuple[Language, list[Change]]] = {}
     for change in changes:
@@ -46,11 +49,11 @@ def judge(changes: Sequence[Change]) -> list[Moved]:
         elif is_test_path(change.path) and not is_data(change.path) and not change.path.endswith((".md", ".gitkeep")):
             found += _of_other(change)
     for language, mine in by_language.values():
-        found += _of_language(language, mine)
+        found += _of_language(language, mine, programs)
     return found
 
 
-def _of_language(language: Language, changes: Sequence[Change]) -> Iterator[Moved]:
+def _of_language(language: Language, changes: Sequence[Change], programs: Collection[str]) -> Iterator[Moved]:
     ours = [change for change in changes if is_test_path(change.path) or language.name == "rust"]
     came = _Came(ours, language)
     odd = {change.path: _differences(language, change, came) for change in ours if change.before is not None}
@@ -86,7 +89,7 @@ def _of_language(language: Language, changes: Sequence[Change]) -> Iterator[Move
                         "tests_detected", change.path, line, f"the code asks whether it is tested: {text.strip()}"
                     )
         if not is_test_path(change.path):
-            yield from _ends_of_product(language, change)
+            yield from ends.judge(language, change, programs)
             yield from _reaches_of_product(language, change)
 
 
@@ -142,7 +145,7 @@ def _reaches_of_product(language: Language, change: Change) -> Iterator[Moved]:
         return
     for kind, what, pattern in _REACHES.get(language.name, ()):
         for line, text in (
-            added_lines(_code(before), _code(after)) if language.name != "shell" else added_lines(before, after)
+            added_lines(code_of(before), code_of(after)) if language.name != "shell" else added_lines(before, after)
         ):
             if pattern.search(text):
                 yield moved(kind, change.path, line, f"{what}: {text.strip()}")
@@ -152,9 +155,9 @@ def _reaches_of_product(language: Language, change: Change) -> Iterator[Moved]:
                 yield moved(
                     "exit_trick", change.path, line, f"errors no longer end whoever reads this file: {text.strip()}"
                 )
-    if language.name == "rust" and _count(_ALWAYS_EQUAL, _code(after)) > _count(_ALWAYS_EQUAL, _code(before)):
+    if language.name == "rust" and _count(_ALWAYS_EQUAL, code_of(after)) > _count(_ALWAYS_EQUAL, code_of(before)):
         yield moved(
-            "framework_patched", change.path, _line(_ALWAYS_EQUAL, _code(after)), "equality says the same of anything"
+            "framework_patched", change.path, _line(_ALWAYS_EQUAL, code_of(after)), "equality says the same of anything"
         )
     if language.name == "javascript":
         yield from _changed_assertions(change.path, before, after)
@@ -182,7 +185,7 @@ def _changed_assertions(path: str, before: str, after: str) -> Iterator[Moved]:
             rf"(?<![\w$.]){mine}(?:\.\w+|\[[^\]]+\])+\s*=(?!=)|Object\.(?:assign|defineProperty|defineProperties)\(\s*{mine}\b"
             rf"|Reflect\.set\(\s*{mine}\b|delete\s+{mine}\b"
         )
-        for line, text in added_lines(_code(before), _code(after)):
+        for line, text in added_lines(code_of(before), code_of(after)):
             if sets.search(text):
                 yield moved("framework_patched", path, line, f"a module of the tests is changed: {text.strip()}")
 
@@ -191,33 +194,14 @@ def _modules_left_out(changes: Sequence[Change]) -> Iterator[Moved]:
     """Modules of Rust that are no longer named, and whose files are still there: nobody compiles their tests."""
     declared = re.compile(r"^[ \t]*(?:pub(?:\([^)]*\))?\s+)?mod\s+(\w+)\s*;", re.MULTILINE)
     gone = {change.path for change in changes if change.after is None}
-    came = {name for change in changes for name in declared.findall(_code(change.after or ""))}
+    came = {name for change in changes for name in declared.findall(code_of(change.after or ""))}
     for change in changes:
         if change.before is None or change.after is None:
             continue
-        for name in declared.findall(_code(change.before)):
+        for name in declared.findall(code_of(change.before)):
             files = (f"/{name}.rs", f"/{name}/mod.rs")
             if name not in came and not any(f"/{path}".endswith(files) for path in gone):
                 yield moved("test_uncollected", change.path, 0, f"the module {name} is no longer part of the crate")
-
-
-def _ends_of_product(language: Language, change: Change) -> Iterator[Moved]:
-    """Where loading the product ends the process."""
-    path = change.path
-    if change.after is None or re.search(r"(?:^|/)(?:bin|cli|cmd|scripts|main)(?:/|\.|$)", path):
-        return
-    if language.name == "javascript":
-        pattern = re.compile(r"^process\.(?:exit|abort|reallyExit)\s*\(|process\.reallyExit|process\[['\"]\w*[eE]xit")
-    elif language.name == "go":
-        inits = re.findall(r"^func init\(\) \{.*?^\}", change.after, re.MULTILINE | re.DOTALL)
-        if not any("Exit(" in one for one in inits) or "Exit(" in (change.before or ""):
-            return
-        pattern = re.compile(r"\b(?:os|syscall)\.Exit\(")
-    else:
-        return
-    for line, text in added_lines(change.before or "", change.after):
-        if pattern.search(text):
-            yield moved("exit_trick", path, line, f"loading the code ends the process: {text.strip()}")
 
 
 def _of_other(change: Change) -> Iterator[Moved]:
@@ -314,6 +298,7 @@ class _Outlines:
     def groups(self, was: Group, now: Group, where: str) -> Iterator[_Difference]:
         """What differs between two groups; `where` are the words round them."""
         old, new = [item.form() for item in was.items], [item.form() for item in now.items]
+        stood = frozenset(old)
         if was.opener == "(":
             yield from self._arguments(was, now, where)
             return
@@ -328,7 +313,7 @@ class _Outlines:
                     yield from self._items(same, item, where)
                 else:
                     last = b == len(was.items) and was.opener == "{" and _is_body_of_test(where)
-                    if odd := self._insertion(item, now, where, at_end=last):
+                    if odd := self._insertion(item, now, where, stood, at_end=last):
                         yield odd
             for item in left:
                 if not self._may_go(item):
@@ -369,7 +354,9 @@ class _Outlines:
             bool(re.match(r"(?:import|use|require|package|from|# include)\b", item.form())) and "*" not in item.form()
         )
 
-    def _insertion(self, item: Item, group: Group, where: str, *, at_end: bool) -> _Difference | None:
+    def _insertion(
+        self, item: Item, group: Group, where: str, stood: frozenset[str], *, at_end: bool
+    ) -> _Difference | None:
         """Why an item that is new between others is not known to be harmless; None when it is."""
         form = item.form()
         odd = _Difference(item.line, f"this is new between what was asked: {_shown(item)}")
@@ -388,11 +375,15 @@ class _Outlines:
             return None if _is_of_cases(where) else odd
         if self._is_assertion(item):
             return None
+        if self.language.name == "shell" and _is_quiet_of_shell(item, group, stood):
+            return None
         if _ENDS.search(form):
             return odd
         if at_end:
             return None
         name = _bound(item)
+        if self.language.name == "shell" and _STEERS_SHELL.match(name):
+            return odd
         return None if name and name not in self.used else odd
 
     def _is_test(self, item: Item) -> bool:
@@ -459,6 +450,39 @@ _REACHING = re.compile(
 _ENDS = re.compile(
     r"^(?:return|break|continue|throw|goto|exit|skip|next|redo|raise|panic|try|if|unless|while|switch|defer|go)\b|\bskip\b"
 )
+
+
+_STEERS_SHELL = re.compile(
+    r"(?:PATH|CDPATH|IFS|ENV|BASH_\w+|BASHOPTS|SHELLOPTS|PS4|(?:LD|PYTHON|NODE|GIT|RUBY|PERL|BATS|GO|CARGO|RUST)\w*)\Z"
+)
+_CHECKS_OF_SHELL = re.compile(r"(?:! )?(?:\[|(?:test|[ef]?grep|diff|cmp|assert\w*|refute\w*)\b(?! \())")
+_AT_COMMAND = r"(?:^|[;{(`]|\|\|? ?|&& ?|\$\( ?|\b(?:then|do|else) )(?:! )?"
+_ACTS_OF_SHELL = re.compile(
+    r"\b(?:exit|return)\b(?! [1-9])|\b(?:source|eval|exec|trap|set|unset|export|declare|readonly|alias|skip|kill|cd)\b"
+    rf"|\b(?:break|continue)\b|{_AT_COMMAND}(?:\. |[A-Za-z_]\w* (?:\+ )?=(?! =))"
+    r"|>(?! ?> ?& [12]\b| ?& ?[12]\b| ?/ dev / null\b)"
+)
+
+
+def _is_quiet_of_shell(item: Item, group: Group, stood: Collection[str]) -> bool:
+    """Whether a command that is new between others only asks, and ends the script with a failure at most; or sets a
+    variable that nothing which stood says after it.
+    """
+    words = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'[^']*'")
+    form = words.sub(lambda said: said[0] if "$(" in said[0] or "`" in said[0] else '""', item.form())
+    if _CHECKS_OF_SHELL.match(form):
+        return not _ACTS_OF_SHELL.search(form)
+    name, sign, value = form.partition(" = ")
+    whole = re.fullmatch(r"\$\( [^()]*\)|\"[^\"]*\"|[\w.-]+", value)
+    if group.opener or not sign or not whole or not name.isidentifier() or _STEERS_SHELL.match(name):
+        return False
+    if _ACTS_OF_SHELL.search(value):
+        return False
+    # In a loop, what stands before it comes after it as well.
+    loops = any(re.match(r"(?:for|while|until)\b", one) for one in stood)
+    place = next((at for at, one in enumerate(group.items) if one is item), 0)
+    after = group.items if loops else group.items[place + 1 :]
+    return not any(one.form() in stood and re.search(rf"\b{re.escape(name)}\b", one.form()) for one in after)
 
 
 def _imports_more(was: Item, now: Item) -> bool:
@@ -595,7 +619,7 @@ def _compared(language: Language, test: _Test, now: _Test) -> Iterator[Moved]:
 
 
 def _of_file(language: Language, change: Change) -> Iterator[Moved]:
-    before, after = _code(change.before or ""), _code(change.after or "")
+    before, after = code_of(change.before or ""), code_of(change.after or "")
     if language.name == "go":  # programs within texts end other processes
         before, after = (re.sub(r"`[^`]*`", lambda raw: "\n" * raw[0].count("\n"), text) for text in (before, after))
     if not after:
@@ -652,7 +676,7 @@ def _mocked(change: Change) -> Iterator[Moved]:
 
 
 def _tests(language: Language, path: str, text: str) -> list[_Test]:
-    code = _code(text)
+    code = code_of(text)
     matches = list(language.test.finditer(code))
     seen: Counter[str] = Counter()
     found = []
@@ -668,6 +692,11 @@ def _tests(language: Language, path: str, text: str) -> list[_Test]:
             _Test(path, key, code.count("\n", 0, match.start()) + 1, body, assertions, _count(language.skip, body))
         )
     return found
+
+
+def tests_of(language: Language, path: str, text: str) -> dict[str, str]:
+    """The tests that a file declares, each with its text."""
+    return {test.name: test.text for test in _tests(language, path, text)}
 
 
 def _statements(language: Language, body: str) -> Iterator[str]:
@@ -691,18 +720,6 @@ def _statements(language: Language, body: str) -> Iterator[str]:
 
 def _open(text: str) -> bool:
     return text.count("(") + text.count("[") > text.count(")") + text.count("]")
-
-
-_COMMENTS = re.compile(
-    r"(?P<keep>\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|`(?:[^`\\]|\\.)*`|//go:build[^\n]*|// \+build[^\n]*)"
-    r"|(?<![:\\])//[^\n]*|/\*.*?\*/",
-    re.DOTALL,
-)
-
-
-def _code(text: str) -> str:
-    """The text without comments of the C family, lines kept: an assertion in a comment asks nothing."""
-    return _COMMENTS.sub(lambda found: found["keep"] or "\n" * found[0].count("\n"), text)
 
 
 def _count(pattern: re.Pattern[str], text: str) -> int:

@@ -57,12 +57,11 @@ def look_in_mirror(gate_run: GateRun) -> Tree:
 
     A tree that the mirror does not have has no files: no report may speak of any.
     """
-    gate = gate_run.gate
     try:
         names = [file.path for file in git.files(gate_run.project.mirror, gate_run.tree_hash)]
     except (git.UnknownCommit, git.GitFailed):
         names = []
-    return Tree(dict.fromkeys(names, UNKNOWN_LENGTH), (SANDBOX_TREE,), gate.cwd if gate else "")
+    return Tree(dict.fromkeys(names, UNKNOWN_LENGTH), (SANDBOX_TREE,), gate_run.gate_as_asked().cwd)
 
 
 def gather(gate: Gate, output: Path, tree: Tree) -> Gathered:

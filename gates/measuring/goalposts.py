@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gates import evidence, goalposts
 from gates.evidence import TEST_KINDS, EvidenceRefused
-from gates.goalposts import Change, Moved, count, moved
+from gates.goalposts import Change, Moved, count, declared, moved
 from gates.junit import ERROR, FAIL, SKIP, Results, TestCase
 from gates.measuring.gathering import Again, Execute, Gathered, gather, ordinary
 from gates.models import Gate, GateRun
@@ -18,7 +19,7 @@ from gates.runner import Execution
 from ledger import git
 
 MOVED_SHOWN = 200
-NAMES_NOTED = 1000  # of tests that ran on a base; of more, their number alone
+NAMES_NOTED = 5000  # of tests that ran on a base; of more, their number alone
 # What these write are no tests: linters name a case for every file that they complain about.
 _NOT_COUNTED = frozenset({Gate.Type.LINT, Gate.Type.SECURITY_SCAN})
 # What is a linter's own affair, by its name. The tests and all other configuration are that of the gates of tests.
@@ -56,20 +57,23 @@ def goalposts_clean(
     except (EvidenceRefused, git.GitFailed, git.UnknownCommit) as problem:
         says["goalposts"] = f"what the patch changed could not be looked at: {problem}"
         return None
-    found += _counted(gate_run, gate, results, executed, execute, told)
+    judged = partial(_judged, changes, paths)
+    counted, unknown, note = _counted(gate_run, gate, results, executed, execute, told, judged)
+    found += counted
     if gate.base_tests:
         further: list[Moved] = []
-        unknown = "nobody ran the tests of the base on the patched source"
+        untested = "nobody ran the tests of the base on the patched source"
         try:
             if execute is not None:
-                further, unknown = _base_tests(gate_run, gate, changes, execute, told, results)
+                further, untested = _base_tests(gate_run, gate, changes, execute, told, results, judged)
         except git.GitFailed as problem:
-            unknown = str(problem)
+            untested = str(problem)
         found += further
-        if unknown and not found:
-            says["goalposts"] = unknown
-            return None
-    says["goalposts"] = goalposts.told(found)
+        unknown = "; ".join(filter(None, (unknown, untested)))
+    if unknown and not found:
+        says["goalposts"] = unknown
+        return None
+    says["goalposts"] = goalposts.told(found) + (f" ({note})" if note and not found else "")
     told["goalposts"] = [[one.kind, one.path, one.line, one.what] for one in found[:MOVED_SHOWN]]
     return not found
 
@@ -82,6 +86,14 @@ class _Ran:
     tests: Mapping[str, str] = field(default_factory=dict)
 
 
+def _judged(changes: Sequence[Change], paths: Sequence[str]) -> declared.Judged:
+    """What the changed files declared; of files that cannot be read, nothing, and that is told elsewhere."""
+    try:
+        return declared.Judged(evidence.declared_tests(changes), paths)
+    except EvidenceRefused:
+        return declared.Judged((), paths)
+
+
 def _counted(
     gate_run: GateRun,
     gate: Gate,
@@ -89,24 +101,38 @@ def _counted(
     executed: Execution,
     execute: Execute | None,
     told: dict[str, Any],
-) -> list[Moved]:
-    """What the number of tests that ran says: against the base's, and against the runner's own word."""
+    judged: Callable[[], declared.Judged],
+) -> tuple[list[Moved], str, str]:
+    """What the tests that ran say, against the base's and against the runner's own word; why they could not be held
+    against the base's, if they could not; and what people should know where there is nothing to hold them against.
+    """
     found: list[Moved] = []
+    unknown = note = ""
     now = _ran(gate, results, executed.output)
-    if now is not None and gate.gate_type not in _NOT_COUNTED and gate_run.base_tree != gate_run.tree_hash:
-        before = _ran_on_base(gate_run, gate, execute, told, gate.limit_seconds - executed.duration_seconds)
-        if before is not None and results is not None and len(before.tests) == before.number:
-            found += count.missing(before.tests, count.ran(results), "on the base")
-        elif before is not None:
+    # Where a runner of tests that leave no report says nothing, the base shows whether it used to say something.
+    counts = now is not None or (gate.gate_type in Gate.TESTS and not _reports_tests(gate))
+    if counts and gate.gate_type not in _NOT_COUNTED and gate_run.base_tree != gate_run.tree_hash:
+        before, unknown, note = _ran_on_base(gate_run, gate, execute, told)
+        if before is None:
+            pass
+        elif now is None:
+            found += count.fewer(before.number, 0, "on the base")
+        elif results is not None and len(before.tests) == before.number:
+            found += count.missing(before.tests, now.tests, "on the base", judged)
+        else:
             found += count.fewer(before.number, now.number, "on the base")
     if results is not None and execute is not None and gate.shards == 1 and "junit" in gate.evidence:
         found += count.contradicted(gate_run.command, executed.output, results, gate.evidence["junit"])
-    return found
+    return found, unknown, note
+
+
+def _reports_tests(gate: Gate) -> bool:
+    return any(kind in TEST_KINDS for kind in gate.evidence)
 
 
 def _ran(gate: Gate, results: Results | None, output: str) -> _Ran | None:
     """By the report where the gate declares one, otherwise by what the runner printed; None where neither tells it."""
-    if any(kind in TEST_KINDS for kind in gate.evidence):
+    if _reports_tests(gate):
         if results is None:
             return None
         tests = count.ran(results)
@@ -116,39 +142,57 @@ def _ran(gate: Gate, results: Results | None, output: str) -> _Ran | None:
 
 
 def _ran_on_base(
-    gate_run: GateRun, gate: Gate, execute: Execute | None, told: dict[str, Any], seconds: float
-) -> _Ran | None:
+    gate_run: GateRun, gate: Gate, execute: Execute | None, told: dict[str, Any]
+) -> tuple[_Ran | None, str, str]:
     """The tests that ran on the base: by a run of the gate on it, by the note of an earlier run that asked the same, or
-    measured now, in the time that is left. It is noted once for each base, so that the next patch on it need not.
+    measured now, in a time of its own. It is noted once for each base, so that the next patch on it need not.
+
+    Where they are not known, the second says why nobody knows, or the third why there is nothing to know.
     """
     base = GateRun.objects.on_base(gate_run)
     if base is not None and base.parsed:
         rows = base.results.exclude(outcome=SKIP).values_list("test_key", "file", "classname")
         tests = {key: file or classname for key, file, classname in rows}
-        return _Ran(len(tests), tests)
-    if base is not None:
-        return _ran(gate, None, base.output_tail)
+        return _Ran(len(tests), tests), "", ""
+    if base is not None and (ran := _ran(gate, None, base.output_tail)) is not None:
+        return ran, "", ""
     same = GateRun.objects.filter(
         gate=gate_run.gate_id, gate_version=gate_run.gate_version, base_tree=gate_run.base_tree
     )
     noted = same.exclude(pk=gate_run.pk).filter(evidence__has_key="on_base").order_by("-pk").first()
     if noted is not None:
-        told["on_base"] = noted.evidence["on_base"]
-    elif execute is not None and seconds >= 1:
-        executed, output = execute(Again(gate_run.command, gate_run.base_tree, name="on-base"), seconds)
-        if executed.exit_code is None or executed.timed_out or executed.output_limited:
-            return None  # nothing is known, and the next run may ask again
-        gathered = gather(gate, output, evidence.NO_TREE) if gate.evidence else Gathered()
-        ran = _ran(gate, gathered.results, executed.output)
-        named = ran.tests if ran is not None and ran.number <= NAMES_NOTED else {}
-        told["on_base"] = {
-            "exit_code": executed.exit_code,
-            "ran": None if ran is None else ran.number,
-            "tests": dict(sorted(named.items())),
-        }
-        return ran
-    said = told.get("on_base", {})
-    return None if said.get("ran") is None else _Ran(said["ran"], said["tests"])
+        told["on_base"] = said = noted.evidence["on_base"]
+        if said.get("ran") is not None:
+            return _Ran(said["ran"], said["tests"]), "", ""
+        return None, "", _NOTHING_TOLD
+    if execute is None:
+        return None, "", "how many tests ran on the base is not known, since nobody ran it there"
+    executed, output = execute(Again(gate_run.command, gate_run.base_tree, name="on-base"), gate.limit_seconds)
+    if lost := _lost(executed):  # the next run may ask again
+        return None, f"how many tests ran on the base is not known: {lost}", ""
+    gathered = gather(gate, output, evidence.NO_TREE) if gate.evidence else Gathered()
+    ran = _ran(gate, gathered.results, executed.output)
+    named = ran.tests if ran is not None and ran.number <= NAMES_NOTED else {}
+    told["on_base"] = {
+        "exit_code": executed.exit_code,
+        "ran": None if ran is None else ran.number,
+        "tests": dict(sorted(named.items())),
+    }
+    return ran, "", "" if ran is not None else _NOTHING_TOLD
+
+
+_NOTHING_TOLD = "the base told of no tests that could be counted"
+
+
+def _lost(executed: Execution) -> str:
+    """Why an execution did not come to its own end; "" where it did, with whatever exit code."""
+    if executed.timed_out:
+        return "it ran over the time limit there"
+    if executed.output_limited:
+        return "it went over the limit on output there"
+    if executed.exit_code is None:
+        return "it was lost there"
+    return f"a signal ended it there, exit code {executed.exit_code}" if 128 < executed.exit_code <= 192 else ""
 
 
 def _callers(gate_run: GateRun, gate: Gate, changes: Sequence[Change], paths: Sequence[str]) -> list[Change]:
@@ -209,6 +253,7 @@ def _base_tests(
     execute: Execute,
     told: dict[str, Any],
     results: Results | None,
+    judged: Callable[[], declared.Judged],
 ) -> tuple[list[Moved], str]:
     """Run the tests as the base has them against the patched source; what fails, or no longer runs with the patch's
     own tests, and why it is not known if it is not.
@@ -233,7 +278,7 @@ def _base_tests(
     if executed.exit_code is None:
         return [], "the tests of the base did not end on the patched source"
     if gathered.results is None or not gathered.results.total:
-        if executed.exit_code in (gate.expected_exit_codes or [0]) and not any(k in TEST_KINDS for k in gate.evidence):
+        if executed.exit_code in (gate.expected_exit_codes or [0]) and not _reports_tests(gate):
             return [], ""
         return [
             moved("base_tests_fail", tests[0].path, 0, "the tests of the base do not run on the patched source")
@@ -245,7 +290,7 @@ def _base_tests(
     fewer = []
     if results is not None:
         before = count.ran(gathered.results)
-        fewer = count.missing(before, count.ran(results), "with the tests of the base")
+        fewer = count.missing(before, count.ran(results), "with the tests of the base", judged)
     paths = sorted(overlay)
     return fewer + [
         moved(

@@ -37,8 +37,7 @@ def measure(
     where somebody else ran it: nothing is run again. `shards` is how many that one says its reports are of,
     where they are not told apart, and `lost` how they end who have neither exit code nor timeout.
     """
-    gate = gate_run.gate
-    assert gate is not None
+    gate = gate_run.gate_as_asked()
     gathered = gather(gate, output, tree)
     if shards is not None and gathered.shards_seen and not any(SHARD in path for path in gate.evidence.values()):
         gathered.shards_seen = shards

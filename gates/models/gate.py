@@ -1,6 +1,6 @@
 """The checks that a patch must pass."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from django.conf import settings
@@ -13,13 +13,13 @@ from gates import criteria as rules
 from gates import definition
 from gates import resources as bounds
 from ledger.models import Patch
-from pipeline import scope
+from pipeline import events, scope
 from pipeline.constraints import Layer, resolve
 from pipeline.definitions import Definition, DefinitionQuerySet
 from pipeline.models import Phase, Project, Workstream
 from pipeline.models.project import slug_rule
-from pipeline.refusals import InvalidField
-from pipeline.rows import versioned
+from pipeline.refusals import InvalidField, Refused
+from pipeline.rows import in_transaction, versioned
 
 MAX_RERUNS = 3
 
@@ -28,6 +28,12 @@ VERSIONED = (
     "gate_type", "applies_to", "command", "cwd", "env_allow", "evidence", "criteria", "expected_exit_codes",
     "finding_exit_codes", "shards", "depends_on", "timeout_seconds", "reruns", "base_tests", "sandbox_level_min",
     "resources", "caches", "external",
+)  # fmt: skip
+# Of these, what a run keeps of its gate, beside its own columns (command, criteria, type, external). What is left out
+# decides whether and when a run is asked for, not how it is executed and judged.
+KEPT_BY_RUNS = (
+    "cwd", "env_allow", "evidence", "expected_exit_codes", "finding_exit_codes", "shards", "timeout_seconds", "reruns",
+    "base_tests", "sandbox_level_min", "resources", "caches",
 )  # fmt: skip
 # Documents that people write by hand in the admin.
 DOCUMENTS = (
@@ -46,10 +52,24 @@ class GateQuerySet(DefinitionQuerySet["Gate"]):
 
     def judging(self, patch: Patch) -> "list[Gate]":
         """The enabled gates that judge `patch`: of its project and place, by the paths that it touches."""
-        rows = self.filter(project=patch.project_id, enabled=True, judges=Gate.Judges.PATCH).filter(
-            Q(phase=None) | Q(phase=patch.phase_id), Q(workstream=None) | Q(workstream=patch.workstream_id)
-        )
-        return [gate for gate in rows.order_by("key") if gate.concerns(patch.files_touched)]
+        rows = self.filter(project=patch.project_id, enabled=True, judges=Gate.Judges.PATCH)
+        return [gate for gate in rows.order_by("key") if gate.is_for(patch)]
+
+    def add(self, *, by: events.Actor, **fields: Any) -> "Gate":
+        """A new gate; the others of its project stand still while its dependencies are looked at."""
+        with in_transaction():
+            self.lock_all([fields.get("project")])
+            return super().add(by=by, **fields)
+
+    def lock_all(self, projects: "Iterable[Project | str | None]") -> None:
+        """Lock the gates of these projects: what depends on what is true of all of them together."""
+        rows = self.model._base_manager.filter(project__in=[project for project in projects if project is not None])
+        list(rows.order_by("pk").select_for_update(no_key=True, of=("self",)).values_list("pk"))
+
+    def needing(self, gate: "Gate") -> "list[Gate]":
+        """The gates that name this one in their depends_on, by key."""
+        rows = self.filter(project=gate.project_id, depends_on__contains=[gate.key]).exclude(pk=gate.pk)
+        return list(rows.order_by("key"))
 
 
 @versioned()
@@ -214,6 +234,24 @@ class Gate(Definition):
             self.timeout_seconds or self.criteria.get("timeout_seconds") or settings.SIGNALBOX_GATE_TIMEOUT_SECONDS
         )
 
+    @property
+    def limit_of_all_seconds(self) -> int:
+        """How long all executions of a run may take: that of its command, and as long again for each of those that
+        `goalposts` may ask for, the command on the base and the tests of the base on the patch.
+        """
+        further = 1 + self.base_tests if "goalposts" in rules.asked(self.criteria) else 0
+        return self.limit_seconds * (1 + further)
+
+    def kept_by_runs(self) -> dict[str, Any]:
+        """How it executes and judges now, for a run to keep; its time limit is its criterion's where it has none."""
+        kept = {name: getattr(self, name) for name in KEPT_BY_RUNS}
+        return kept | {"timeout_seconds": self.timeout_seconds or self.criteria.get("timeout_seconds")}
+
+    def is_for(self, patch: Patch) -> bool:
+        """Whether it applies to this patch of its project: by its phase, workstream and paths."""
+        placed = self.phase_id in (None, patch.phase_id) and self.workstream_id in (None, patch.workstream_id)
+        return placed and self.concerns(patch.files_touched)
+
     def concerns(self, paths: Mapping[str, Any] | list[str]) -> bool:
         """Whether it applies to a change of these paths; without globs it applies to every change."""
         return not self.applies_to or any(scope.matches(path, self.applies_to) for path in paths)
@@ -258,10 +296,13 @@ class Gate(Definition):
         for name in ("expected_exit_codes", "finding_exit_codes"):
             definition.check_codes(name, getattr(self, name))
         definition.check_both(self.expected_exit_codes, self.finding_exit_codes)
-        siblings = dict(
-            Gate.objects.filter(project=self.project_id).exclude(pk=self.pk).values_list("key", "depends_on")
-        )
-        self._check_dependencies(siblings)
+        siblings = Gate.objects.filter(project=self.project_id).exclude(pk=self.pk)
+        self._check_dependencies(dict(siblings.values_list("key", "depends_on")))
+        if self.enabled:
+            asleep = siblings.filter(key__in=self.depends_on, enabled=False).values_list("key", flat=True)
+            for key in asleep.order_by("key")[:1]:
+                why = "is disabled, so it would wait for ever: enable that one first, or leave it out"
+                raise InvalidField("depends_on", f"{key} {why}", code="disabled_dependency")
 
     def _check_command(self) -> None:
         texts = isinstance(self.command, list) and all(isinstance(word, str) for word in self.command)
@@ -295,20 +336,52 @@ class Gate(Definition):
 
     def _check_dependencies(self, siblings: Mapping[str, list[str]]) -> None:
         edges = {**siblings, self.key: self.depends_on}
-        path: list[str] = []
+        unknown = [key for key in self.depends_on if key not in edges]
+        if unknown:
+            raise InvalidField("depends_on", f"Unknown dependency: {unknown[0]}", code="unknown_dependency")
+        if ring := ring_of(self.key, edges):
+            raise InvalidField("depends_on", f"Circular dependency: {' → '.join(ring)}", code="circular_dependency")
 
-        def visit(key: str) -> None:
-            if key not in edges:
-                raise InvalidField("depends_on", f"Unknown dependency: {key}", code="unknown_dependency")
-            if key in path:
-                circle = " → ".join([*path[path.index(key) :], key])
-                raise InvalidField("depends_on", f"Circular dependency: {circle}", code="circular_dependency")
-            path.append(key)
-            for needed in edges[key]:
-                visit(needed)
-            path.pop()
+    def edit(self, *, by: events.Actor, expected_version: int | None = None, **fields: Any) -> bool:
+        """As of every definition, one edit at a time in a project. A new key is written into the depends_on of the
+        gates that need this one, which are no new version by that. Raises InvalidField when it would be disabled or
+        leave the project while others need it.
+        """
+        with in_transaction():
+            Gate.objects.lock_all({self.project_id, getattr(fields.get("project"), "pk", None)})
+            before = self.lock_fresh()
+            needing = Gate.objects.needing(before)
+            if needing and getattr(fields.get("project"), "pk", before.project_id) != before.project_id:
+                why = f"{_and(needing)} of {before.project.key} depends on it: leave it out of depends_on there first"
+                raise InvalidField("project", why)
+            awake = [gate for gate in needing if gate.enabled]
+            if awake and before.enabled and not fields.get("enabled", True):
+                why = (
+                    "depends on it and would wait for ever: leave it out of depends_on there first, or disable that too"
+                )
+                raise InvalidField("enabled", f"{_and(awake)} {why}")
+            changed = super().edit(by=by, expected_version=expected_version, **fields)
+            if changed and self.key != before.key:
+                for gate in needing:
+                    gate._follow(before.key, self.key, by)
+        return changed
 
-        visit(self.key)
+    def _follow(self, old: str, new: str, by: events.Actor) -> None:
+        """Call a gate that this one needs by its new key. What is judged is the same, so the version is."""
+        was = self.depends_on
+        self.depends_on = [new if key == old else key for key in was]
+        Gate.objects.filter(pk=self.pk).update(depends_on=self.depends_on)
+        before, after = {"depends_on": was}, {"depends_on": self.depends_on}
+        events.record("gate.changed", self, by=by, reason=f"{old} is called {new}", before=before, after=after)
+
+    def remove(self, *, by: events.Actor) -> None:
+        """As of every definition. Raises Refused `in_use` while others need it, naming them."""
+        with in_transaction():
+            Gate.objects.lock_all([self.project_id])
+            if needing := Gate.objects.needing(self.lock_fresh()):
+                sentence = f"{_and(needing)} depends on {self.key}, so it cannot be removed: leave it out there first"
+                raise Refused(sentence, code="in_use")
+            super().remove(by=by)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """A change of what is executed or judged raises the gate's version."""
@@ -318,3 +391,30 @@ class Gate(Definition):
             if fields is not None:
                 kwargs["update_fields"] = [*fields, "gate_version"]
         super().save(*args, **kwargs)
+
+
+def ring_of(key: str, edges: Mapping[str, list[str]]) -> list[str]:
+    """The keys of a circle of dependencies that can be reached from `key`, its first one twice; empty without one."""
+    path: list[str] = []
+    done: set[str] = set()
+    # Without recursion: a chain may be longer than Python's.
+    waiting = [(key, iter(edges.get(key, ())))]
+    path.append(key)
+    while waiting:
+        here, needs = waiting[-1]
+        for needed in needs:
+            if needed in path:
+                return [*path[path.index(needed) :], needed]
+            if needed not in done:
+                path.append(needed)
+                waiting.append((needed, iter(edges.get(needed, ()))))
+                break
+        else:
+            done.add(here)
+            path.pop()
+            waiting.pop()
+    return []
+
+
+def _and(gates: "list[Gate]") -> str:
+    return ", ".join(gate.key for gate in gates[:5]) + (f" and {len(gates) - 5} more" if len(gates) > 5 else "")

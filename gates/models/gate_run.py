@@ -1,8 +1,11 @@
 """Each time that a check was run for a tree."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
+from functools import lru_cache
 from typing import Any, Self
 
 from django.conf import settings
@@ -14,7 +17,7 @@ from gates import criteria as rules
 from gates import environment
 from gates.junit import Results
 from gates.models.finding import Finding
-from gates.models.gate import Gate
+from gates.models.gate import Gate, ring_of
 from gates.models.test_result import TestResult
 from gates.sarif import Found
 from ledger import git
@@ -69,10 +72,11 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
         opened = []
         with in_transaction():
             QueueItem.objects.select_for_update(no_key=True).get(pk=item.pk)
-            for gate in Gate.objects.judging(patch):
-                known = self.newest(gate, item.candidate_tree)
+            gates = list(Gate.objects.judging(patch))
+            base = base_tree_of(item, patch) if any(gate.needs_base for gate in gates) else ""
+            for gate in gates:
+                known = self.newest(gate, item.candidate_tree, base_tree=base, patch=patch)
                 if known is None or not known.stands_for(item):
-                    base = base_tree_of(item, patch) if gate.needs_base else ""
                     opened.append(
                         self.ask_for(gate, item.candidate_tree, by=by, patch=patch, item=item, base_tree=base)
                     )
@@ -104,16 +108,20 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
         same = self.filter(gate=gate_run.gate_id, gate_version=gate_run.gate_version, tree_hash=gate_run.base_tree)
         return same.filter(state__in=["passed", "failed"]).exclude(pk=gate_run.pk).order_by("-pk").first()
 
-    def newest(self, gate: Gate, tree_hash: str) -> "GateRun | None":
-        """The newest run of this version of `gate` on this tree that was to judge it, and was not skipped as
-        superseded.
+    def newest(self, gate: Gate, tree_hash: str, *, base_tree: str, patch: Patch | None) -> "GateRun | None":
+        """The newest run of this version of `gate` that answers for this tree of `patch` on this base."""
+        rows = self.answering(tree_hash, patch=patch).filter(gate=gate, gate_version=gate.gate_version)
+        if gate.needs_base:
+            rows = rows.filter(base_tree=base_tree)
+        return rows.order_by("-pk").first()
+
+    def answering(self, tree_hash: str, *, patch: Patch | None) -> Self:
+        """The runs that were to judge this tree, and were not skipped as superseded. A waiver is for one patch, so a
+        run that was waived for another does not count. Where a gate looks at what a patch changes, only those answer
+        that came from the same base: the tree alone does not say what was taken out of it.
         """
-        return (
-            self.filter(gate=gate, gate_version=gate.gate_version, tree_hash=tree_hash, baseline=False)
-            .exclude(state=GateRun.State.SKIPPED, waived_at=None)
-            .order_by("-pk")
-            .first()
-        )
+        rows = self.filter(tree_hash=tree_hash, baseline=False).exclude(state=GateRun.State.SKIPPED, waived_at=None)
+        return rows.exclude(Q(waived_at__isnull=False) & ~Q(patch=patch))
 
     def ask_for(
         self,
@@ -132,7 +140,9 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
         A `baseline` judges nothing: it is measured for others to be compared with, and has no criteria. One is asked
         for here, of the same gate on `base_tree`, where the gate compares with it and it was not measured yet.
         """
-        base_tree = base_tree or (retry_of.base_tree if retry_of else "") or (patch.base_tree if patch else "")
+        base_tree = base_tree or (retry_of.base_tree if retry_of else "")
+        if patch is not None and not base_tree:
+            base_tree = base_tree_of(item, patch) if item is not None and gate.needs_base else patch.base_tree
         with in_transaction():
             if gate.compares_with_base and base_tree not in ("", tree_hash) and not baseline:
                 self.measure_base(gate, base_tree, by=by)
@@ -153,6 +163,7 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
                 tree_hash=tree_hash,
                 base_tree="" if baseline else base_tree,
                 command=gate.command,
+                definition=gate.kept_by_runs(),
                 external=gate.external,
                 retry_of=retry_of,
             )
@@ -166,14 +177,19 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
         """
         verdicts = []
         required = [gate for gate in Gate.objects.judging(patch) if gate.required]
-        for gate in required:
-            run = self.newest(gate, tree_hash)
+        for run in self.judged_by(patch, tree_hash, required).values():
             verdicts.append("unknown" if run is None else run.verdict)
         if "failed" in verdicts:
             return "failed"
         if set(verdicts) - {"passed"}:
             return "unknown"
         return "passed" if verdicts and not untested_paths(patch, required) else "none"
+
+    def judged_by(self, patch: Patch, tree_hash: str, gates: Iterable[Gate]) -> "dict[Gate, GateRun | None]":
+        """The run of each of these gates that answers for this tree of `patch`; None where there is none."""
+        gates = list(gates)
+        base = base_of(patch, tree_hash) if any(gate.needs_base for gate in gates) else ""
+        return {gate: self.newest(gate, tree_hash, base_tree=base, patch=patch) for gate in gates}
 
 
 def untested_paths(patch: Patch, gates: Iterable[Gate]) -> list[str]:
@@ -182,6 +198,16 @@ def untested_paths(patch: Patch, gates: Iterable[Gate]) -> list[str]:
     concerned = [path for path in sorted(patch.files_touched) if asked and is_path(path) and matches(path, asked)]
     tests = [gate for gate in gates if gate.gate_type in Gate.TESTS] if concerned else []
     return [path for path in concerned if not any(gate.concerns([path]) for gate in tests)]
+
+
+@dataclass(frozen=True, slots=True)
+class Hindrance:
+    """What a pending run waits for: its key, why in words, its run where there is one; `lasts`: until an admin acts."""
+
+    key: str
+    why: str
+    run: "GateRun | None" = None
+    lasts: bool = False
 
 
 @held_by_postgres
@@ -248,6 +274,7 @@ class GateRun(Stateful):
     state = models.CharField(max_length=7, choices=State, default=State.PENDING)
     state_reason = models.TextField(blank=True)
     command = models.JSONField(default=list)
+    definition = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()))
     external = models.BooleanField(default=False, db_default=False)
     started_at = models.DateTimeField(null=True)
     completed_at = models.DateTimeField(null=True)
@@ -330,6 +357,22 @@ class GateRun(Stateful):
         ids: dict[str, str | None] = self.patch.correlation() if self.patch else {"project_id": self.project_id}
         return {**ids, "gate_run_id": self.pk}
 
+    def gate_as_asked(self) -> Gate:
+        """Its gate as it was when this run was asked for: by this it is executed and judged, whatever was edited since.
+        Not to be saved. An older row kept no definition, and has that of the gate as it is. Raises Refused
+        `gate_not_found`.
+        """
+        if self.gate is None:
+            raise Refused("a run without a gate has nothing to be executed or judged by", code="gate_not_found")
+        gate = copy(self.gate)
+        for name, value in self.definition.items():
+            setattr(gate, name, value)
+        gate.gate_version = self.gate_version or gate.gate_version
+        gate.gate_type, gate.criteria = self.gate_type, self.criteria
+        if not self.external:  # a system outside says what it ran
+            gate.command = self.command
+        return gate
+
     @property
     def is_waived(self) -> bool:
         """Whether a waiver stands now."""
@@ -362,8 +405,11 @@ class GateRun(Stateful):
 
     def stands_for(self, item: QueueItem) -> bool:
         """Whether it answers for this item's tree: it was asked for it, is under way, was waived, or ran where the
-        programs and settings were what they are now. An older row does not say where it ran, and stands.
+        programs and settings were what they are now. An older row does not say where it ran, and stands. What waits for
+        a person is about one patch: another has a run of its own, for a person to look at.
         """
+        if self.needs_person and self.patch_id != item.patch_id:
+            return False
         if self.queue_item_id == item.pk or self.state not in self.ENDED or self.is_waived or not self.environment:
             return True
         return self.gate is not None and self.environment == environment.digest(self.gate, self.sandbox_level)
@@ -376,8 +422,9 @@ class GateRun(Stateful):
         task = self.task if self.patch else None
         policies = PatchPolicy.objects.effective(self.project, phase, workstream, task)
         asked: int = policies.values.get("sandbox_level_min", 0)
-        gate = (self.gate.sandbox_level_min or 0) if self.gate else 0
-        return max(self.project.sandbox_level_min, asked, gate)
+        # As it was asked for, and as it is: what was made stricter since holds at once.
+        gates = [self.gate_as_asked(), self.gate] if self.gate else []
+        return max(self.project.sandbox_level_min, asked, *(gate.sandbox_level_min or 0 for gate in gates))
 
     def start(
         self,
@@ -392,12 +439,14 @@ class GateRun(Stateful):
 
         Raises Refused `gate_blocked`.
         """
-        waiting = self.blocking()
+        waiting = self.hindrances()
         if waiting:
-            raise Refused(
-                f"Cannot start gate: it waits for {', '.join(waiting)}", code="gate_blocked", waiting_for=waiting
-            )
-        limit = self.gate.limit_seconds if self.gate else settings.SIGNALBOX_GATE_TIMEOUT_SECONDS
+            told = "; ".join(one.why for one in waiting)
+            raise Refused(f"Cannot start gate: {told}", code="gate_blocked", waiting_for=[one.key for one in waiting])
+        limit = settings.SIGNALBOX_GATE_TIMEOUT_SECONDS
+        if self.gate is not None:
+            asked = self.gate_as_asked()
+            limit = asked.limit_seconds if self.external else asked.limit_of_all_seconds
         given: dict[str, Any] = {} if command is None else {"command": command}
         return self.move(
             self.State.RUNNING,
@@ -415,20 +464,51 @@ class GateRun(Stateful):
         )
 
     def blocking(self) -> list[str]:
-        """The keys of the gates that it depends on and that have no passed or waived run on this tree; and its own,
-        while the base that it is compared with is being measured.
+        """The keys of what it waits for, as `hindrances` says it."""
+        return [one.key for one in self.hindrances()]
+
+    def hindrances(self) -> "list[Hindrance]":
+        """The gates that it depends on and that have no passed or waived run on this tree; and its own, while the base
+        that it is compared with is being measured.
+
+        A gate that does not apply to the patch holds nobody up. One that is disabled, is not there, or waits for this
+        one in turn does, and the reason says that it will for ever.
         """
         if not self.gate or self.baseline:
             return []
-        waits_for = [f"{self.gate.key} on the base"] if self._waits_for_base() else []
+        found = []
+        if self._waits_for_base():
+            key = self.gate.key
+            found.append(Hindrance(f"{key} on the base", f"{key} is being measured on the base"))
         if not self.gate.depends_on:
-            return waits_for
-        needed = Gate.objects.filter(project=self.project_id, key__in=self.gate.depends_on)
-        return waits_for + [
-            gate.key
-            for gate in needed.order_by("key")
-            if (run := GateRun.objects.newest(gate, self.tree_hash)) is None or run.verdict != "passed"
-        ]
+            return found
+        gates = {gate.key: gate for gate in Gate.objects.filter(project=self.project_id)}
+        for key in sorted(set(self.gate.depends_on)):
+            hindrance = self._hindrance(key, gates)
+            if hindrance is not None:
+                found.append(hindrance)
+        return found
+
+    def _hindrance(self, key: str, gates: "Mapping[str, Gate]") -> "Hindrance | None":
+        gate = gates.get(key)
+        if gate is None:
+            return Hindrance(key, f"the project has no gate {key}: take it out of depends_on", lasts=True)
+        if self.patch is not None and not gate.is_for(self.patch):
+            return None
+        run = self._beside(gate)
+        if run is not None and run.verdict == "passed":
+            return None
+        if not gate.enabled or gate.judges != Gate.Judges.PATCH:
+            return Hindrance(key, f"{key} is disabled: enable it, or take it out of depends_on", lasts=True)
+        if ring := ring_of(key, {gate.key: gate.depends_on for gate in gates.values()}):
+            return Hindrance(key, f"gates wait for each other: {' → '.join(ring)}", lasts=True)
+        if run is None:
+            return Hindrance(key, f"{key} has no run on this tree")
+        return Hindrance(key, f"{key} is {run.get_state_display()}", run)
+
+    def _beside(self, gate: Gate) -> "GateRun | None":
+        """The run of another gate for the same tree, base and patch."""
+        return GateRun.objects.newest(gate, self.tree_hash, base_tree=self.base_tree, patch=self.patch)
 
     def _waits_for_base(self) -> bool:
         if not self.base_tree or self.gate is None or not self.gate.compares_with_base:
@@ -583,6 +663,8 @@ class GateRun(Stateful):
             raise InvalidMove(self, self.state, "pending", verb="rerun gate", allowed=self.MOVES[self.state])
         with in_transaction():
             same = GateRun.objects.filter(gate=self.gate, tree_hash=self.tree_hash, baseline=self.baseline)
+            if self.gate.needs_base:
+                same = same.filter(base_tree=self.base_tree)
             # Who asks at the same time waits here for the first, and then finds its run.
             list(same.filter(state__in=self.ENDED).select_for_update(no_key=True).order_by("pk").values_list("pk"))
             if (other := same.open().order_by("pk").first()) is not None:
@@ -602,11 +684,23 @@ class GateRun(Stateful):
             )
 
 
+def base_of(patch: Patch, tree_hash: str) -> str:
+    """The tree onto which the patch came to give `tree_hash`; its own base where no queue built that."""
+    item = QueueItem.objects.filter(patch=patch, candidate_tree=tree_hash).order_by("-pk").first()
+    return base_tree_of(item, patch) if item is not None else patch.base_tree
+
+
 def base_tree_of(item: QueueItem, patch: Patch) -> str:
     """The tree onto which the queue puts the patch: what lands before it, and what it is compared with."""
     if not item.base_commit or not patch.project.mirror.exists():
         return patch.base_tree
-    return git.tree_of(patch.project.mirror, item.base_commit)
+    return _tree_of(str(patch.project.mirror), item.base_commit)
+
+
+@lru_cache(maxsize=1024)
+def _tree_of(mirror: str, commit: str) -> str:
+    """The tree of a commit, which never becomes another: the queue asks at each of its steps."""
+    return git.tree_of(mirror, commit)
 
 
 def _percentage(value: Any) -> Decimal | None:

@@ -53,17 +53,36 @@ class HunkSerializer(Strict):
     patch = serializers.CharField()
 
 
+class RewindRefusalSerializer(Strict):
+    """Why the reverse of a patch would be refused."""
+
+    code = serializers.CharField()
+    message = serializers.CharField()
+
+
+class RewindObjectionSerializer(Strict):
+    """What the policy has against a reverse; it waits until that rule is overridden for it."""
+
+    code = serializers.CharField()
+    path = serializers.CharField(allow_null=True)
+    message = serializers.CharField()
+
+
 class RewindStepSerializer(Strict):
     """What is to be done about one patch."""
 
     patch = serializers.CharField()
     summary = serializers.CharField()
     commit = serializers.CharField()
-    outcome = serializers.ChoiceField(choices=["alone", "after_others", "in_the_way", "nothing_left", "under_way"])
+    outcome = serializers.ChoiceField(
+        choices=["alone", "after_others", "in_the_way", "nothing_left", "refused", "under_way"]
+    )
     after = serializers.ListField(child=serializers.CharField())
     later = serializers.ListField(child=serializers.CharField())
     in_the_way = HunkSerializer(many=True)
     reverse = serializers.CharField(allow_null=True)
+    refusal = RewindRefusalSerializer(allow_null=True)
+    objections = RewindObjectionSerializer(many=True)
 
 
 class RewindLeftOutSerializer(Strict):
@@ -124,7 +143,8 @@ class BulkActions:
         """One verb for every patch that the filter finds. Unless `dry_run` is false, it is only told what would be.
 
         `rollback` (role approver) takes back what has landed, and answers the plan: refuses with `reason_required`, and
-        `later_patch_depends` when one of them cannot be taken back and `partial` is not said. The other verbs
+        `later_patch_depends` (or the `refusal` of its step) when one of them cannot be taken back and `partial` is not
+        said; then nothing is done. The other verbs
         (`requeue`, `quarantine`, `drop`; `release` as approver) answer a result for each patch; when one refuses,
         nothing is written unless `partial` says to leave it out.
         """

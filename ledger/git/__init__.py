@@ -41,6 +41,7 @@ from ledger.git.changing import (
     diff_text,
     patch_id,
     rebase_tree,
+    short_diff_text,
 )
 from ledger.git.mirrors import (
     STALE_LOCK,
@@ -146,6 +147,7 @@ __all__ = [
     "run",
     "set_branch_aside",
     "set_limits",
+    "short_diff_text",
     "sweep_locks",
     "tree_of",
     "tree_of_commit",

@@ -161,20 +161,66 @@ def _read_changes(fields: list[str]) -> list[TreeChange]:
     return found
 
 
+_TEXT = (
+    *("diff-tree", "-r", "-p", "--full-index", "--binary", "--no-color", "--no-ext-diff", "--no-textconv"),
+    *("--unified=3", "--src-prefix=a/", "--dst-prefix=b/"),
+)
+_MOVES: tuple[str, ...] = ("--find-renames=50%", "-l200")  # more files are compared by their whole content only
+_FILE = re.compile(r"^(?=diff --git )", re.MULTILINE)
+_LINK_MODE = "120000"
+
+
 def diff_text(repo: StrPath, old: str, new: str) -> str:
     """The difference between two trees or commits as `ledger.diff` reads it: full index, binary literals, no renames.
 
     Bytes that are no UTF-8 become lone surrogates, which `apply` turns back. Raises UnknownCommit.
     """
-    return decoded(
-        _of_trees(
-            repo,
-            *("diff-tree", "-r", "-p", "--no-renames", "--full-index", "--binary", "--no-color"),
-            *("--no-ext-diff", "--no-textconv", "--unified=3", "--src-prefix=a/", "--dst-prefix=b/"),
-            old,
-            new,
-        )
-    )
+    return decoded(_of_trees(repo, *_TEXT, "--no-renames", old, new))
+
+
+def short_diff_text(repo: StrPath, old: str, new: str, longest_line: int) -> str:
+    """The same difference in as few words as `ledger.diff` takes: files that moved are renamed (a symbolic link is not,
+    since that hides what it leads to), and a file that no diff can show as text (other bytes than UTF-8, NUL, a line of
+    more than `longest_line` bytes) is written as a binary one. Raises UnknownCommit.
+    """
+    moves = _MOVES
+    found = decoded(_of_trees(repo, *_TEXT, *moves, old, new))
+    if "\nrename from " in found and _moves_links(changes(repo, old, new)):
+        moves = ("--no-renames",)
+        found = decoded(_of_trees(repo, *_TEXT, *moves, old, new))
+    files = _FILE.split(found)
+    odd = [place for place, file in enumerate(files) if not _is_plain_text(file, longest_line)]
+    if not odd:
+        return found
+    with temporary(repo) as folder:
+        attributes = folder / "attributes"
+        attributes.write_text("* -diff\n")
+        as_binary = ("-c", f"core.attributesFile={attributes}")
+        binary = _FILE.split(decoded(_of_trees(repo, *as_binary, *_TEXT, *moves, old, new)))
+    # What is a move may be decided otherwise for binary files, though hardly ever.
+    if [_first_line(file) for file in files] != [_first_line(file) for file in binary]:
+        return "".join(binary)
+    return "".join(binary[place] if place in odd else file for place, file in enumerate(files))
+
+
+def _moves_links(found: list[TreeChange]) -> bool:
+    gone = any(change.kind == "delete" and change.old_mode == _LINK_MODE for change in found)
+    return gone and any(change.kind == "add" and change.new_mode == _LINK_MODE for change in found)
+
+
+def _is_plain_text(file: str, longest_line: int) -> bool:
+    raw = file.encode("utf-8", "surrogateescape")
+    if "\0" in file or (len(raw) > longest_line and any(len(line) > longest_line for line in raw.split(b"\n"))):
+        return False
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
 
 
 def _of_trees(repo: StrPath, *arguments: str) -> bytes:

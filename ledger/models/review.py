@@ -577,10 +577,11 @@ def facts_of(patch: Patch) -> policy.Facts | None:
     if content is None:
         return None
     try:
-        parsed = diffs.parse(content.diff_text, links=True)
+        parsed = diffs.parse(content.diff_text, links=True, bounds=patch.bounds)
     except diffs.DiffRefused:
         return None
-    return contents.look(parsed, content.diff_text, None, issue_ref=patch.issue_ref)
+    undoes = patch.rollback_of_id is not None
+    return contents.look(parsed, content.diff_text, None, issue_ref=patch.issue_ref, undoes=undoes)
 
 
 def changed_by_policy(patch: Patch) -> str:

@@ -74,7 +74,7 @@ class KeySerializer(StrictModel):
 
     class Meta:
         model = ApiKey
-        fields = (
+        fields: tuple[str, ...] = (
             "id", "version", "created_at", "updated_at", "prefix", "name", "role", "project", "expires_at",
             "revoked_at", "last_used_at", "created_by",
         )  # fmt: skip

@@ -16,7 +16,7 @@ class HolderSerializer(serializers.Serializer[Any]):
 
     kind = serializers.ChoiceField(choices=KINDS)
     id = serializers.CharField()
-    label = serializers.CharField()
+    label = serializers.CharField()  # type: ignore[assignment]  # DRF takes declared fields off the class
 
 
 class ActionSerializer(serializers.Serializer[Any]):
@@ -32,7 +32,7 @@ class LinkSerializer(serializers.Serializer[Any]):
 
     noun = serializers.CharField()
     id = serializers.CharField()
-    label = serializers.CharField()
+    label = serializers.CharField()  # type: ignore[assignment]  # DRF takes declared fields off the class
     code = serializers.CharField()
     reason = serializers.CharField()
 
@@ -42,7 +42,7 @@ class BlockerSerializer(serializers.Serializer[Any]):
 
     noun = serializers.CharField()
     id = serializers.CharField()
-    label = serializers.CharField()
+    label = serializers.CharField()  # type: ignore[assignment]  # DRF takes declared fields off the class
     holder = HolderSerializer(allow_null=True)
     code = serializers.CharField()
     reason = serializers.CharField()

@@ -1,5 +1,6 @@
 """Holds over HTTP: placed and released, always with a reason."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import django_filters
@@ -18,7 +19,7 @@ from pipeline.rest import Endpoint, Filters, Listed, ProjectFilter, Reason, Stri
 
 # What people place; the other kinds are placed by what they are named after.
 PLACED_BY_HAND = ("manual", "question", "approval")
-OF_A_PROJECT = {"workstream": Workstream, "run": Run, "task": Task}
+OF_A_PROJECT: Mapping[str, type[Workstream | Run | Task]] = {"workstream": Workstream, "run": Run, "task": Task}
 
 
 class HoldSerializer(StrictModel):

@@ -158,7 +158,7 @@ class WebhookSerializer(StrictModel):
 
     class Meta:
         model = WebhookEndpoint
-        fields = (
+        fields: tuple[str, ...] = (
             "id", "version", "created_at", "updated_at", "subscription", "url", "is_rotating", "disabled_at",
             "disabled_reason", "dead_in_row", "failing_since",
         )  # fmt: skip

@@ -84,7 +84,7 @@ class RunQuerySet(models.QuerySet["Run"]):
                 project=phase.project,
                 phase=phase,
                 workstream=workstream,
-                workstream_revision=workstream and workstream.revision,
+                workstream_revision=workstream.revision if workstream else None,
                 trigger_type=trigger_type,
                 trigger_ref=trigger_ref,
                 requested_by=requested_by or by.name,

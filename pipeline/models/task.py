@@ -311,7 +311,7 @@ class Task(Stateful):
 
         `outcome` is one of domain.md §2.1.10; `ending` says that a person or a wind-down asked for the end, so that the
         task is cancelled and not tried again. `until` ends a wait for quota, `question` is what a person is asked.
-        Returns the state taken.
+        Returns the state taken; a stale report leaves the task as it is.
         """
         fingerprint = retry.fingerprint(error_code, error) if retry.OUTCOMES[outcome].counts else ""
         same = self.count_same_error + 1 if fingerprint and fingerprint == self.error_fingerprint else 1
@@ -326,6 +326,8 @@ class Task(Stateful):
             limits=self._limits(),
             shutdown=outcome == "cancelled" and not ending,
         )
+        if following.state is None:
+            return self.state
         state = "cancelled" if ending else following.state
         reason = "Cancelled" if ending else following.reason
         columns: dict[str, Any] = {

@@ -514,6 +514,9 @@ class Delivery(Row):
         "self", models.DO_NOTHING, null=True, db_constraint=False, db_index=False, related_name="redeliveries"
     )
 
+    kind: str
+    """The event's, of a row that was asked for `with_kind`."""
+
     objects = DeliveryQuerySet.as_manager()
 
     class Meta:
@@ -550,7 +553,7 @@ class Delivery(Row):
     @property
     def webhook_id(self) -> str:
         """What the receiver tells repeats by: the event's id, whichever attempt or redelivery it is."""
-        return self.event_id
+        return str(self.event_id)
 
     def accept(self, *, status: int, response_tail: str = "") -> bool:
         """The receiver took it, with this status of 200 to 299. False when the lease has passed to another sender."""

@@ -1,8 +1,8 @@
 """What comes in: strict JSON, and serializers that know every field and take no other."""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 from django.db import models
 from django.db.models import QuerySet
@@ -17,9 +17,10 @@ from pipeline.auth import principal_of
 from pipeline.ids import PATTERN, ULIDField, is_id
 from pipeline.models import Project
 from pipeline.refusals import InvalidField, NotFound
-from pipeline.storable import ESCAPED, WHY, is_storable, walk
+from pipeline.storable import ESCAPED, MAX_DEPTH, WHY, is_storable, walk
 
-MAX_DEPTH = 32
+M = TypeVar("M", bound=models.Model)
+
 ID_SCHEMA = {"type": "string", "pattern": f"^{PATTERN.pattern}$", "examples": ["01JD9Z6X8Q4W2M5T7R3B1C0VNK"]}
 
 
@@ -76,14 +77,15 @@ def _check_document(document: Any) -> None:
 class AlwaysJSON(BaseContentNegotiation):
     """Answers are JSON whatever `Accept` says; the body must be of a type that one of the parsers reads."""
 
-    def select_parser(self, request: Request, parsers: Sequence[BaseParser]) -> BaseParser | None:
+    def select_parser(self, request: Request, parsers: Iterable[BaseParser]) -> BaseParser | None:
         """The parser for the request's content type; None makes it a 415."""
         kind = (request.content_type or "").partition(";")[0].strip().lower()
         return next((parser for parser in parsers if parser.media_type in (kind, "*/*")), None)
 
-    def select_renderer(self, request: Request, renderers: Sequence[Any], format_suffix: Any = None) -> Any:
+    def select_renderer(self, request: Request, renderers: Iterable[Any], format_suffix: Any = None) -> Any:
         """The first renderer."""
-        return renderers[0], renderers[0].media_type
+        first = next(iter(renderers))
+        return first, first.media_type
 
 
 class Strict(serializers.Serializer[Any]):
@@ -149,7 +151,7 @@ class Ref(serializers.RelatedField[Any, Any, Any]):
         if not is_id(data):
             raise serializers.ValidationError("not an id: 26 characters of Crockford base 32", code="invalid_id")
         queryset: Any = self.get_queryset()
-        known = _found(self.context, queryset.model)
+        known: dict[str, models.Model] = _found(self.context, queryset.model)
         if data not in known:
             row = queryset.visible_to(principal_of(self.context["request"])).filter(pk=data).first()
             if row is None:
@@ -174,12 +176,12 @@ class ProjectRef(Ref):
         known = _found(self.context, Project)
         if data not in known:
             known[data] = find_project(Project.objects.visible_to(principal_of(self.context["request"])), data)
-        return cast(Project, known[data])
+        return known[data]
 
 
-def _found(context: Any, model: type[models.Model]) -> dict[str, models.Model]:
+def _found(context: Any, model: type[M]) -> dict[str, M]:
     """What this body has named of `model` so far: a thousand events of one run look it up once."""
-    found: dict[str, models.Model] = context.setdefault("found", {}).setdefault(model, {})
+    found: dict[str, M] = context.setdefault("found", {}).setdefault(model, {})
     return found
 
 

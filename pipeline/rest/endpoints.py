@@ -11,6 +11,7 @@ from django.db import connection
 from django.db.models import QuerySet
 from rest_framework import mixins, serializers
 from rest_framework.authentication import BaseAuthentication
+from rest_framework.pagination import BasePagination
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -57,6 +58,9 @@ class Endpoint(GenericViewSet[Any]):
     default_ordering = "-id"
     noun = ""
 
+    queryset: QuerySet[Any]
+    """The rows; an endpoint without rows has a `noun`."""
+
     lookup_url_kwarg = "id"
     lookup_value_regex = "[^/]+"
     http_method_names = ["get", "head", "post", "patch", "delete"]
@@ -64,7 +68,7 @@ class Endpoint(GenericViewSet[Any]):
     renderer_classes = [JSONRenderer]
     content_negotiation_class = AlwaysJSON
     filter_backends = [FilterBackend]
-    pagination_class = CursorPages
+    pagination_class: type[BasePagination] | None = CursorPages
 
     # Who is asking
 
@@ -139,19 +143,20 @@ class Endpoint(GenericViewSet[Any]):
 
     def project_of(self, row: Any) -> str | None:
         """The id of the project in which the role must be held for this row; None is the whole installation."""
-        return cast("str | None", row.correlation().get("project_id"))
+        found: str | None = row.correlation().get("project_id")
+        return found
 
     # What is asked for
 
     def get_queryset(self) -> QuerySet[Any]:
         """The rows that the caller may see; in lists without their heavy columns."""
         queryset: Any = super().get_queryset()
-        if getattr(self, "swagger_fake_view", False):
-            return cast("QuerySet[Any]", queryset.none())
         if getattr(self, "action", None) == "list" and self.heavy:
             columns = {field.name for field in queryset.model._meta.concrete_fields}
             queryset = queryset.defer(*[name for name in self.heavy if name in columns])
-        return cast("QuerySet[Any]", queryset.visible_to(self.principal))
+        is_fake = getattr(self, "swagger_fake_view", False)
+        shown: QuerySet[Any] = queryset.none() if is_fake else queryset.visible_to(self.principal)
+        return shown
 
     def get_object(self) -> Any:
         """The row of the address. Raises NotFound unless the caller sees it, Denied unless it holds the role there."""
@@ -167,13 +172,22 @@ class Endpoint(GenericViewSet[Any]):
         return queryset.filter(pk=given).first() if is_id(given) else None
 
     def _noun(self) -> str:
-        return self.noun or str(cast(Any, self.queryset).model.noun())
+        return self.noun or str(self.queryset.model.noun())
 
-    def body(self, kind: type[serializers.Serializer[Any]], **options: Any) -> dict[str, Any]:
+    def body(self, kind: type[serializers.Serializer[Any]]) -> dict[str, Any]:
         """The body, checked by a serializer. Raises ValidationError with every wrong field."""
+        given: dict[str, Any] = self._checked(kind)
+        return given
+
+    def bodies(self, kind: type[serializers.Serializer[Any]]) -> list[dict[str, Any]]:
+        """The documents of a body that is a list of them. Raises ValidationError with every wrong field."""
+        given: list[dict[str, Any]] = self._checked(kind, many=True)
+        return given
+
+    def _checked(self, kind: type[serializers.Serializer[Any]], **options: Any) -> Any:
         serializer = kind(data=self.request.data, context=self.get_serializer_context(), **options)
         serializer.is_valid(raise_exception=True)
-        return cast("dict[str, Any]", serializer.validated_data)
+        return serializer.validated_data
 
     def get_serializer_class(self) -> Any:
         """The serializer; in lists one without the heavy fields."""
@@ -184,7 +198,7 @@ class Endpoint(GenericViewSet[Any]):
 
     def reply(self, row: Any, status: int = 200, **headers: str) -> Response:
         """The row as the database holds it now, with its ETag."""
-        fresh = cast(Any, self.queryset).all().get(pk=row.pk)
+        fresh = self.queryset.all().get(pk=row.pk)
         serializer = self.get_serializer(fresh)
         return Response(serializer.data, status=status, headers={"ETag": etag(fresh), **headers})
 
@@ -284,7 +298,7 @@ class Listed(mixins.RetrieveModelMixin, mixins.ListModelMixin):
 
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """One row, with its ETag."""
-        view = cast(Endpoint, self)
+        view = cast(Endpoint, self)  # what it is mixed into
         names = self._asked_fields(request)
         for name in request.query_params:
             if name != "fields" and name not in view.other_parameters:
@@ -296,7 +310,8 @@ class Listed(mixins.RetrieveModelMixin, mixins.ListModelMixin):
     def _asked_fields(self, request: Request) -> Sequence[str]:
         if "fields" not in request.query_params:
             return ()
-        return asked_fields(request, cast(Endpoint, self).get_serializer().fields)
+        serializer: Any = cast(Endpoint, self).get_serializer()
+        return asked_fields(request, serializer.fields)
 
 
 class DefinitionEndpoint(Listed, Endpoint):
@@ -319,7 +334,7 @@ class DefinitionEndpoint(Listed, Endpoint):
         """Add a row: 201 with its address. Raises InvalidField, or Refused `duplicate_key`, `duplicate_id`."""
         pk, fields = self._born()
         self.must_in(self.project_for(fields))
-        model = cast(Any, self.queryset).model
+        model = self.queryset.model
         if pk and (known := model.objects.filter(pk=pk).first()):
             given = {name: getattr(value, "pk", value) for name, value in fields.items()}
             same = all(getattr(known, model._meta.get_field(name).attname) == value for name, value in given.items())
@@ -339,11 +354,12 @@ class DefinitionEndpoint(Listed, Endpoint):
             data = {name: value for name, value in data.items() if name != "id"}
         serializer = self.get_serializer(data=data)
         serializer.is_valid(raise_exception=True)
-        return pk, cast("dict[str, Any]", serializer.validated_data)
+        return pk, serializer.validated_data
 
     def project_for(self, fields: Mapping[str, Any]) -> Project | str | None:
         """The project that a new row with these fields belongs to; None is the whole installation."""
-        return cast("Project | None", fields.get("project"))
+        project: Project | None = fields.get("project")
+        return project
 
     def partial_update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Change the fields that the body names, if `If-Match` quotes the row's version."""
@@ -351,7 +367,7 @@ class DefinitionEndpoint(Listed, Endpoint):
         version = self.expected_version()
         serializer = self.get_serializer(row, data=request.data, partial=True)
         serializer.is_valid(raise_exception=True)
-        fields = cast("dict[str, Any]", serializer.validated_data)
+        fields: dict[str, Any] = serializer.validated_data
         for name in self.fixed:
             if name in fields and fields[name] != getattr(row, name):
                 raise InvalidField(name, "a row keeps what it was born with")

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import django_filters
 from django.conf import settings
@@ -73,7 +73,7 @@ class Filters(django_filters.FilterSet):
     @classmethod
     def get_filters(cls) -> dict[str, Any]:
         """Those of Meta.fields and the declared ones; a DateTimeField gives two."""
-        filters = super().get_filters()
+        filters: dict[str, Any] = super().get_filters()
         for name, one in list(filters.items()):
             if isinstance(one, IdFilter):
                 one.parameter = name
@@ -106,12 +106,13 @@ class FilterBackend(DjangoFilterBackend):
             if isinstance(one, django_filters.BooleanFilter) and given.lower() not in ("", "true", "false"):
                 raise BadQuery(name, f"true or false, not “{given[:80]}”")
         if not filterset.is_valid():
-            name, found = next(iter(filterset.errors.items()))
+            name, problems = next(iter(filterset.errors.items()))
             if isinstance(filterset.filters[name], django_filters.ChoiceFilter):
                 allowed = ", ".join(str(value) for value, _label in filterset.filters[name].field.choices if value)
                 raise BadQuery(name, f"one of {allowed}, not “{request.query_params.get(name, '')[:80]}”")
-            raise BadQuery(str(name), " ".join(str(one) for one in found))
-        return cast("QuerySet[Any]", filterset.qs)
+            raise BadQuery(str(name), " ".join(str(one) for one in problems))
+        found: QuerySet[Any] = filterset.qs
+        return found
 
 
 class _Place(NamedTuple):
@@ -141,10 +142,11 @@ class _Place(NamedTuple):
 class CursorPages(BasePagination):
     """Pages by a keyset (column, id), newest first, so that rows written meanwhile neither repeat nor hide any."""
 
-    def paginate_queryset(self, queryset: QuerySet[Any], request: Request, view: Any = None) -> list[Any]:
+    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any]:
         """One page. Raises BadQuery for a `limit`, `ordering` or `cursor` that cannot be."""
         self.limit = read_limit(request, settings.SIGNALBOX_LIST_LIMIT)
-        ordering = request.query_params.get("ordering") or getattr(view, "default_ordering", "-id")
+        default: str = getattr(view, "default_ordering", "-id")
+        ordering = request.query_params.get("ordering") or default
         name = ordering.removeprefix("-")
         allowed = ("id", *getattr(view, "ordering_fields", ()))
         if name not in allowed:

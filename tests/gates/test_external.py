@@ -238,6 +238,49 @@ def test_an_end_that_nobody_told_in_time_is_an_error_and_never_passed(run: GateR
     assert refused(ci.post(f"/gate-runs/{run.pk}/complete/", {"claim": claim, "exit_code": 0}))[1] == "invalid_move"
 
 
+@pytest.mark.parametrize("seconds", [0, 3600])
+def test_what_is_told_after_the_time_limit_is_an_error_though_nobody_swept(run: GateRun, ci: Api, seconds: int) -> None:
+    claim = taken(ci, run)
+    assert send(ci, run, claim, GOOD).status_code == 201
+    GateRun.objects.filter(pk=run.pk).update(deadline_at=db_now() - timedelta(seconds=seconds))
+    late = send(ci, run, claim, GOOD)
+    assert refused(late) == (409, "deadline_passed")
+    assert "time limit" in late.json()["detail"]
+    told = ci.post(f"/gate-runs/{run.pk}/complete/", {"claim": claim, "exit_code": 0, "output": "2 passed\n"})
+    assert told.status_code == 200
+    ended = told.json()
+    assert (ended["state"], ended["error_kind"], ended["verdict"]) == ("error", "timeout", "failed")
+    assert "after its time limit" in ended["decision_reason"]
+    assert (ended["exit_code"], ended["total_tests"], ended["evidence"]["junit"]["bytes"]) == (0, 2, len(GOOD))
+    assert ended["check_run"]["conclusion"] == "timed_out"
+    assert ci.get(f"/gate-runs/{run.pk}/log/").content == b"2 passed\n"
+
+
+@pytest.mark.parametrize(
+    ("edited", "ending", "state"),
+    [
+        ({"expected_exit_codes": [0, 7]}, 7, "error"),
+        ({"expected_exit_codes": [3]}, 0, "passed"),
+        ({"finding_exit_codes": [7]}, 7, "error"),
+        ({"evidence": {"junit": "other.xml"}}, 0, "passed"),
+        ({"evidence": {"tap": "t.tap"}}, 0, "passed"),
+        ({"shards": 2, "evidence": {"junit": "j-{shard}.xml"}}, 0, "passed"),
+        ({"cwd": "lib"}, 0, "passed"),
+    ],
+    ids=["codes", "stricter codes", "finding codes", "place", "kind", "shards", "folder"],
+)
+def test_a_run_is_reported_and_judged_by_the_gate_that_it_was_asked_of(
+    run: GateRun, ci: Api, edited: dict[str, Any], ending: int, state: str
+) -> None:
+    claim = taken(ci, run)
+    assert run.gate is not None
+    run.gate.edit(by=factories.BY, **edited)
+    assert send(ci, run, claim, GOOD).status_code == 201
+    ended = ci.post(f"/gate-runs/{run.pk}/complete/", {"claim": claim, "exit_code": ending}).json()
+    assert (ended["gate_version"], ended["state"]) == (1, state), ended["decision_reason"]
+    assert GateRun.objects.newest(run.gate, run.tree_hash, base_tree="", patch=None) is None
+
+
 def test_a_run_that_nobody_took_in_time_is_the_machine_s_failure(run: GateRun) -> None:
     assert external.close_unheard() == 0
     type(run.gate).objects.filter(pk=run.gate_id).update(timeout_seconds=1)

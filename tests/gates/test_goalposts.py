@@ -6,6 +6,7 @@ from gates import evidence, goalposts, presets
 from gates.goalposts import Change
 from tests.gates import goalposts_second as second
 from tests.gates import goalposts_strangers as strangers
+from tests.gates import goalposts_third as third
 from tests.gates.goalposts_corpus import CHEATS, HONEST, Files
 
 
@@ -41,8 +42,8 @@ def test_a_patch_that_adds_tests_moves_nothing(name: str) -> None:
     assert goalposts.judge(changes_of(HONEST[name])) == ()
 
 
-STRANGE = {**strangers.CHEATS, **second.CHEATS}
-HONEST_TOO = {**strangers.HONEST, **second.HONEST}
+STRANGE = {**strangers.CHEATS, **second.CHEATS, **third.CHEATS}
+HONEST_TOO = {**strangers.HONEST, **second.HONEST, **third.HONEST}
 
 
 @pytest.mark.parametrize("name", STRANGE)

@@ -1,16 +1,25 @@
 """What only a run shows of moved goalposts: reports that were forged, tests that no longer run."""
 # ruff: noqa: E501 - a case is read best in one line
 
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gates import evidence
 from gates.goalposts import count, moved
+from gates.goalposts.declared import Judged
 from gates.junit import Results, TestCase
-from gates.measuring.goalposts import concerns
+from gates.measuring import Again
+from gates.measuring.goalposts import concerns, goalposts_clean
 from gates.models import GateRun
+from gates.runner import Execution
 from pipeline import events
 from tests.factories import make_gate_run
+from tests.gates.goalposts_counted import STAYED, VANISHED, Case
+from tests.gates.test_goalposts import changes_of
 from tests.gates.test_measuring import CALC, TEST, TESTS, house_with, only_run
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
@@ -114,6 +123,78 @@ def test_a_patch_on_a_measured_base_that_keeps_its_tests_is_clean_and_a_linter_i
     assert on_base["unit_tests"] is not None
 
 
+def asked_again(run: GateRun, executed: Execution, on_base: Execution) -> tuple[bool | None, str, list[float]]:
+    """What becomes of the goalposts of a run that ended so, on a base that nobody measured and that ends so; and the
+    seconds that the base was given.
+    """
+    GateRun.objects.filter(base_tree=run.base_tree).update(evidence={})
+    assert run.gate is not None
+    given: list[float] = []
+    says: dict[str, str] = {}
+
+    def execute(again: Again, seconds: float) -> tuple[Execution, Path]:
+        given.append(seconds)
+        assert again.tree_hash == run.base_tree
+        return on_base, Path("/nonexistent")
+
+    clean = goalposts_clean(run, run.gate, execute, says, {}, None, executed)
+    return clean, says["goalposts"], given
+
+
+def ended(output: str, *, seconds: float = 0.1, **how: Any) -> Execution:
+    """An execution that ended so."""
+    return replace(
+        Execution(0, seconds, timed_out=False, output_limited=False, output=output, killed=0, level=1), **how
+    )
+
+
+SAID = {"gate_type": "unit_tests", "command": ["python", "-c", "print('2 passed in 0.01s')"], "timeout_seconds": 50}
+
+
+def test_a_base_is_measured_in_its_own_time_whatever_the_patch_has_spent(tmp_path: Path) -> None:
+    house = house_with(tmp_path, tests={**SAID, "criteria": {"goalposts": True}})
+    house.work({"calc.py": "def add(a, b):\n    return b + a\n"})
+    run = only_run(house)
+    fewer = asked_again(run, ended("2 passed in 49.9s\n", seconds=49.9), ended("3 passed in 0.1s\n"))
+    assert fewer == (False, "moved: the output: 2 tests ran, 3 on the base", [50])
+    assert run.deadline_at - run.started_at >= timedelta(seconds=100)
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ({"timed_out": True, "exit_code": None}, "it ran over the time limit there"),
+        ({"output_limited": True}, "it went over the limit on output there"),
+        ({"exit_code": None}, "it was lost there"),
+        ({"exit_code": 137}, "a signal ended it there, exit code 137"),
+    ],
+    ids=["timeout", "output", "lost", "signal"],
+)
+def test_a_base_that_could_not_be_measured_is_never_clean(tmp_path: Path, how: dict[str, Any], why: str) -> None:
+    house = house_with(tmp_path, tests={**SAID, "criteria": {"goalposts": True}})
+    house.work({"calc.py": "def add(a, b):\n    return b + a\n"})
+    clean, told, _ = asked_again(only_run(house), ended("2 passed in 0.1s\n"), ended("", **how))
+    assert (clean, told) == (None, f"how many tests ran on the base is not known: {why}")
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "clean", "told"),
+    [
+        ("all is well\n", "3 passed in 0.1s\n", False, "moved: the output: 0 tests ran, 3 on the base"),
+        ("all is well\n", "fine\n", True, "(the base told of no tests that could be counted)"),
+        ("3 passed in 0.1s\n", "fine\n", True, "(the base told of no tests that could be counted)"),
+        ("3 passed in 0.1s\n", "3 passed in 0.1s\n", True, "less than it did"),
+    ],
+)
+def test_a_runner_that_says_nothing_is_held_against_what_it_says_on_the_base(
+    tmp_path: Path, now: str, before: str, clean: bool, told: str
+) -> None:
+    house = house_with(tmp_path, tests={**SAID, "criteria": {"goalposts": True}})
+    house.work({"calc.py": "def add(a, b):\n    return b + a\n"})
+    found, said, _ = asked_again(only_run(house), ended(now), ended(before))
+    assert (found, said.endswith(told)) == (clean, True), said
+
+
 MOVED = {"goalposts": True}
 SAY = "print('1 passed in 0.01s')\n"
 
@@ -205,10 +286,56 @@ def test_the_sums_of_runners_are_read(output: str, number: int | None) -> None:
 def test_fewer_tests_are_told_with_their_names_and_skipped_ones_did_not_run() -> None:
     before = count.ran(results_of(a="pass", b="fail", c="skip"))
     assert set(before) == {"a", "b"}
-    assert count.missing(before, {"a", "b"}, "on the base") == []
-    assert count.missing(before, {"x", "y"}, "on the base") == []
+    assert count.missing(before, {"a": "", "b": "", "c": ""}, "on the base") == []
+    (told,) = count.missing(before, {"x": "", "y": ""}, "on the base")
+    assert told.what == "2 tests ran, 2 on the base; missing: a, b"
     (told,) = count.missing(before, count.ran(results_of(a="pass", b="skip")), "on the base")
     assert (told.kind, told.what) == ("tests_missing", "1 tests ran, 2 on the base; missing: b")
+
+
+def told_of(case: Case) -> list[str]:
+    """What is told of tests that are missing, with what the patched files declare."""
+    files, before, now = case
+    looked = evidence.declared_tests(changes_of(files))
+    return [
+        one.what
+        for one in count.missing(
+            dict.fromkeys(before, "a.py"), dict.fromkeys(now, "a.py"), "on the base", lambda: Judged(looked, files[0])
+        )
+    ]
+
+
+@pytest.mark.parametrize("name", VANISHED)
+def test_a_test_that_vanishes_is_told_by_its_name_however_many_come(name: str) -> None:
+    lost, case = VANISHED[name]
+    (told,) = told_of(case)
+    assert told == f"{len(case[2])} tests ran, {len(case[1])} on the base; missing: {lost}"
+
+
+@pytest.mark.parametrize("name", STAYED)
+def test_a_test_under_another_name_or_in_another_file_is_not_missing(name: str) -> None:
+    assert told_of(STAYED[name]) == []
+
+
+CASES = "from calc import CASES\n\nimport pytest\n\n\n@pytest.mark.parametrize('n', CASES)\ndef test_case(n):\n    assert n\n"
+
+
+def test_cases_that_the_product_drops_are_told_although_as_many_tests_come(tmp_path: Path) -> None:
+    files = {"calc.py": CALC + "\n\nCASES = [1, 2, 3]\n", "test_cases.py": CASES}
+    house = house_with(tmp_path, files, tests={**TESTS, "criteria": {"goalposts": True}})
+    house.work({"calc.py": CALC + "\n\nCASES = [1]\n", "test_more.py": TWO_TESTS.replace("test_add", "test_plus")})
+    run = only_run(house)
+    moves = {one[0]: one[3] for one in run.evidence["goalposts"]}
+    missing = "missing: test_cases::test_case[2], test_cases::test_case[3]"
+    assert moves == {"tests_missing": f"4 tests ran, 4 on the base; {missing}"}
+    assert run.verdict == "unknown"
+
+
+def test_a_test_that_gets_a_better_name_beside_a_change_of_the_product_is_clean(tmp_path: Path) -> None:
+    house = house_with(tmp_path, tests={**TESTS, "criteria": {"goalposts": True}, "base_tests": True})
+    house.work({"calc.py": CALC.replace("a + b", "b + a"), "test_calc.py": TEST.replace("test_add", "test_sum")})
+    run = only_run(house)
+    assert run.state == "passed", run.decision_reason
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ import pytest
 
 from gates import bootstrap, environment
 from gates.models import Finding, FlakyTest, Gate, GateRun
-from ledger import git
+from ledger import git, receipts
 from pipeline import events
 from pipeline.clock import db_now
 from pipeline.models import Event
 from pipeline.refusals import InvalidField
 from tests import factories
 from tests.factories import BY, make_flaky_test, make_gate, make_gate_run, make_membership, make_project, make_user
-from tests.flows.house import House, piece
+from tests.flows.house import House, chain, piece
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("nudges")]
 
@@ -368,6 +368,48 @@ def test_a_verdict_is_reused_only_where_the_environment_is_the_same(
     monkeypatch.setattr(environment, "_packages", lambda: ["another-1.0.dist-info"])
     assert run.stands_for(other) is False
     assert run.stands_for(run.queue_item) is True
+
+
+POSTS: dict[str, Any] = {"gate_type": "unit_tests", "command": ["true"], "criteria": {"goalposts": True}}
+MORE = {"test_more.py": "from calc import add\n\n\ndef test_more():\n    assert add(2, 2) == 4\n"}
+
+
+def test_a_tree_that_comes_back_is_judged_again_where_the_gate_looks_at_the_change(tmp_path: Path) -> None:
+    files = {"calc.py": CALC, "test_calc.py": TEST}
+    house = House(tmp_path, chain("a", "b", "c"), gates={"posts": POSTS, "words": {"command": ["true"]}}, files=files)
+    first = house.work({"a.txt": "a\n"})
+    house.work(MORE)
+    gone = house.work(dict.fromkeys(MORE))
+    first.refresh_from_db()
+    gone.refresh_from_db()
+    assert gone.candidate_tree == first.committed_tree
+    assert gone.state == "applied"
+    (run,) = GateRun.objects.filter(patch=gone)  # and none of `words`, which does not care where a tree comes from
+    assert (run.name, run.state, run.needs_person) == ("posts", "failed", True)
+    assert GateRun.objects.verdict(gone, gone.candidate_tree) == "unknown"
+    # Nor do its runs come into the receipt of the one that stood there before.
+    told = {line["gate"]: line["run"] for line in receipts.statement_of(first)["predicate"]["gates"]}
+    assert told == {one.name: one.pk for one in GateRun.objects.filter(patch=first)}
+
+
+def test_a_waiver_for_one_patch_lets_no_other_pass(tmp_path: Path) -> None:
+    files = {"calc.py": CALC, "test_calc.py": TEST}
+    house = House(tmp_path, chain("a", "b", "c", "d"), gates={"posts": POSTS}, files=files)
+    house.work(MORE)
+    waived = house.work(dict.fromkeys(MORE))
+    (run,) = GateRun.objects.filter(patch=waived)
+    run.waive("that test told nothing", by=BY)
+    house.drain()
+    waived.refresh_from_db()
+    assert waived.state == "committed"
+    house.work(MORE)
+    again = house.work(dict.fromkeys(MORE))
+    again.release(by=BY, reason="it is meant to come and go")  # it was found to swing
+    house.drain()
+    again.refresh_from_db()
+    assert (again.candidate_tree, again.state) == (waived.committed_tree, "applied")
+    (asked,) = GateRun.objects.filter(patch=again)
+    assert (asked.state, asked.base_tree) == ("failed", run.base_tree)
 
 
 def test_the_digest_says_what_the_command_would_meet(monkeypatch: pytest.MonkeyPatch) -> None:

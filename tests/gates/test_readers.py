@@ -159,10 +159,10 @@ def test_a_hundred_percent_is_all_of_it() -> None:
 # -- SARIF ---------------------------------------------------------------------------------------------------------
 
 
-def result(rule: str = "E1", uri: str = "src/a.py", line: int = 2, **more: Any) -> dict[str, Any]:
+def result(rule_id: str = "E1", uri: str = "src/a.py", line: int = 2, **more: Any) -> dict[str, Any]:
     """One result."""
     place = {"physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": line}}}
-    return {"ruleId": rule, "message": {"text": f"{rule} here"}, "locations": [place], **more}
+    return {"ruleId": rule_id, "message": {"text": f"{rule_id} here"}, "locations": [place], **more}
 
 
 def sarif_of(*results: Any, rules: Any = (), **run: Any) -> bytes:
@@ -181,6 +181,96 @@ def test_levels_come_from_the_result_then_its_rule_then_the_standard() -> None:
     assert [one.level for one in sarif.read(data, TREE)] == ["error", "warning", "note", "error"]
     assert {one.help_uri for one in sarif.read(data, TREE)} == {""}
     assert evidence.read("sarif", b"\xef\xbb\xbf" + data, TREE) == sarif.read(data, TREE)
+
+
+def severe(key: str = "P1", level: str = "error", **more: Any) -> dict[str, Any]:
+    """A rule whose findings have a level by default."""
+    return {"id": key, "defaultConfiguration": {"level": level}, **more}
+
+
+def pack(*rules: Any, **more: Any) -> dict[str, Any]:
+    """What CodeQL and others write: a driver without rules, and packs of them as extensions."""
+    extensions = [{"name": "other", "rules": [severe("P1", "note")]}, {"name": "pack", "rules": list(rules), **more}]
+    return {"tool": {"driver": {"name": "tool"}, "extensions": extensions}}
+
+
+def sets(level: str, **descriptor: Any) -> dict[str, Any]:
+    """An invocation that gives a rule another level."""
+    return {"ruleConfigurationOverrides": [{"descriptor": descriptor, "configuration": {"level": level}}]}
+
+
+OF_PACK = {"id": "P1", "toolComponent": {"index": 1}}
+GUID = "0f7d4ad2-0000-4000-8000-000000000000"
+LEVELS: dict[str, tuple[bytes, list[str]]] = {
+    "by the position of its extension": (sarif_of(result("P1", rule=OF_PACK), **pack(severe())), ["error"]),
+    "by both positions": (
+        sarif_of(result("P1", rule={"index": 0, "toolComponent": {"index": 1}}), **pack(severe())), ["error"]
+    ),
+    "by ruleIndex within it": (
+        sarif_of(result("P1", ruleIndex=1, rule=OF_PACK), **pack(severe("P0", "note"), severe())), ["error"]
+    ),
+    "by the name of its extension": (
+        sarif_of(result("P1", rule={"toolComponent": {"name": "pack"}}), **pack(severe())), ["error"]
+    ),
+    "by the guid of its extension": (
+        sarif_of(result("P1", rule={"toolComponent": {"guid": GUID}}), **pack(severe(), guid=GUID)), ["error"]
+    ),
+    "by its own guid": (
+        sarif_of(result("", rule={"guid": GUID, "toolComponent": {"index": 1}}), **pack(severe(guid=GUID))), ["error"]
+    ),
+    "in a pack that the result does not name": (sarif_of(result("P2"), **pack(severe("P2"))), ["error"]),
+    "in one of two packs, the result does not say which": (sarif_of(result("P1"), **pack(severe())), ["error"]),
+    "by rule.id alone": (sarif_of(result("", rule={"id": "E1"}), rules=RULES), ["error"]),
+    "a case of a rule": (sarif_of(result("E1/2/3"), result("E1x"), rules=RULES), ["error", "warning"]),
+    "an id that is described twice": (sarif_of(result("P1"), rules=[severe(), severe(level="note")]), ["error"]),
+    "a position and an id that contradict each other": (
+        sarif_of(result("P1", ruleIndex=1), rules=[severe(), severe("P2", "note")]), ["error"]
+    ),
+    "an invocation that raises it": (sarif_of(result("R"), rules=[{"id": "R"}], invocations=[sets("error", id="R")]),
+                                     ["error"]),
+    "an invocation that raises a rule of a pack": (
+        sarif_of(result("P1", rule=OF_PACK), **pack({"id": "P1"}), invocations=[sets("error", **OF_PACK)]), ["error"]
+    ),
+    "an invocation that raises a rule that is not described": (
+        sarif_of(result("R/1"), result("S"), invocations=[sets("error", id="R")]), ["error", "warning"]
+    ),
+    "the invocation that found it lowers it": (
+        sarif_of(result(provenance={"invocationIndex": 0}), rules=RULES, invocations=[sets("note", id="E1")]), ["note"]
+    ),
+    "an invocation that may not have found it lowers it": (
+        sarif_of(result(), rules=RULES, invocations=[sets("note", id="E1")]), ["error"]
+    ),
+    "another invocation raises it": (
+        sarif_of(
+            result("R", provenance={"invocationIndex": 1}), rules=[{"id": "R"}],
+            invocations=[sets("error", id="R"), {}],
+        ), ["warning"]
+    ),
+    "its own level": (sarif_of(result("P1", level="note", rule=OF_PACK), **pack(severe())), ["note"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", LEVELS)
+def test_a_level_is_that_of_the_rule_wherever_the_report_describes_it(how: str) -> None:
+    data, levels = LEVELS[how]
+    assert [one.level for one in sarif.read(data, TREE)] == levels
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (sarif_of(result("P3", rule={"toolComponent": {"index": 1}}), **pack(severe())), "pack does not describe"),
+        (sarif_of(result("P1", rule={"toolComponent": {"name": "gone"}}), **pack(severe("P1", "note"))), "called gone"),
+        (sarif_of(result("P1", rule={"guid": GUID}), **pack(severe("P1", "note"))), "guid"),
+        (sarif_of(result(), externalPropertyFileReferences={"driver": {"guid": GUID}}), "driver in another file"),
+    ],
+    ids=["no such rule", "no such pack", "no such guid", "another file"],
+)
+def test_a_rule_that_is_named_and_nowhere_described_counts_as_an_error_and_says_so(data: bytes, why: str) -> None:
+    (one,) = sarif.read(data, TREE)
+    assert one.level == "error"
+    assert "taken as error: " in one.message
+    assert why in one.message
 
 
 @pytest.mark.parametrize(
@@ -234,6 +324,16 @@ BAD_SARIF: dict[str, tuple[bytes, str]] = {
     "a level of nobody": (sarif_of(result(level="fatal")), "level"),
     "a kind of nobody": (sarif_of(result(kind="maybe")), "kind"),
     "a rule that is not there": (sarif_of(result(ruleIndex=3)), "rule 3"),
+    "a rule that its pack does not have": (sarif_of(result(ruleIndex=3, rule=OF_PACK), **pack(severe())), "of pack"),
+    "a pack that is not there": (sarif_of(result(rule={"toolComponent": {"index": 2}}), **pack()), "extension 2 of 2"),
+    "two positions": (sarif_of(result(ruleIndex=0, rule={"index": 1}), rules=RULES * 2), "which one"),
+    "an invocation that is not there": (sarif_of(result(provenance={"invocationIndex": 0})), "invocation 0 of 0"),
+    "a level of nobody in a pack": (sarif_of(result("P1", rule=OF_PACK), **pack(severe(level="fatal"))), "level"),
+    "a level of nobody in an override": (sarif_of(rules=RULES, invocations=[sets("fatal", id="E1")]), "level"),
+    "extensions that are none": (
+        sarif_of(result(), tool={"driver": {"name": "x"}, "extensions": {"name": "p"}}),
+        "a list",
+    ),
     "no message": (sarif_of({"ruleId": "E1"}), "message"),
     "a message that is a list": (sarif_of({"message": {"text": [1]}}), "a text"),
 }

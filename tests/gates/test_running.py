@@ -271,6 +271,52 @@ def one_run(house: House, **gate: Any) -> GateRun:
     return waiting
 
 
+SHOW_CI = ["sh", "-c", "test ${CI:-no} = yes"]
+REPORT = "<testsuite name='s'><testcase name='a' classname='m'/></testsuite>"
+WRITE = ["sh", "-c", f'mkdir -p "$SIGNALBOX_EVIDENCE" && echo "{REPORT}" > "$SIGNALBOX_EVIDENCE/a.xml"']
+
+
+@pytest.mark.parametrize(
+    ("born", "edited", "state"),
+    [
+        ({"command": ["sh", "-c", "exit 7"]}, {"expected_exit_codes": [0, 7]}, "error"),
+        ({"command": ["sh", "-c", "exit 7"], "expected_exit_codes": [7]}, {"expected_exit_codes": []}, "passed"),
+        ({"command": ["true"], "evidence": {"junit": "a.xml"}}, {"evidence": {}}, "failed"),
+        ({"command": WRITE, "evidence": {"junit": "a.xml"}}, {"evidence": {"junit": "b.xml"}}, "passed"),
+        ({"command": ["test", "-e", "calc.py"]}, {"cwd": "gone"}, "passed"),
+        ({"command": SHOW_CI, "env_allow": ["CI"]}, {"env_allow": []}, "passed"),
+        ({"command": SHOW_CI}, {"env_allow": ["CI"]}, "error"),
+        ({"command": ["sleep", "2"], "timeout_seconds": 1}, {"timeout_seconds": 60}, "error"),
+        ({"command": ["sleep", "2"], "criteria": {"timeout_seconds": 1}}, {"criteria": {}}, "error"),
+        ({"command": ["true"], "external": False}, {"external": True}, "passed"),
+    ],
+    ids=[
+        "a code more", "a code less", "no evidence", "other evidence", "folder", "variable taken", "variable given",
+        "time", "time by criterion", "external",
+    ],
+)  # fmt: skip
+def test_a_run_is_executed_and_judged_by_the_gate_that_it_was_asked_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, born: dict[str, Any], edited: dict[str, Any], state: str
+) -> None:
+    monkeypatch.setenv("CI", "yes")
+    house = house_with(tmp_path)
+    gate = make_gate(house.project, **born)
+    run = GateRun.objects.ask_for(gate, git.tree_of(house.project.mirror, house.head), by=BY)
+    gate.edit(by=BY, **edited)
+    running.run(run.pk)
+    run.refresh_from_db()
+    assert (run.gate_version, run.state) == (1, state), run.decision_reason
+
+
+def test_a_level_that_was_raised_holds_for_runs_that_wait_already() -> None:
+    gate = make_gate()
+    run = make_gate_run(gate)
+    gate.edit(by=BY, sandbox_level_min=3)
+    assert GateRun.objects.get(pk=run.pk).level_wanted == 3
+    gate.edit(by=BY, sandbox_level_min=None)
+    assert GateRun.objects.get(pk=run.pk).level_wanted < 3
+
+
 def at_level(monkeypatch: pytest.MonkeyPatch, level: int) -> None:
     """A machine of this level."""
     monkeypatch.setattr(runner, "probe", lambda: sandbox.Probe(level, ("bubblewrap is not installed",)))

@@ -371,13 +371,14 @@ def test_a_file_may_be_renamed_to_another_spelling_of_its_name():
     assert [file.path for file in parse(moved("readme", "README")).files] == ["README", "readme"]
 
 
-def test_binary_contents_are_given_and_their_sum_is_bounded(monkeypatch):
+def test_binary_contents_are_given_and_their_sum_is_bounded():
     found = parse(binary())
     assert [(one.path, one.content.data) for one in found.binaries] == [("x", b"\0")]
     assert found.files[0].binary
-    monkeypatch.setattr(diff, "MAX_BINARY_BYTES", 1)
-    assert len(parse(binary()).binaries) == 1
-    assert outcome(binary() + binary().replace("a/x b/x", "a/y b/y")) == "patch_too_large"
+    assert len(parse(binary(), bounds=diff.Bounds(binary=1)).binaries) == 1
+    with pytest.raises(DiffRefused) as refused:
+        parse(binary() + binary().replace("a/x b/x", "a/y b/y"), bounds=diff.Bounds(binary=1))
+    assert refused.value.code == "patch_too_large"
 
 
 def test_a_delta_takes_from_the_old_content_and_from_itself():

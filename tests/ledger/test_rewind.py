@@ -109,17 +109,34 @@ def test_a_dry_run_changes_nothing(shore: Shore) -> None:
     assert (shore.head, Event.objects.count(), Patch.objects.count()) == (head, told, 1)
 
 
-def test_who_dies_in_a_rewind_leaves_its_newest_part_and_a_new_plan_goes_on_from_there(
+def test_who_dies_in_a_rewind_leaves_nothing_of_it_and_a_new_plan_does_it(
     shore: Shore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = shore.land({"b.txt": "b\nfirst\n"}), shore.land({"b.txt": "b\nfirst and second\n"})
     wanted = rollback.Wanted(shore.project, patches=(first.pk, second.pk))
+    told = Event.objects.count()
     Deaths(monkeypatch).arm("rewind.reversed")
     with pytest.raises(Died):
         rollback.carry_out(rollback.plan(wanted), "wrong", by=ADA)
-    newest = second.reversed_by.get()
-    assert not first.reversed_by.exists()
-    plan = rollback.plan(wanted)
+    assert not Patch.objects.exclude(rollback_of=None).exists()
+    assert Event.objects.count() == told
+    assert len(rollback.carry_out(rollback.plan(wanted), "wrong", by=ADA)) == 2
+
+
+def test_when_one_of_a_set_is_refused_after_its_plan_nothing_is_done(shore: Shore) -> None:
+    first, second = shore.land({"b.txt": "b\nfirst\n"}), shore.land({"c.txt": "second\n"})
+    plan = rollback.plan(rollback.Wanted(shore.project, patches=(first.pk, second.pk)))
+    undo(shore, first)
+    with pytest.raises(Refused) as problem:
+        rollback.carry_out(plan, "wrong", by=ADA)
+    assert problem.value.code == "invalid_move"
+    assert not second.reversed_by.exists()
+
+
+def test_while_the_reverse_of_a_newer_one_is_under_way_that_one_is_in_the_way_of_an_older_one(shore: Shore) -> None:
+    first, second = shore.land({"b.txt": "b\nfirst\n"}), shore.land({"b.txt": "b\nfirst and second\n"})
+    newest, _is_new = rollback.roll_back(second, "wrong", by=ADA)
+    plan = rollback.plan(rollback.Wanted(shore.project, patches=(first.pk, second.pk)))
     assert [(step.outcome, step.reverse) for step in plan.steps] == [("under_way", newest), ("in_the_way", None)]
     assert [hunk.patch_id for hunk in plan.steps[1].in_the_way] == [second.pk]
 

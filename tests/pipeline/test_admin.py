@@ -347,6 +347,17 @@ def test_a_form_without_its_version_writes_nothing(client: Client) -> None:
     assert project.name == "Old"
 
 
+def nested(depth: int) -> str:
+    """A document of so many levels."""
+    return '{"a": ' + "[" * (depth - 1) + "]" * (depth - 1) + "}"
+
+
+def test_a_document_may_be_nested_as_deep_as_the_api_takes_it(client: Client) -> None:
+    phase = make.make_phase()
+    address = url(Phase, "change", phase.pk)
+    assert client.post(address, form_of(client, address, acceptance=nested(31))).status_code == 302
+
+
 @pytest.mark.parametrize(
     ("model", "field", "value"),
     [
@@ -380,6 +391,13 @@ def test_a_form_without_its_version_writes_nothing(client: Client) -> None:
         (Gate, "applies_to", r'{"a\u0000": 1}'),
         (Phase, "acceptance", r'{"a": ["\ud800"]}'),
         (Tool, "command", '["a\\u0000"]'),
+        pytest.param(Gate, "criteria", nested(33), id="33 deep"),
+        pytest.param(Gate, "criteria", nested(900), id="900 deep"),
+        pytest.param(Gate, "applies_to", nested(5000), id="5000 deep"),
+        pytest.param(Workstream, "tasks", nested(100_000), id="100000 deep"),
+        pytest.param(Phase, "acceptance", '{"a": NaN}', id="NaN"),
+        pytest.param(Phase, "acceptance", '{"a": 1e999}', id="1e999"),
+        pytest.param(Phase, "acceptance", '{"a": ' + "9" * 5000 + "}", id="5000 digits"),
         (Project, "profile", "3"),
         (Project, "currency", "usd"),
         (Project, "repository_url", ""),

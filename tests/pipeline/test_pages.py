@@ -111,7 +111,7 @@ def test_a_run_shows_its_tasks_by_level_attempts_and_holds(client, project, run)
     answer = client.get(reverse("runs:run", args=[run.pk]))
 
     assert [[task.key for task in level] for level in answer.context["levels"]] == [["first"], ["second"]]
-    assert [hold.reason for hold in answer.context["holds"]] == ["wait for the schema"]
+    assert [hold.reason for hold, _may_release in answer.context["holds"]] == ["wait for the schema"]
     assert "ada-1" in answer.text
     assert reverse("runs:attempt", args=[run.pk, lease.attempt.sequence]) in answer.text
 

@@ -148,6 +148,14 @@ def test_a_failure_is_counted_and_tried_again_after_a_while():
     assert kinds(task)[-1] == "task.retrying"
 
 
+def test_a_stale_report_leaves_the_task_as_it_is():
+    task = running()
+    told = kinds(task)
+    assert task.settle("stale_claim", by=BY, error_code="late", error="another has it") == "running"
+    task.refresh_from_db()
+    assert (task.state, task.count_failures, task.last_error, kinds(task)) == ("running", 0, "", told)
+
+
 def test_the_last_of_its_attempts_that_fails_is_the_end():
     task = running(execution={"max_attempts": 2})
     task.settle("task_failed", by=BY, error_code="a", error="first")

@@ -54,10 +54,10 @@ def test_the_list_shows_the_living_and_those_first_that_need_a_look(client, proj
     Worker.objects.filter(pk=silent.pk).update(transport_seen_at=db_now() - timedelta(hours=1))
 
     shown = client.get("/workers/").context["workers"]
-    assert (shown[0].name, shown[0].shown_health) == ("silent", "unresponsive")
-    assert {row.name for row in shown} == {"silent", "newest", "ada-1"}
+    assert (shown[0].worker.name, shown[0].health) == ("silent", "unresponsive")
+    assert {one.worker.name for one in shown} == {"silent", "newest", "ada-1"}
     assert newest.name in client.get("/workers/?state=idle").text
-    assert [row.name for row in client.get("/workers/?state=finished").context["workers"]] == ["gone"]
+    assert [one.worker.name for one in client.get("/workers/?state=finished").context["workers"]] == ["gone"]
 
 
 def test_a_worker_shows_its_lease_and_never_says_stopped_too_early(client, project, worker):
@@ -144,7 +144,7 @@ def test_those_that_need_a_look_stand_before_everybody_however_old(client, proje
 
     answer = client.get("/workers/")
 
-    assert answer.context["workers"][0].name == "ada-1"
+    assert answer.context["workers"][0].worker.name == "ada-1"
     assert len(answer.context["workers"]) == 3
     assert "waiting for the model" in answer.text
     assert "it beats, and its work does not move" in client.get(reverse("workers:worker", args=[worker.pk])).text
@@ -155,7 +155,7 @@ def test_the_list_is_filtered_by_health(client, project, worker):
     late = factories.make_worker(name="late-one", api_key=worker.api_key)
     Worker.objects.filter(pk=late.pk).update(transport_seen_at=db_now() - timedelta(seconds=40))
 
-    assert [row.name for row in client.get("/workers/?health=late").context["workers"]] == ["late-one"]
+    assert [one.worker.name for one in client.get("/workers/?health=late").context["workers"]] == ["late-one"]
     assert client.get("/workers/?health=sleepy").status_code == 400
 
 
@@ -166,7 +166,7 @@ def test_the_archive_holds_who_finished_a_week_ago(client, project, worker):
     Worker.objects.filter(pk=old.pk).update(stopped_at=db_now() - timedelta(days=8))
 
     assert client.get("/workers/?state=finished").context["workers"] == []
-    assert [row.name for row in client.get("/workers/?state=archived").context["workers"]] == ["old"]
+    assert [one.worker.name for one in client.get("/workers/?state=archived").context["workers"]] == ["old"]
     assert client.get(reverse("workers:worker", args=[old.pk])).status_code == 200
 
 

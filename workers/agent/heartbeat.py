@@ -3,7 +3,7 @@
 import logging
 import threading
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from workers.agent import clock
 from workers.agent.client import Client, Patience, Refusal, Unreachable
@@ -16,8 +16,7 @@ logger = logging.getLogger("signalbox.agent")
 
 def directive_in(body: dict[str, Any]) -> Directive:
     """The directive of an answer; a word that we do not know is `continue`."""
-    word = body.get("directive")
-    return cast("Directive", word) if word in DIRECTIVES else "continue"
+    return next((known for known in DIRECTIVES if known == body.get("directive")), "continue")
 
 
 @dataclass

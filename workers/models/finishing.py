@@ -94,7 +94,6 @@ def _is_plain(report: Report, lease: "Lease") -> bool:
 def _end_all(report: Report, lease: "Lease", by: events.Actor, now: datetime, duration: Decimal | None) -> None:
     """End attempt, task and lease and free the worker, in two statements."""
     task, attempt, worker = lease.task, lease.attempt, lease.worker
-    session_ref = report.session_ref[:200]
     writes = Together()
     writes.move(
         attempt,
@@ -108,8 +107,10 @@ def _end_all(report: Report, lease: "Lease", by: events.Actor, now: datetime, du
         ended_at=now,
         **_said(report),
     )
-    last = {"last_outcome": report.outcome, "session_ref": session_ref}
-    writes.move(task, Task.State.VALIDATING, by=by, verb="complete task", **last)
+    validating = Task.State.VALIDATING
+    writes.move(
+        task, validating, by=by, verb="complete task", last_outcome=report.outcome, session_ref=report.session_ref[:200]
+    )
     columns = _end_of(report, lease, now)
     told = _told(report, lease, columns, task.state)
     writes.update(lease, **columns).tell("lease.ended", lease, by=by, **told)
@@ -227,7 +228,7 @@ def _move_task(report: Report, lease: "Lease", task: Task, by: events.Actor) -> 
 def _free_worker(worker: Worker, report: Report, seconds: Decimal, by: events.Actor) -> None:
     counted = worker.counted(report.outcome, seconds)
     if worker.state == Worker.State.BUSY:
-        columns = {name: Plus(more) for name, more in counted.items()}
+        columns: dict[str, Any] = {name: Plus(more) for name, more in counted.items()}
         worker.move(Worker.State.IDLE, by=by, verb="complete task", working=True, current_task=None, **columns)
     else:
         # Paused meanwhile: it stays so, and has its hands free.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Case, ExpressionWrapper, F, Q, Value, When
+from django.db.models import Case, Expression, ExpressionWrapper, F, Q, Value, When
 from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Cast, Coalesce, Greatest, Least
 from django.db.models.lookups import GreaterThan
@@ -75,21 +75,21 @@ def _is_standing_still(worker: "Worker", now: datetime) -> bool:
 # -- the same as SQL -----------------------------------------------------------------------------------------------
 
 
-def _span(name: str, default: int, times: int = 1) -> ExpressionWrapper:
+def _span(name: str, default: int, times: int = 1) -> Expression:
     """`times` the seconds that the worker's config names, or the installation's."""
     given = Cast(KeyTextTransform(name, "config"), models.IntegerField())
     return ExpressionWrapper(Coalesce(given, default) * (times * SECOND), models.DurationField())
 
 
-def _timeout() -> ExpressionWrapper:
+def _timeout() -> Expression:
     return _span("timeout_seconds", settings.SIGNALBOX_LEASE_SECONDS)
 
 
-def _two_beats() -> ExpressionWrapper:
+def _two_beats() -> Expression:
     return _span("heartbeat_interval", settings.SIGNALBOX_HEARTBEAT_INTERVAL_SECONDS, LATE_AFTER_BEATS)
 
 
-def _stall_after() -> ExpressionWrapper:
+def _stall_after() -> Expression:
     return _span("stall_after", settings.SIGNALBOX_STALL_SECONDS)
 
 
@@ -105,7 +105,7 @@ def _clock(now: datetime | None) -> Any:
     return ClockNow() if now is None else Value(now, models.DateTimeField())
 
 
-def _since(moment: Any, now: datetime | None) -> ExpressionWrapper:
+def _since(moment: Any, now: datetime | None) -> Expression:
     return ExpressionWrapper(_clock(now) - moment, models.DurationField())
 
 
@@ -162,5 +162,5 @@ def next_look() -> Least:
     )
 
 
-def _later(moment: Any, span: Any) -> ExpressionWrapper:
+def _later(moment: Any, span: Any) -> Expression:
     return ExpressionWrapper(moment + span, models.DateTimeField())

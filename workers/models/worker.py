@@ -293,6 +293,9 @@ class Worker(Stateful):
     tasks_failed = models.PositiveIntegerField(default=0)
     total_execution_seconds = models.DecimalField(max_digits=18, decimal_places=6, default=0)
 
+    health_now: str
+    """Of a row that was asked for `with_health`."""
+
     objects = WorkerQuerySet.as_manager()
 
     class Meta:
@@ -333,9 +336,9 @@ class Worker(Stateful):
     def correlation(self) -> dict[str, str | None]:
         """Events about a worker belong to it, and to the task that it holds."""
         ids: dict[str, str | None] = {"worker_id": self.pk}
-        if self.current_task_id:
+        if self.current_task is not None:
             ids |= self.current_task.correlation()
-        elif self.api_key_id and self.api_key.project_id:
+        elif self.api_key is not None and self.api_key.project_id:
             ids["project_id"] = self.api_key.project_id
         return ids
 
@@ -448,10 +451,9 @@ class Worker(Stateful):
             if current.is_finished:
                 raise InvalidMove(current, current.state, "stopped", verb="shutdown", allowed=())
             now = db_now()
-            if mode == "now" and deadline_seconds is None:
+            deadline = None if deadline_seconds is None else now + deadline_seconds * SECOND
+            if mode == "now" and deadline is None:
                 deadline = now + self.stop_grace
-            else:
-                deadline = None if deadline_seconds is None else now + deadline_seconds * SECOND
             earliest = min(filter(None, [deadline, current.shutdown_deadline_at]), default=None)
             strictest = "now" if "now" in (mode, current.shutdown_mode) else mode
             if (current.shutdown_mode, current.shutdown_deadline_at) == (strictest, earliest) or (
@@ -540,7 +542,7 @@ class Worker(Stateful):
         """A person knows that it is gone; owes a reason, which becomes its crash message. Quiet."""
         return self.crash(need_reason(reason), by=by)
 
-    def _give_back(self, outcome: str, *, by: events.Actor, crashed: bool = False, **report: Any) -> dict[str, Plus]:
+    def _give_back(self, outcome: str, *, by: events.Actor, crashed: bool = False, **report: Any) -> dict[str, Any]:
         """End the lease that it holds, and say what that adds to its statistics: nothing when it holds none, or when
         that lease has just ended another way.
 

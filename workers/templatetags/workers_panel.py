@@ -11,20 +11,19 @@ from django.utils.translation import gettext as _
 from pipeline.clock import db_now
 from pipeline.models import StepAttempt
 from workers.models import Lease, Worker
-from workers.pages import ATTENTION, BULK_OF_WORKER, describe
+from workers.pages import ATTENTION, BULK_OF_WORKER, Shown, describe
 
 register = template.Library()
 
 SHOWN = 200
 
 
-def _fleet(context: Context) -> list[Worker]:
-    """The living workers that the viewer may see, each described. Asked once a page."""
+def _fleet(context: Context) -> list[Shown]:
+    """The living workers that the viewer may see. Asked once a page."""
     request = context["request"]
     if not hasattr(request, "fleet"):
         rows = Worker.objects.visible_to(request.principal).alive().defer(*BULK_OF_WORKER).order_by("-pk")[:SHOWN]
-        request.fleet = list(rows)
-        describe(request.fleet, request.principal, db_now())
+        request.fleet = describe(rows, request.principal, db_now())
     return list(request.fleet)
 
 
@@ -32,8 +31,8 @@ def _fleet(context: Context) -> list[Worker]:
 def moving_figure(context: Context) -> dict[str, Any]:
     """How many agents work and make progress, of how many that are alive."""
     fleet = _fleet(context)
-    moving = [w for w in fleet if w.state == Worker.State.BUSY and w.shown_health in ("healthy", "late")]
-    stuck = [w for w in fleet if w.shown_health in ("stalled", "unresponsive")]
+    moving = [one for one in fleet if one.worker.state == Worker.State.BUSY and one.health in ("healthy", "late")]
+    stuck = [one for one in fleet if one.health in ("stalled", "unresponsive")]
     if stuck:
         note = _("%(n)d need a look") % {"n": len(stuck)}
     else:
@@ -51,18 +50,14 @@ def moving_figure(context: Context) -> dict[str, Any]:
 @register.inclusion_tag("workers/_fleet.html", takes_context=True)
 def fleet_panel(context: Context) -> dict[str, Any]:
     """Every living agent as a chip, those first that need a look."""
-    fleet = sorted(
-        _fleet(context), key=lambda worker: (ATTENTION.index(worker.shown_health), worker.state, worker.name)
-    )
+    fleet = sorted(_fleet(context), key=lambda one: (ATTENTION.index(one.health), one.worker.state, one.worker.name))
     return {"workers": fleet}
 
 
 @register.simple_tag
-def name_workers(attempts: Iterable[StepAttempt]) -> str:
-    """Give each attempt the `worker` that held its lease, or None. Shows nothing. One query."""
+def with_workers(attempts: Iterable[StepAttempt]) -> list[tuple[StepAttempt, Worker | None]]:
+    """The attempts, each with the worker that held its lease. One query."""
     rows = list(attempts)
     leases = Lease.objects.filter(attempt__in=[row.pk for row in rows]).select_related("worker")
     held = {lease.attempt_id: lease.worker for lease in leases.only("attempt_id", "worker__name")}
-    for row in rows:
-        row.worker = held.get(row.pk)
-    return ""
+    return [(row, held.get(row.pk)) for row in rows]

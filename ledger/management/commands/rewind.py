@@ -71,6 +71,10 @@ class Command(BaseCommand):
                 self.stdout.write(_("  after %(patch)s") % {"patch": needed})
             for hunk in step.in_the_way:
                 self.stdout.write(f"  {hunk}")
+            if step.refused:
+                self.stdout.write(f"  {step.refused}")
+            for objection in step.objections:
+                self.stdout.write(_("  waits for an override: %(why)s") % {"why": objection.message})
         for left in plan.left_out:
             self.stdout.write(f"{left.patch.pk} {left.patch.commit_sha[:12]} {left.patch.summary}")
             self.stdout.write(_("  left out: %(why)s") % {"why": left.words})

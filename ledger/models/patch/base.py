@@ -7,6 +7,7 @@ from django.conf import settings
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from ledger import diff as diffs
 from ledger.models.patch.words import PatchQuerySet
 from pipeline import events
 from pipeline.ids import ULIDField, new_id
@@ -187,6 +188,11 @@ class PatchBase(Stateful):
             self.State.VERIFIED,
         )
         return self.state in self.ON_ITS_WAY and not told_by_others
+
+    @property
+    def bounds(self) -> diffs.Bounds:
+        """How large its text may be."""
+        return diffs.REVERSED if self.rollback_of_id else diffs.SUBMITTED
 
     @property
     def max_apply_attempts(self) -> int:

@@ -62,13 +62,14 @@ class Submissions(models.QuerySet["Patch"]):
             raise InvalidField("summary", "512 characters at most")
         place = Place.of(attempt=attempt, task=task, rollback_of=rollback_of, replaces=replaces)
         task = place.task
+        size = diffs.SUBMITTED if rollback_of is None else diffs.REVERSED
         try:
-            facts = diffs.parse(diff_text)
+            facts = diffs.parse(diff_text, bounds=size)
         except diffs.DiffRefused as refusal:
             takes_links = rollback_of is not None or policy.takes_links(_bounds(project, place))
             if refusal.code != "symlink_target" or not takes_links:  # what undoes a landed patch is judged later
                 raise
-            facts = diffs.parse(diff_text, links=True)
+            facts = diffs.parse(diff_text, links=True, bounds=size)
         if rollback_of is None:
             told = {"summary": summary, "issue_ref": issue_ref, "metadata": json.dumps(dict(metadata or {}))}
             told["diff_text"] = "\n".join(change.path for change in facts.files)
@@ -134,10 +135,9 @@ class Submissions(models.QuerySet["Patch"]):
                 chain_id=linked.chain_id if linked else new_id(),
             )
             patch.save(force_insert=True)
-            size = len(diff_text.encode())
-            PatchContent(patch=patch, diff_text=diff_text, sha256=sha256, patch_id_git=patch_id, byte_size=size).save(
-                force_insert=True
-            )
+            content = PatchContent(patch=patch, diff_text=diff_text, sha256=sha256, patch_id_git=patch_id)
+            content.byte_size = len(diff_text.encode())
+            content.save(force_insert=True)
             if depends_on:
                 patch.depends_on.set(depends_on)
             needs = {"depends_on": [needed.pk for needed in depends_on]} if depends_on else None
@@ -153,6 +153,22 @@ class Submissions(models.QuerySet["Patch"]):
         """The run of the attempt, or of the task, locked; None without either."""
         run_id = attempt.run_id if attempt else task.run_id if task else None
         return Run.objects.select_for_update(no_key=True).get(pk=run_id) if run_id else None
+
+    def draft_reverse(self, original: "Patch", *, diff_text: str, base_commit: str) -> "Patch":
+        """What `submit_reverse` would enter, as far as it is judged; in no table."""
+        patch = self.model(
+            project=original.project,
+            phase=original.phase,
+            workstream=original.workstream,
+            custody=original.custody,
+            target_branch=original.target_branch,
+            base_commit=base_commit,
+            issue_ref=original.issue_ref,
+            rollback_of=original,
+            chain_id=original.chain_id,
+        )
+        PatchContent(patch=patch, diff_text=diff_text)
+        return patch
 
     def _to_repair(self, task: Task) -> "Patch | None":
         """The newest patch of the task that failed: what a new one replaces. Locks its row."""

@@ -108,7 +108,7 @@ class Command(BaseCommand):
         password = secrets.token_urlsafe(12)
         # Of two first starts at once, one makes the row and shows its password.
         with contextlib.suppress(IntegrityError), transaction.atomic():
-            people.create_superuser(username="admin", email="", password=password)  # type: ignore[attr-defined]
+            people.create_superuser(username="admin", email="", password=password)
             self.stdout.write(
                 _("First administrator: admin, password: %(password)s (shown only now)") % {"password": password}
             )
