@@ -124,7 +124,7 @@ def check_newest(seals: int = 10, events_at_most: int = 50_000) -> list[Problem]
     """What is wrong with the newest seals, their anchors and the rows under them: a quick look, for doctor."""
     anchors = _read_anchors(seals + 1)
     with _snapshot() as cursor:
-        newest = list(Seal.objects.light().order_by("-number")[:seals])
+        newest = list(Seal.objects.light().timeless().order_by("-number")[:seals])
         # One seal is looked at however large it is.
         while len(newest) > 1 and sum(seal.count for seal in newest) > events_at_most:
             newest.pop()
@@ -174,7 +174,7 @@ class _Suspect(NamedTuple):
         """The event, the seal, or the log itself. Never the subject of the stream: its chain is what is in doubt."""
         if problem.event_id:
             return cls(problem.event_id, "event")
-        seal = Seal.objects.light().filter(number=problem.number).first() or Seal.objects.last_written()
+        seal = Seal.objects.light().timeless().filter(number=problem.number).first() or Seal.objects.last_written()
         return cls(seal.pk, seal.noun()) if seal else cls(LOG, "log")
 
     def noun(self) -> str:
@@ -199,7 +199,7 @@ def _snapshot() -> Iterator[Any]:
 
 
 def _verify(cursor: Any, anchors: _Anchors, jobs: int) -> Report:
-    seals = list(Seal.objects.light().order_by("number"))
+    seals = list(Seal.objects.light().timeless().order_by("number"))
     anchors = _up_to(seals, anchors)
     report = Report(problems=list(anchors.problems))
     report.problems += _judge_seals(seals, anchors)
@@ -222,7 +222,7 @@ def _verify(cursor: Any, anchors: _Anchors, jobs: int) -> Report:
     report.streams = _judge_streams(cursor, runs, report.problems)
     report.problems += _judge_tombstones(seals, tombstones)
     report.seals = len(seals)
-    kept = [seal for seal in seals if seal.dropped_at is None]
+    kept = [seal for seal in seals if not seal.is_dropped]
     report.dropped = len(seals) - len(kept)
     report.first_month = kept[0].month if kept else ""
     if seals:
@@ -394,7 +394,7 @@ def _told_place(cursor: str) -> Cursor:
 def _look_closer(cursor: Any, stretch: Stretch, anchors: _Anchors) -> list[Problem]:
     """Which rows of a stretch are not those that its seals hold; the anchors' word counts before the table's."""
     problems: list[Problem] = []
-    for seal in Seal.objects.filter(number__range=(stretch.first, stretch.last)).order_by("number"):
+    for seal in Seal.objects.timeless().filter(number__range=(stretch.first, stretch.last)).order_by("number"):
         expected, document = bytes(seal.leaves), seal.sealed()
         if seal.number in anchors.known:
             commit, told = anchors.known[seal.number]
@@ -408,7 +408,7 @@ def _look_closer(cursor: Any, stretch: Stretch, anchors: _Anchors) -> list[Probl
         )
         rows = cursor.fetchall()
         found = b"".join(proof.leaf(str(row[4]), *row[5:]) for row in rows)
-        if seal.dropped_at is not None:
+        if seal.is_dropped:
             expected = b""
         foreign, missing = proof.compare(expected, found)
         for position in foreign:
@@ -513,10 +513,7 @@ def _in_stream(cursor: Any, subject: str, noun: str, number: int, what: str) -> 
 
 def _judge_tombstones(seals: Sequence[Seal], tombstones: Sequence[str]) -> list[Problem]:
     """Seals whose events are gone without a tombstone that says so: what was told from outside is about no seal."""
-    facts = [json.loads(told) for told in tombstones]
-    before = max(
-        (str(one["data"].get("before", "")) for one in facts if one["subject_type"] == Seal.noun()), default=""
-    )
+    before = max(map(_dropped_before, tombstones), default="")
     return [
         Problem(
             _told_place(seal.from_cursor),
@@ -525,8 +522,19 @@ def _judge_tombstones(seals: Sequence[Seal], tombstones: Sequence[str]) -> list[
             number=seal.number,
         )
         for seal in seals
-        if seal.dropped_at is not None and seal.month >= before
+        if seal.is_dropped and seal.month >= before
     ]
+
+
+def _dropped_before(told: str) -> str:
+    """The month before which a tombstone says that events were dropped; "" of one that is about no seal, or that
+    somebody made nonsense of.
+    """
+    try:
+        one = json.loads(told)
+        return str(one["data"].get("before", "")) if one["subject_type"] == Seal.noun() else ""
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ""
 
 
 # -- handing out -------------------------------------------------------------------------------------------------
@@ -547,8 +555,8 @@ def _export(cursor: Any, path: Path) -> None:
 def _bundle(cursor: Any) -> Iterator[dict[str, Any]]:
     """The bundle's lines: times are microseconds since 1970, cursors are lists, leaves are hexadecimal."""
     yield {"format": FORMAT}
-    for seal in Seal.objects.order_by("number").iterator(chunk_size=20):
-        leaves, dropped = bytes(seal.leaves).hex(), seal.dropped_at is not None
+    for seal in Seal.objects.timeless().order_by("number").iterator(chunk_size=20):
+        leaves, dropped = bytes(seal.leaves).hex(), seal.is_dropped
         yield {"seal": json.loads(seal.document()), "anchor": seal.anchor, "dropped": dropped, "leaves": leaves}
     with cursor.copy(
         "COPY (SELECT subject_id, subject_type, first_seq, seq, hash FROM pipeline_eventstream) TO STDOUT"

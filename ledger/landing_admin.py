@@ -10,7 +10,16 @@ from pipeline.admin_site import LookOnlyAdmin
 class RemoteAdmin(LookOnlyAdmin):
     """Where mirrors fetch from, and where landed work goes."""
 
-    list_display = ["project", "url", "landing", "fetch_seconds", "enabled", "fetched_at", "fetch_error"]
+    list_display = [
+        "project",
+        "url",
+        "landing",
+        "fetch_seconds",
+        "enabled",
+        "fetched_at",
+        "fetch_error",
+        "receipts_error",
+    ]
     list_filter = ["landing", "enabled"]
     list_select_related = ["project"]
     search_fields = ["project__key", "url"]

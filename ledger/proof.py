@@ -100,7 +100,10 @@ def _document(text: str) -> str:
         return "null"
     if text == "null":
         return "JSON null where nothing was written"  # no canonical text reads like this
-    return _encode(json.loads(text))
+    try:
+        return _encode(json.loads(text))
+    except (ValueError, RecursionError):  # PostgreSQL holds numbers and depths that Python does not read
+        return "a document that is none of ours"  # and no canonical text reads like this
 
 
 _reference_of = _Remembered(lambda text: f'"{ulid(text)}"' if text else "null")
@@ -268,7 +271,7 @@ def _differing(row: Row) -> str:
     """The columns that the canonical text tells otherwise."""
     try:
         told, ours = json.loads(row[31]), json.loads(rebuilt(row))
-    except ValueError:
+    except (ValueError, RecursionError):
         return "a column"
     names = [name for name in FACTS if not isinstance(told, dict) or told.get(name, ...) != ours[name]]
     return " and ".join(names) or "the layout"

@@ -141,10 +141,13 @@ def note_rest() -> int:
     rows = list(Receipt.objects.unnoted().select_related("project")[:NOTED_AT_ONCE])
     for project in dict.fromkeys(row.project for row in rows):
         with alone(project) as mine:
-            for receipt in rows if mine else ():
-                if receipt.project_id == project.pk:
-                    done += _note(project, receipt)
+            done += note_of(project) if mine else 0
     return done
+
+
+def note_of(project: Project) -> int:
+    """The same for one project, by whoever has its repository to themselves."""
+    return sum(_note(project, one) for one in Receipt.objects.unnoted().filter(project=project)[:NOTED_AT_ONCE])
 
 
 def _note(project: Project, receipt: Receipt) -> int:

@@ -16,7 +16,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from django.db import transaction
+from django.db.models import Q
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from ledger import git, receipts
 from ledger.git import remotes
@@ -27,13 +29,14 @@ from pipeline import events
 from pipeline.clock import db_now
 from pipeline.crashpoints import crashpoint
 from pipeline.egress import AddressRefused
-from pipeline.models import Hold, Tick
+from pipeline.models import Hold, Project, Tick
 from pipeline.models.hold import stored
 from pipeline.refusals import InvalidField
 
 log = logging.getLogger(__name__)
 
 LISTED_PATCHES = 200
+RECEIPTS_LOOKED_AT = 100
 FAILURES = (git.GitFailed, git.UnknownCommit, CredentialMissing, AddressRefused, InvalidField)
 """What may be wrong with a remote: it is tried again, and none of it is anybody's 500."""
 
@@ -57,6 +60,8 @@ def fetch(remote: Remote, *, by: events.Actor = events.SYSTEM) -> Fetched | None
     """
     with alone(remote.project) as mine:
         found = _fetch(remote, by) if mine else None
+        if found is not None and not found.error and Remote.objects.filter(pk=remote.pk).lacking_receipts().exists():
+            _give_receipts(remote, by)
     _wake_landings(remote.project_id)
     return found
 
@@ -254,7 +259,6 @@ def push(queue_id: str, *, by: events.Actor = events.SYSTEM) -> int:
     remote = Remote.objects.live().filter(project=queue.project_id).select_related("project").first()
     if remote is None or remote.landing == Remote.Landing.NONE:
         return 0
-    receipts.note_rest()  # they go along
     with alone(queue.project) as mine:
         waiting = list(Push.objects.waiting().filter(queue=queue).select_related("patch")) if mine else []
         if not waiting or waiting[0].due_at > db_now():
@@ -273,6 +277,7 @@ def _push(queue: MergeQueue, remote: Remote, waiting: list[Push], by: events.Act
         secret = read_secret(remote.credential)
         crashpoint("push.before")
         remotes.push(mirror, address, commit, target, username=remote.username, secret=secret)
+        _give_receipts(remote, by)
         crashpoint("push.after")
     except remotes.RemoteRefused as refusal:
         return _refused(queue, remote, waiting, commit, str(refusal), by)
@@ -280,6 +285,40 @@ def _push(queue: MergeQueue, remote: Remote, waiting: list[Push], by: events.Act
         waiting[0].retry(str(problem), by=by)
         return 1
     return _arrived(queue, remote, waiting, commit, by)
+
+
+def _give_receipts(remote: Remote, by: events.Actor) -> None:
+    """Give the remote the receipts beside its branches. They are a record: whatever is wrong with them stands in the
+    remote's row, is tried again with each push and fetch, and keeps no branch.
+    """
+    project, error = remote.project, ""
+    try:
+        if remote.landing != Remote.Landing.NONE:
+            receipts.note_of(project)
+            address = remotes.check_address(remote.url)
+            names = {"username": remote.username, "secret": read_secret(remote.credential)}
+            remotes.push_receipts(project.mirror, address, **names)
+            if late := _without_receipt(project):
+                error = ngettext(
+                    "The receipt of %(count)d commit hangs nowhere yet: verify-receipts says more",
+                    "The receipts of %(count)d commits hang nowhere yet: verify-receipts says more",
+                    late,
+                ) % {"count": late}
+    except remotes.RemoteRefused as refusal:
+        error = _(
+            "%(refusal)s, so new receipts do not get there. Nothing is forced: give that ref of the remote another "
+            "name, and have the remote fetched here"
+        ) % {"refusal": refusal}
+    except FAILURES as problem:
+        error = _("The remote does not take the receipts: %(why)s") % {"why": problem}
+    remote.note_receipts(error[:2000], by=by)
+
+
+def _without_receipt(project: Project) -> int:
+    """How many of what landed last, and goes to the remote, have no receipt on their commit."""
+    newest = Push.objects.filter(queue__project=project).order_by("-pk").values_list("patch", flat=True)
+    lacks = Q(receipt=None) | Q(receipt__note="")
+    return Patch.objects.filter(lacks, pk__in=list(newest[:RECEIPTS_LOOKED_AT])).count()
 
 
 def _arrived(queue: MergeQueue, remote: Remote, waiting: list[Push], commit: str, by: events.Actor) -> int:
@@ -328,7 +367,7 @@ def offer(queue: MergeQueue, remote: Remote, commit: str) -> bool:
         address = remotes.check_address(remote.url)
         secret = read_secret(remote.credential)
         names = {"username": remote.username, "secret": secret}
-        remotes.push(queue.project.mirror, address, commit, queue.target_branch, with_receipts=False, **names)
+        remotes.push(queue.project.mirror, address, commit, queue.target_branch, **names)
     except remotes.RemoteRefused:
         return False
     except FAILURES as problem:

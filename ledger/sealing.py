@@ -36,7 +36,8 @@ _LOCK = "the sealer"
 SETTLED = "(xid < pg_snapshot_xmin(pg_current_snapshot()) OR epoch < (SELECT max(number) FROM pipeline_eventepoch))"
 """What no open transaction can still precede, as EventQuerySet.settled() asks it."""
 
-CREATED_US = "(extract(epoch FROM created_at) * 1000000)::bigint"
+CREATED_US = "(CASE WHEN isfinite(created_at) THEN extract(epoch FROM created_at) * 1000000 ELSE 0 END)::bigint"
+"""In microseconds; 0 for a time that has no end, which somebody else wrote."""
 
 
 class AnchorBroken(Refused):

@@ -4,23 +4,27 @@ The log is proved by its chains and seals (`ledger.audit`); what it tells of an 
 whoever changes a row by hand is found here, and whoever changes the event as well is found there.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from django.apps import apps
-from django.db import connection, transaction
+from django.db import DataError, connection, models, transaction
 from django.utils.translation import gettext as _
 
 from pipeline import events, telling
-from pipeline.fold import Telling, replay
+from pipeline.fold import Row, Telling, replay
 from pipeline.ids import from_uuid
 from pipeline.refusals import Refused
 from pipeline.rows import Told
 
 PAGE = 500
+UNREADABLE = (DataError, ValueError, OverflowError, RecursionError)
+"""What is said of values that PostgreSQL holds and Python does not: endless times, numbers and documents too large."""
+
 SHOWN_CHARACTERS = 60
+ANY_TIME = datetime.min.replace(tzinfo=UTC)
 
 
 class Altered(NamedTuple):
@@ -57,13 +61,15 @@ def look(*, most: int = 20) -> Look:
         while True:
             with _snapshot():
                 found = model._base_manager.order_by("pk")
-                page = list((found if last is None else found.filter(pk__gt=last))[:PAGE])
-                cut = _cut([row.pk for row in page])
+                found = (found if last is None else found.filter(pk__gt=last))[:PAGE]
+                ids, page, unreadable = _page(model, found)
+                problems += unreadable
+                cut = _cut(ids)
                 problems += _untrue(model, [row for row in page if row.pk not in cut])
-            rows, untold = rows + len(page), untold + len(cut)
-            if len(page) < PAGE:
+            rows, untold = rows + len(ids), untold + len(cut)
+            if len(ids) < PAGE:
                 break
-            last = page[-1].pk
+            last = ids[-1]
         problems += _gone(model)
         if len(problems) >= most:
             break
@@ -81,30 +87,51 @@ def _snapshot() -> Iterator[None]:
         yield
 
 
+def _page(model: type[Told], found: "models.QuerySet[Any]") -> tuple[list[str], list[Any], list[Altered]]:
+    """The ids of a page, its rows, and what is wrong with those that hold what no program can read, such as a time that
+    has no end.
+    """
+    try:
+        rows = list(found)
+        return [row.pk for row in rows], rows, []
+    except UNREADABLE:
+        ids, rows, problems = list(found.values_list("pk", flat=True)), [], []
+    for pk in ids:
+        own = model._base_manager.filter(pk=pk)
+        try:
+            rows += list(own)
+        except UNREADABLE as problem:
+            what = _("it cannot be read: %(why)s") % {"why": problem}
+            problems.append(Altered(model.noun(), pk, _unreadable_column(model, own), what))
+    return ids, rows, problems
+
+
+def _unreadable_column(model: type[Told], own: "models.QuerySet[Any]") -> str:
+    for field in model._meta.concrete_fields:
+        try:
+            list(own.values_list(field.attname))
+        except UNREADABLE:
+            return field.attname
+    return ""
+
+
 def _cut(ids: Sequence[str]) -> set[str]:
     """Of these, those whose first events were dropped by retention."""
     return set(events.EventStream.objects.filter(pk__in=ids, first_seq__gt=1).values_list("pk", flat=True))
 
 
 def _untrue(model: type[Told], rows: Sequence[Told]) -> Iterator[Altered]:
-    told = _tellings(model, [row.pk for row in rows])
     fields = model.told_fields()
-    for row in rows:
-        try:
-            was = replay(model, told[row.pk])
-        except Refused as refusal:
-            yield Altered(model.noun(), row.pk, "", str(refusal))
-            continue
+    for row, (was, why) in zip(rows, _replayed(model, [row.pk for row in rows]), strict=True):
         if was is None:
-            yield Altered(model.noun(), row.pk, "", _("no event tells of it"))
+            yield Altered(model.noun(), row.pk, "", why or _("no event tells of it"))
             continue
         for field in fields:
             held = getattr(row, field.attname)
             if was[field.attname] != held:
-                expected = telling.written(field, was[field.attname])
                 what = _("the log tells %(told)s, the row holds %(held)s") % {
-                    "told": _short(expected),
-                    "held": _short(telling.written(field, held)),
+                    "told": _short(field, was[field.attname]),
+                    "held": _short(field, held),
                 }
                 yield Altered(model.noun(), row.pk, field.attname, what)
 
@@ -120,22 +147,43 @@ def _gone(model: type[Told]) -> Iterator[Altered]:
         )
         ids = [from_uuid(pk) for (pk,) in cursor.fetchall()]
     for start in range(0, len(ids), PAGE):
-        for pk, told in _tellings(model, ids[start : start + PAGE]).items():
-            if replay(model, told) is not None:
+        page = ids[start : start + PAGE]
+        for pk, (was, why) in zip(page, _replayed(model, page), strict=True):
+            if why:  # such as one that was born past the verbs, and removed by one
+                yield Altered(model.noun(), pk, "", _("there is no such row. %(why)s") % {"why": why})
+            elif was is not None:
                 yield Altered(model.noun(), pk, "", _("the log tells of it, and there is no such row"))
 
 
+def _replayed(model: type[Told], ids: Sequence[str]) -> Iterator[tuple[Row | None, str]]:
+    """Of each of these subjects its row as the events tell it, None where none does; and why nobody can say, or ""."""
+    try:
+        told = _tellings(model, ids)
+    except UNREADABLE:
+        told = {}  # of one event of one of them: each is asked by itself
+    for pk in ids:
+        try:
+            yield replay(model, told[pk] if pk in told else _tellings(model, [pk])[pk]), ""
+        except Refused as refusal:
+            yield None, str(refusal)
+        except UNREADABLE as problem:
+            yield None, _("its events cannot be read: %(why)s") % {"why": problem}
+
+
 def _tellings(model: type[Told], ids: Sequence[str]) -> dict[str, list[Telling]]:
-    """All events about these subjects, each in the order of its stream. One query."""
-    found: dict[str, list[Telling]] = defaultdict(list)
+    """All events about each of these subjects, in the order of its stream. One query."""
+    found: dict[str, list[Telling]] = {pk: [] for pk in ids}
     rows = events.Event.objects.filter(subject_id__in=ids, subject_type=model.noun()).order_by("stream_seq")
-    columns = ("subject_id", "stream_seq", "epoch", "xid", "seq", "created_at", "kind", "before", "after", "own_xid")
-    for pk, number, epoch, xid, seq, created_at, kind, before, after, own_xid in rows.values_list(*columns):
+    # Not their times: all of them are replayed, and somebody may have made one endless.
+    columns = ("subject_id", "stream_seq", "epoch", "xid", "seq", "kind", "before", "after", "own_xid")
+    for pk, number, epoch, xid, seq, kind, before, after, own_xid in rows.values_list(*columns):
         place = events.Cursor(epoch, xid, seq)
-        found[pk].append(Telling(number, place, created_at, kind, before, after, own_xid))
+        found[pk].append(Telling(number, place, ANY_TIME, kind, before, after, own_xid))
     return found
 
 
-def _short(value: Any) -> str:
+def _short(field: "models.Field[Any, Any]", value: Any) -> str:
+    with suppress(ArithmeticError):  # a number beyond its column is shown as it is
+        value = telling.written(field, value)
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"

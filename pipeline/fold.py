@@ -6,6 +6,8 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from django.apps import apps
+from django.core.exceptions import ValidationError
+from django.db import models
 from django.db.models import Count, Q, QuerySet
 
 from pipeline import events, telling
@@ -41,7 +43,8 @@ def fold(subject: Told | tuple[str, str], at: datetime | events.Cursor) -> Row |
     are the id and every column but those in the model's `UNTOLD`; values are the columns' Python values.
 
     Raises InvalidField for a noun without such a history, and Refused `history_dropped` (410) when the beginning of
-    its history was dropped, or `history_untold` (410) when its first event does not tell what it was born with.
+    its history was dropped, or `history_untold` (410) when its first event does not tell what it was born with, or
+    `history_unreadable` (410) when one was changed to what no verb writes.
     """
     model, pk = (type(subject), subject.pk) if isinstance(subject, Told) else (_model(subject[0]), subject[1])
     noun = model.noun()
@@ -87,8 +90,9 @@ def until(told: Sequence[Telling], at: datetime | events.Cursor) -> Sequence[Tel
 def replay(model: type[Told], told: Iterable[Telling]) -> Row | None:
     """Pure: the told columns, but the id and the counters, after these events of a stream from its first on.
 
-    None before the first and after a removal. Raises Refused `history_untold`. Keys that are no column of the model, or
-    no longer one, are passed over.
+    None before the first and after a removal. Raises Refused `history_untold`; `history_unreadable` (410) for an event
+    that tells of a column what it cannot hold, as no verb writes it. Keys that are no column of the model, or no longer
+    one, are passed over.
     """
     fields = {field.attname: field for field in model.told_fields()}
     columns = {name: field.attname for field in fields.values() for name in (field.name, field.attname)}
@@ -108,10 +112,32 @@ def replay(model: type[Told], told: Iterable[Telling]) -> Row | None:
         if one.after == {} and one.kind == f"{model.noun()}.removed":
             row, gone = None, True
             continue
-        for name, value in (one.after or {}).items():
+        for name, value in _after(model, one).items():
             if name in columns:
-                row[columns[name]] = telling.read(fields[columns[name]], value)
+                row[columns[name]] = _read(model, one, fields[columns[name]], value)
     return row
+
+
+def _after(model: type[Told], one: Telling) -> Mapping[str, Any]:
+    if one.after is None or isinstance(one.after, Mapping):
+        return one.after or {}
+    raise _unreadable(model, one, "what was after it")
+
+
+def _read(model: type[Told], one: Telling, field: "models.Field[Any, Any]", value: Any) -> Any:
+    try:
+        return telling.read(field, value)
+    except (ValidationError, ValueError, TypeError, AttributeError, ArithmeticError) as problem:
+        raise _unreadable(model, one, f"column {field.attname}") from problem
+
+
+def _unreadable(model: type[Told], one: Telling, what: str) -> Refused:
+    return Refused(
+        f"The history of this {model.noun()} cannot be read: its event {one.stream_seq}, {one.kind}, does not tell "
+        f"{what} as any verb writes it",
+        code="history_unreadable",
+        status=410,
+    )
 
 
 def _counted(model: type[Told], pk: str, at: datetime | events.Cursor) -> Row:

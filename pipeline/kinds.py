@@ -84,8 +84,8 @@ I info      gate_run.created gate_run.started gate_run.passed
 I warning   gate_run.skipped gate_run.waived gate_run.waiver_revoked
 I error     gate_run.failed gate_run.error
 I warning   flaky_test.marked flaky_test.released
-I info      remote.fetched push.created push.pushed push.resumed receipt.written
-I warning   remote.fetch_failed push.retrying
+I info      remote.fetched remote.receipts_taken push.created push.pushed push.resumed receipt.written
+I warning   remote.fetch_failed remote.receipts_behind push.retrying
 I error     push.held
 I critical  receipt.broken
 I warning   webhook.disabled delivery.dead seal.dropped notification_rule.disabled

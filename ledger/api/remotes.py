@@ -39,8 +39,9 @@ class RemoteSerializer(StrictModel):
         fields = (
             "id", "version", "created_at", "updated_at", "project", "url", "landing", "username", "credential",
             "webhook_credential", "fetch_seconds", "enabled", "fetched_at", "fetch_error",
+            "receipts_error",
         )  # fmt: skip
-        read_only_fields = ("id", "version", "created_at", "updated_at", "fetched_at", "fetch_error")
+        read_only_fields = ("id", "version", "created_at", "updated_at", "fetched_at", "fetch_error", "receipts_error")
 
 
 class RemoteFilters(Filters):

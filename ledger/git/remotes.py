@@ -149,41 +149,53 @@ def fetch(repo: Path, address: Address, *, username: str = "", secret: str = "")
     return Taken({branch: held[branch] for branch in there if branch not in missed}, missed or {"refs/tags/*": why})
 
 
-def push(
-    repo: Path,
-    address: Address,
-    commit: str,
-    branch: str,
-    *,
-    username: str = "",
-    secret: str = "",
-    with_receipts: bool = True,
-) -> None:
-    """Give the remote `commit` as its `branch`, forward only, and the receipts beside it unless told otherwise.
+def push(repo: Path, address: Address, commit: str, branch: str, *, username: str = "", secret: str = "") -> None:
+    """Give the remote `commit` as its `branch`, forward only.
 
     Raises RemoteRefused when that would lose commits of the remote's, GitFailed for everything else.
     """
     if not knows(repo, commit):
         raise UnknownCommit(f"No commit {commit} in the mirror")
+    said = _give(repo, address, f"{commit}:refs/heads/{branch}", username, secret)
+    if not said:
+        return
+    # A push that came in the middle of ours: each host has its own words for that, so the branch is asked.
+    if _is_behind(said) or (
+        "[remote rejected]" in said and _is_beside(repo, address, commit, branch, username, secret)
+    ):
+        raise RemoteRefused(f"Branch {branch} of the remote holds commits that ours does not")
+    raise GitFailed("git push was refused", stderr=said)
+
+
+def push_receipts(repo: Path, address: Address, *, username: str = "", secret: str = "") -> None:
+    """Give the remote the notes of this mirror, forward only; nothing while there are none.
+
+    Raises RemoteRefused when the remote's notes hold what ours do not, GitFailed for everything else.
+    """
+    if note_head(repo, NOTES) is None:
+        return
+    if said := _give(repo, address, f"{NOTES}:{NOTES}", username, secret):
+        if _is_behind(said):
+            raise RemoteRefused(f"{NOTES} of the remote holds commits that ours does not")
+        raise GitFailed("git push was refused", stderr=said)
+
+
+def _give(repo: Path, address: Address, refspec: str, username: str, secret: str) -> str:
+    """One push; what git said when it was refused, else ""."""
     arguments = ["push", "--porcelain", "--no-verify"]
     if address.protocol == "file":
         # Its hooks and automatic maintenance would run as our user, for whoever can write there.
         arguments.append("--receive-pack=git -c safe.directory=* -c core.hooksPath=/dev/null -c gc.auto=0 receive-pack")
-    done = _talk(
-        repo, address, username, secret, *arguments, "--", address.url, f"{commit}:refs/heads/{branch}", allowed=(0, 1)
-    )
-    if done.returncode:
-        said = done.stdout.decode("utf-8", "replace") + done.stderr.decode("utf-8", "replace")
-        is_behind = any(words in said for words in ("(non-fast-forward)", "(fetch first)", "(stale info)"))
-        # A push that came in the middle of ours: each host has its own words for that, so the branch is asked.
-        if is_behind or ("[remote rejected]" in said and _is_beside(repo, address, commit, branch, username, secret)):
-            raise RemoteRefused(f"Branch {branch} of the remote holds commits that ours does not")
-        raise GitFailed("git push was refused", stderr=_scrubbed(said, secret)[-2000:])
-    if with_receipts and note_head(repo, NOTES) is not None:
-        # Receipts are a record beside the branch: a remote that does not want them takes the branch all the same.
-        _talk(
-            repo, address, username, secret, *arguments, "--", address.url, f"{NOTES}:{NOTES}", allowed=(0, 1, 128)
-        )  # fmt: skip
+    done = _talk(repo, address, username, secret, *arguments, "--", address.url, refspec, allowed=(0, 1))
+    if not done.returncode:
+        return ""
+    said = done.stdout.decode("utf-8", "replace") + done.stderr.decode("utf-8", "replace")
+    return _scrubbed(said, secret)[-2000:] or "it does not say why"
+
+
+def _is_behind(said: str) -> bool:
+    """Whether git says so of the ref that was to be pushed."""
+    return any(words in said for words in ("(non-fast-forward)", "(fetch first)", "(stale info)"))
 
 
 def _is_beside(repo: Path, address: Address, commit: str, branch: str, username: str, secret: str) -> bool:

@@ -88,6 +88,10 @@ class RemoteQuerySet(DefinitionQuerySet["Remote"]):
         """Those that are followed."""
         return self.filter(enabled=True, project__archived_at=None, project__custody=Project.Custody.MANAGED)
 
+    def lacking_receipts(self) -> Self:
+        """Those that have not got every receipt, as far as is known."""
+        return self.exclude(receipts_error="")
+
 
 @versioned(quiet=("fetched_at",))
 class Remote(Definition):
@@ -118,6 +122,7 @@ class Remote(Definition):
     enabled = models.BooleanField(default=True)
     fetched_at = models.DateTimeField(null=True, editable=False)
     fetch_error = models.TextField(blank=True, editable=False)
+    receipts_error = models.TextField(blank=True, editable=False)
 
     objects = RemoteQuerySet.as_manager()
 
@@ -176,6 +181,25 @@ class Remote(Definition):
                     after=self.tellable(columns) if changed else None,
                 )
         self.fetch_error = error
+
+    def note_receipts(self, error: str, *, by: events.Actor) -> None:
+        """Write why the remote has not got every receipt, "" when it has. Recorded as `remote.receipts_behind` or
+        `remote.receipts_taken` when that is new.
+        """
+        with in_transaction():
+            current = self.lock_fresh()
+            if current.receipts_error != error:
+                columns: dict[str, Any] = {"receipts_error": error}
+                Remote.objects.filter(pk=self.pk).update(**columns)
+                events.record(
+                    "remote.receipts_behind" if error else "remote.receipts_taken",
+                    self,
+                    by=by,
+                    reason=error,
+                    before=self.tellable({"receipts_error": current.receipts_error}),
+                    after=self.tellable(columns),
+                )
+        self.receipts_error = error
 
 
 class PushQuerySet(models.QuerySet["Push"]):

@@ -48,6 +48,13 @@ class SealQuerySet(models.QuerySet["Seal"]):
         """Without the leaves, which are 32 bytes an event."""
         return self.defer("leaves")
 
+    def timeless(self) -> Self:
+        """Without their times, which no proof holds, and of which somebody may have made what no program can read;
+        `is_dropped` says whether `dropped_at` is filled in.
+        """
+        is_dropped = models.ExpressionWrapper(Q(dropped_at__isnull=False), models.BooleanField())
+        return self.defer("created_at", "dropped_at").annotate(is_dropped=is_dropped)
+
     def last_written(self) -> "Seal | None":
         """The newest; None before the first."""
         return self.light().order_by("-number").first()
@@ -92,6 +99,7 @@ class Seal(Kept):
     leaves = models.BinaryField()
     anchor = models.CharField(max_length=64, blank=True, default="")
     dropped_at = models.DateTimeField(null=True)
+    is_dropped: bool  # of `timeless` seals
 
     objects = SealQuerySet.as_manager()
 

@@ -15,14 +15,16 @@ from typing import Any
 
 import pytest
 from django.conf import LazySettings
+from django.core.management import call_command
 from django.db import connection
 from django.test import Client
+from django.urls import reverse
 
-from ledger import git, queue, remote
+from ledger import git, queue, receipts, remote
 from ledger.git import remotes
 from ledger.models import Patch, Push, QueueItem, Remote
 from ledger.models.remote import CredentialMissing, delay, read_secret
-from pipeline import egress
+from pipeline import altered, egress
 from pipeline.clock import db_now
 from pipeline.egress import AddressRefused
 from pipeline.events import Event
@@ -102,6 +104,70 @@ def test_what_landed_is_on_the_remote_with_its_receipt(house: House, upstream: U
     note = run_git(upstream.path, "notes", "--ref=signalbox", "show", house.head)
     assert json.loads(note)["predicate"]["patch"]["id"] == patch.pk
     house.must_hold()
+
+
+def receipt_there(upstream: Upstream, commit: str) -> bool:
+    """Whether the remote has the receipt of a commit."""
+    if not run_git(upstream.path, "for-each-ref", "refs/notes/signalbox"):
+        return False
+    return commit in run_git(upstream.path, "notes", "--ref=signalbox", "list")
+
+
+def test_receipts_that_the_remote_has_others_for_are_told_and_get_there_once_those_gave_way(
+    house: House, upstream: Upstream, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    following = upstream.follow()
+    house.work({"a.txt": "a\n"})
+    run_git(upstream.path, "update-ref", "refs/notes/signalbox", upstream.commit("theirs.txt"))
+    house.work({"b.txt": "b\n"})
+    assert {push.state for push in Push.objects.all()} == {"pushed"}
+    assert upstream.head() == house.head
+    following.refresh_from_db()
+    assert following.receipts_error.startswith("refs/notes/signalbox of the remote holds commits that ours does not")
+    assert kinds(house, "remote.receipts") == ["remote.receipts_behind"]
+    call_command("verify-receipts")
+    told = capsys.readouterr()
+    assert "ok: 2 landed patches" in told.out
+    assert f"The remote of {house.project.key} lacks receipts: {following.receipts_error}" in told.err
+    client.force_login(factories.make_approver(house.project))
+    assert following.receipts_error in client.get(reverse("ledger:remotes")).content.decode()
+    remote.fetch(following)
+    assert not receipt_there(upstream, house.head)
+    run_git(upstream.path, "update-ref", "-d", "refs/notes/signalbox")
+    remote.fetch(following)
+    assert receipt_there(upstream, house.head)
+    following.refresh_from_db()
+    assert following.receipts_error == ""
+    assert kinds(house, "remote.receipts") == ["remote.receipts_behind", "remote.receipts_taken"]
+    assert altered.look().problems == []
+    house.must_hold()
+
+
+def test_a_remote_that_takes_no_receipts_takes_the_branch_and_is_told_of(house: House, upstream: Upstream) -> None:
+    following = upstream.follow()
+    run_git(upstream.path, "config", "receive.hideRefs", "refs/notes")
+    house.work({"a.txt": "a\n"})
+    assert (Push.objects.get().state, upstream.head()) == ("pushed", house.head)
+    following.refresh_from_db()
+    assert following.receipts_error.startswith("The remote does not take the receipts: git push was refused")
+    assert "hidden ref" in following.receipts_error
+    run_git(upstream.path, "config", "--unset", "receive.hideRefs")
+    house.work({"b.txt": "b\n"})
+    following.refresh_from_db()
+    assert (following.receipts_error, receipt_there(upstream, house.head)) == ("", True)
+
+
+def test_a_receipt_that_hangs_nowhere_when_its_commit_is_pushed_goes_later(
+    house: House, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = upstream.follow()
+    with monkeypatch.context() as late:
+        late.setattr(receipts, "note_of", lambda project: 0)
+        house.work({"a.txt": "a\n"})
+    following.refresh_from_db()
+    assert following.receipts_error == "The receipt of 1 commit hangs nowhere yet: verify-receipts says more"
+    remote.fetch(following)
+    assert (following.receipts_error, receipt_there(upstream, house.head)) == ("", True)
 
 
 def test_without_a_way_of_landing_nothing_leaves_the_mirror(house: House, upstream: Upstream) -> None:

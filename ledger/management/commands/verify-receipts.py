@@ -8,7 +8,7 @@ from django.core.management import BaseCommand, CommandError
 from django.utils.translation import gettext as _
 
 from ledger import receipts
-from ledger.models import Patch
+from ledger.models import Patch, Remote
 from pipeline.models import Project
 from pipeline.refusals import Refused
 
@@ -26,7 +26,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Prints what differs, or how many landed patches are what they were."""
+        """Prints what differs, or how many landed patches are what they were; and which remotes lack receipts."""
         project = None
         if options["project"]:
             project = Project.objects.filter(key=options["project"]).first()
@@ -46,6 +46,10 @@ class Command(BaseCommand):
                 faults += 1
         except Refused as problem:
             raise CommandError(str(problem)) from problem
+        behind = Remote.objects.live().lacking_receipts().select_related("project").order_by("project__key")
+        for remote in behind.filter(project=project) if project else behind:
+            what = {"key": remote.project.key, "why": remote.receipts_error}
+            self.stderr.write(_("The remote of %(key)s lacks receipts: %(why)s") % what)
         if faults:
             self.stdout.write(_("%(count)d things are not what was written") % {"count": faults})
             sys.exit(1)
