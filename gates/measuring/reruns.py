@@ -1,4 +1,4 @@
-"""Tests that failed, once more: alone first, which is cheap, and then among all others, where they failed (0034)."""
+"""Tests that failed, once more: alone first, which is cheap, and then among all others, where they failed (0033)."""
 
 from __future__ import annotations
 
