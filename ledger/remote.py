@@ -53,7 +53,7 @@ class Fetched(NamedTuple):
 
 
 def fetch(remote: Remote, *, by: events.Actor = events.SYSTEM) -> Fetched | None:
-    """Ask the remote for its branches, and bring ours forward where its contain them; None while another does.
+    """Ask the remote for its branches, and bring ours forward where theirs hold them; None while another does.
 
     A branch of ours that is ahead stays. One that cannot be brought forward is told, and keeps no other. Queues of
     branches that moved look again at once, and build on the new head.

@@ -70,10 +70,10 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
         under way.
         """
         opened = []
+        gates = list(Gate.objects.judging(patch))
+        base = base_tree_of(item, patch) if any(gate.needs_base for gate in gates) else ""
         with in_transaction():
             QueueItem.objects.select_for_update(no_key=True).get(pk=item.pk)
-            gates = list(Gate.objects.judging(patch))
-            base = base_tree_of(item, patch) if any(gate.needs_base for gate in gates) else ""
             for gate in gates:
                 known = self.newest(gate, item.candidate_tree, base_tree=base, patch=patch)
                 if known is None or not known.stands_for(item):
@@ -109,7 +109,9 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
         return same.filter(state__in=["passed", "failed"]).exclude(pk=gate_run.pk).order_by("-pk").first()
 
     def newest(self, gate: Gate, tree_hash: str, *, base_tree: str, patch: Patch | None) -> "GateRun | None":
-        """The newest run of this version of `gate` that answers for this tree of `patch` on this base."""
+        """The newest run of this version of `gate` that answers for this tree of `patch`. Where the gate looks at what
+        a patch changes, only one that came from the same base: the tree alone does not say what was taken out of it.
+        """
         rows = self.answering(tree_hash, patch=patch).filter(gate=gate, gate_version=gate.gate_version)
         if gate.needs_base:
             rows = rows.filter(base_tree=base_tree)
@@ -117,8 +119,7 @@ class GateRunQuerySet(models.QuerySet["GateRun"]):
 
     def answering(self, tree_hash: str, *, patch: Patch | None) -> Self:
         """The runs that were to judge this tree, and were not skipped as superseded. A waiver is for one patch, so a
-        run that was waived for another does not count. Where a gate looks at what a patch changes, only those answer
-        that came from the same base: the tree alone does not say what was taken out of it.
+        run that was waived for another does not count. Of which base they came is for the caller to ask.
         """
         rows = self.filter(tree_hash=tree_hash, baseline=False).exclude(state=GateRun.State.SKIPPED, waived_at=None)
         return rows.exclude(Q(waived_at__isnull=False) & ~Q(patch=patch))
@@ -218,8 +219,7 @@ class GateRun(Stateful):
         pending, running -> skipped
 
     Its results are bound to the tree, its definition is a snapshot. A waiver leaves the state as it is; a rerun is a
-    new
-    record.
+    new record.
     """
 
     NOUN = "gate_run"

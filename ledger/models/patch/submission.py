@@ -167,7 +167,7 @@ class Submissions(models.QuerySet["Patch"]):
             rollback_of=original,
             chain_id=original.chain_id,
         )
-        PatchContent(patch=patch, diff_text=diff_text)
+        PatchContent(patch=patch, diff_text=diff_text)  # found as `patch.content` from here on
         return patch
 
     def _to_repair(self, task: Task) -> "Patch | None":
